@@ -1,0 +1,28 @@
+"""What holds for every test: one thread, no windows, and the global random state stays as it was."""
+
+from collections.abc import Iterator
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+
+matplotlib.use("Agg")
+torch.set_num_threads(1)
+
+
+def global_random_state() -> dict[str, bytes]:
+    """The state of each global generator, as bytes that can be compared."""
+    _, keys, position, has_gauss, gauss = np.random.get_state()
+    legacy = keys.tobytes() + repr((position, has_gauss, gauss)).encode()
+    return {"torch": torch.get_rng_state().numpy().tobytes(), "numpy": legacy}
+
+
+@pytest.fixture(autouse=True)
+def _global_random_state_untouched() -> Iterator[None]:
+    """Fails a test that draws from, or seeds, a global generator: every draw needs an explicit one."""
+    before = global_random_state()
+    yield
+    after = global_random_state()
+    touched = [name for name in before if before[name] != after[name]]
+    assert not touched, f"the test changed the global random state of {', '.join(touched)}"

@@ -1,0 +1,298 @@
+"""The rules of the house, read off the source with `ast`: layers, purity of the core, sizes, and safe loading.
+
+Every rule is a function of source text that returns the violations it finds, so each is also shown code that breaks it.
+"""
+
+import ast
+import io
+import subprocess
+import sys
+import tokenize
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "trajmatch"
+LAYERS = ["core", "data", "methods", "measure", "run"]
+CORE_ORDER = ["vector", "draws", "augment", "inner", "matching", "mixed", "hypergradient", "rate", "sharpness", "descent"]
+MAX_FILE_LINES = 300
+MAX_FUNCTION_LINES = 60
+SOURCES = {
+    path.relative_to(PACKAGE.parent).as_posix(): path.read_text("utf8") for path in sorted(PACKAGE.rglob("*.py"))
+}
+
+DRAWS = {f"torch.{name}{like}" for name in ("rand", "randn", "randint") for like in ("", "_like")}
+DRAWS |= {f"torch.{name}" for name in ("randperm", "normal", "bernoulli", "multinomial", "poisson")}
+DRAWING_METHODS = {
+    "normal_",
+    "uniform_",
+    "random_",
+    "bernoulli_",
+    "exponential_",
+    "geometric_",
+    "cauchy_",
+    "log_normal_",
+}
+SEEDING = {"manual_seed", "seed", "set_rng_state"}
+PICKLE_MODULES = {"pickle", "_pickle", "cloudpickle", "dill", "joblib"}
+
+
+def imports(tree: ast.AST, path: str) -> Iterator[tuple[int, str]]:
+    """Line and dotted name of everything the file at `path` imports, at any depth, relative names resolved."""
+    package = path.split("/")[:-1]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__"):
+            yield from ((node.lineno, a.value) for a in node.args[:1] if isinstance(a, ast.Constant))
+
+
+def references(tree: ast.AST) -> Iterator[tuple[ast.expr, str]]:
+    """Every name and attribute with its dotted name, aliases resolved: after `import torch as t`, t.x is torch.x."""
+    full = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            full.update({alias.asname: alias.name for alias in node.names if alias.asname})
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            full.update({alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names})
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name | ast.Attribute):
+            first, *rest = ast.unparse(node).split(".")
+            yield node, ".".join([full.get(first, first), *rest])
+
+
+def calls(tree: ast.AST) -> Iterator[tuple[ast.Call, str]]:
+    """Every call with the dotted name of what it calls."""
+    named = dict(references(tree))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield node, named.get(node.func, "")
+
+
+def keyword(call: ast.Call, name: str) -> ast.expr | None:
+    return next((k.value for k in call.keywords if k.arg == name), None)
+
+
+def is_constant(node: ast.expr | None, value: object) -> bool:
+    return isinstance(node, ast.Constant) and node.value is value
+
+
+def upward_imports(source: str, path: str) -> list[str]:
+    """Imports of a higher layer, and inside core of a module that is not earlier in CORE_ORDER."""
+    _, *below = path.removesuffix(".py").split("/")
+    if below[0] not in LAYERS:  # trajmatch/__init__.py and __main__.py stand above every layer
+        return []
+    found = []
+    for line, name in imports(ast.parse(source), path):
+        top, *target = name.split(".")
+        if top != "trajmatch":
+            continue
+        rank = LAYERS.index(target[0]) if target and target[0] in LAYERS else LAYERS.index("run")
+        if rank > LAYERS.index(below[0]):
+            found.append(f"{path}:{line} imports {name}")
+        elif below[0] == "core" and below[1] != "__init__":
+            earlier = CORE_ORDER[: CORE_ORDER.index(below[1])] if below[1] in CORE_ORDER else []
+            if not target[1:] or target[1] not in earlier:
+                found.append(f"{path}:{line} imports {name}, which is not before {below[1]} in core's order")
+    return found
+
+
+def foreign_imports(source: str, path: str) -> list[str]:
+    """Imports in core of anything but torch, trajmatch.core and the standard library less logging and random."""
+    allowed = (sys.stdlib_module_names | {"torch"}) - {"logging", "random"}
+    return [
+        f"{path}:{line} imports {name}"
+        for line, name in imports(ast.parse(source), path)
+        if name.split(".")[0] not in allowed and not f"{name}.".startswith("trajmatch.core.")
+    ]
+
+
+def impurities(source: str, path: str) -> list[str]:
+    """Output, files, devices, host reads, global seeds, and draws without a generator."""
+    found = []
+    for call, name in calls(ast.parse(source)):
+        last = call.func.attr if isinstance(call.func, ast.Attribute) else ""
+        generator = keyword(call, "generator")
+        if (
+            name in ("print", "open", "input", "builtins.print", "builtins.open")
+            or last in ("cuda", "item")
+            or (name.startswith("torch.") and name.split(".")[-1] in SEEDING and not name.startswith("torch.Generator"))
+            or ((name in DRAWS or last in DRAWING_METHODS) and (generator is None or is_constant(generator, None)))
+        ):
+            found.append(f"{path}:{call.lineno} {ast.unparse(call)}")
+    return found
+
+
+def oversized(source: str, path: str) -> list[str]:
+    """A file of more than 300 lines; functions of more than 60 lines of code."""
+    num_lines = len(source.splitlines())
+    found = [f"{path} has {num_lines} lines"] if num_lines > MAX_FILE_LINES else []
+    blank = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+    code: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in blank:
+            code.update(range(token.start[0], token.end[0] + 1))
+    nodes = list(ast.walk(ast.parse(source)))
+    for node in nodes:  # docstrings, and any other string that stands alone
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            code.difference_update(range(node.lineno, (node.end_lineno or 0) + 1))
+    for node in nodes:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            num_code = len(code.intersection(range(node.lineno, (node.end_lineno or 0) + 1)))
+            if num_code > MAX_FUNCTION_LINES:
+                found.append(f"{path}:{node.lineno} {node.name} has {num_code} lines of code")
+    return found
+
+
+def restricted_unpicklers(tree: ast.AST) -> list[ast.ClassDef]:
+    """Subclasses of Unpickler that say which classes they let in."""
+    return [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+        and any(ast.unparse(base).split(".")[-1] == "Unpickler" for base in node.bases)
+        and any(isinstance(member, ast.FunctionDef) and member.name == "find_class" for member in node.body)
+    ]
+
+
+def unsafe_loads(source: str, path: str) -> list[str]:
+    """Loading that runs code out of the file: pickle and its kin, torch.load and numpy.load when they unpickle."""
+    tree = ast.parse(source)
+    safe = {call.func for call, _ in calls(tree) if is_constant(keyword(call, "weights_only"), True)}
+    safe.update(base for cls in restricted_unpicklers(tree) for base in cls.bases)
+    unsafe = {f"{module}.{name}" for module in PICKLE_MODULES for name in ("load", "loads", "Unpickler")} | {
+        "torch.load"
+    }
+    found = [(node, name) for node, name in references(tree) if name in unsafe and node not in safe]
+    found += [(call, name) for call, name in calls(tree) if is_constant(keyword(call, "allow_pickle"), True)]
+    return [f"{path}:{node.lineno} {name}" for node, name in found]
+
+
+def swallowed_errors(source: str, path: str) -> list[str]:
+    """Bare `except:`, and `except Exception` or `suppress(Exception)` that does nothing."""
+    tree, found = ast.parse(source), []
+    broad = {"Exception", "BaseException"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ExceptHandler):
+            caught = {ast.unparse(n) for n in ast.walk(node.type) if isinstance(n, ast.Name)} if node.type else set()
+            silent = all(isinstance(s, ast.Pass | ast.Continue) or ast.unparse(s) == "..." for s in node.body)
+            if node.type is None or (caught & broad and silent):
+                found.append(f"{path}:{node.lineno} {ast.unparse(node)}")
+    for call, name in calls(tree):
+        if name.split(".")[-1] == "suppress" and broad & {ast.unparse(a) for a in call.args}:
+            found.append(f"{path}:{call.lineno} {ast.unparse(call)}")
+    return found
+
+
+CORE_RULES = [foreign_imports, impurities]
+RULES = [upward_imports, oversized, unsafe_loads, swallowed_errors]
+Rule = Callable[[str, str], list[str]]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_package(rule: Rule) -> None:
+    assert SOURCES
+    assert [violation for path, source in SOURCES.items() for violation in rule(source, path)] == []
+
+
+@pytest.mark.parametrize("rule", CORE_RULES)
+def test_core(rule: Rule) -> None:
+    core = {path: source for path, source in SOURCES.items() if path.startswith("trajmatch/core/")}
+    assert core
+    assert [violation for path, source in core.items() for violation in rule(source, path)] == []
+
+
+def test_every_folder_is_a_layer_and_every_core_module_has_a_place() -> None:
+    folders = {path.split("/")[1] for path in SOURCES if path.count("/") > 1}
+    assert folders <= set(LAYERS)
+    modules = {path.split("/")[2].removesuffix(".py") for path in SOURCES if path.startswith("trajmatch/core/")}
+    assert modules - {"__init__"} <= set(CORE_ORDER)
+
+
+def test_one_restricted_unpickler_at_most() -> None:
+    assert sum(len(restricted_unpicklers(ast.parse(source))) for source in SOURCES.values()) <= 1
+
+
+def heavy_modules(statement: str) -> str:
+    """Which of torch and numpy a fresh interpreter has loaded after `statement`."""
+    script = f"{statement}; import sys; print(*sorted({{'torch', 'numpy'}} & set(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    return run.stdout.strip()
+
+
+def test_the_command_line_starts_without_torch() -> None:
+    assert heavy_modules("import numpy") == "numpy"
+    assert heavy_modules("import trajmatch.run.cli") == ""
+
+
+@pytest.mark.parametrize(
+    ("rule", "path", "source"),
+    [
+        (upward_imports, "data/images.py", "import trajmatch.methods.outer"),
+        (upward_imports, "data/images.py", "from trajmatch import run"),
+        (upward_imports, "data/images.py", "from trajmatch import Config"),
+        (upward_imports, "data/images.py", "from ..measure import evaluate"),
+        (upward_imports, "data/__init__.py", "from ..measure import evaluate"),
+        (upward_imports, "methods/outer.py", "def f():\n    from trajmatch.measure.evaluate import g"),
+        (upward_imports, "measure/evaluate.py", "importlib.import_module('trajmatch.run.loop')"),
+        (upward_imports, "core/inner.py", "from trajmatch.core.mixed import f"),
+        (upward_imports, "core/inner.py", "from . import hypergradient"),
+        (upward_imports, "core/inner.py", "from .inner import f"),
+        (upward_imports, "core/inner.py", "from trajmatch.core import Layout"),
+        (upward_imports, "core/inner.py", "import trajmatch.core"),
+        (foreign_imports, "core/inner.py", "import numpy as np"),
+        (foreign_imports, "core/inner.py", "def f():\n    from logging import getLogger"),
+        (foreign_imports, "core/inner.py", "from trajmatch.data import images"),
+        (impurities, "core/inner.py", "print(x)"),
+        (impurities, "core/inner.py", "open('f')"),
+        (impurities, "core/inner.py", "x.sum().item()"),
+        (impurities, "core/inner.py", "x.cuda()"),
+        (impurities, "core/inner.py", "torch.manual_seed(0)"),
+        (impurities, "core/inner.py", "from torch import manual_seed as s\ns(0)"),
+        (impurities, "core/inner.py", "torch.randn(3)"),
+        (impurities, "core/inner.py", "torch.randint(0, 2, (3,), generator=None)"),
+        (impurities, "core/inner.py", "import torch as t\nt.randperm(3)"),
+        (impurities, "core/inner.py", "from torch import rand\nrand(3)"),
+        (impurities, "core/inner.py", "torch.empty(3).normal_()"),
+        (oversized, "run/loop.py", "x = 1\n" * 301),
+        (oversized, "run/loop.py", "def f():\n" + "    x = 1\n" * 60),
+        (oversized, "run/loop.py", "def f():\n    x = [\n" + "        1,\n" * 57 + "    ]\n    return x"),
+        (unsafe_loads, "data/images.py", "import pickle\npickle.load(f)"),
+        (unsafe_loads, "data/images.py", "from pickle import loads as read\nread(f)"),
+        (unsafe_loads, "data/images.py", "import pickle\nclass U(pickle.Unpickler):\n    pass"),
+        (unsafe_loads, "data/images.py", "import torch\ntorch.load(f)"),
+        (unsafe_loads, "data/images.py", "import torch\ntorch.load(f, weights_only=False)"),
+        (unsafe_loads, "data/images.py", "import torch\nread = torch.load"),
+        (unsafe_loads, "data/images.py", "import numpy as np\nnp.load(f, allow_pickle=True)"),
+        (swallowed_errors, "run/loop.py", "try:\n    f()\nexcept:\n    g()"),
+        (swallowed_errors, "run/loop.py", "try:\n    f()\nexcept (OSError, Exception):\n    pass"),
+        (swallowed_errors, "run/loop.py", "with contextlib.suppress(Exception):\n    f()"),
+    ],
+)
+def test_violations_are_found(rule: Rule, path: str, source: str) -> None:
+    assert len(rule(source, f"trajmatch/{path}")) == 1
+
+
+@pytest.mark.parametrize(
+    ("rule", "path", "source"),
+    [
+        (upward_imports, "run/loop.py", "import torch, trajmatch\nfrom ..core import mixed\nfrom . import config"),
+        (upward_imports, "core/inner.py", "from .vector import Layout\nfrom trajmatch.core import draws"),
+        (upward_imports, "core/__init__.py", "from .sharpness import SAM"),
+        (foreign_imports, "core/inner.py", "import math, torch.nn.functional as F\nfrom .vector import Layout"),
+        (impurities, "core/draws.py", "g = torch.Generator().manual_seed(1)\ntorch.rand(3, generator=g)"),
+        (impurities, "core/draws.py", "g.manual_seed(1)\nx.uniform_(0, 1, generator=g)"),
+        (oversized, "run/loop.py", "def f():\n    '''a\n" + "    a\n" * 90 + "    '''" + "\n    # b\n" * 90),
+        (unsafe_loads, "data/images.py", "import torch\ntorch.load(f, weights_only=True)\njson.load(f)"),
+        (unsafe_loads, "data/images.py", "import pickle as p\nclass U(p.Unpickler):\n    def find_class(self): ..."),
+        (swallowed_errors, "run/loop.py", "try:\n    f()\nexcept OSError:\n    pass\nexcept Exception as e:\n    g(e)"),
+    ],
+)
+def test_good_code_passes(rule: Rule, path: str, source: str) -> None:
+    assert rule(source, f"trajmatch/{path}") == []

@@ -1,0 +1,96 @@
+"""Sharpness rules: how the ascent perturbs, and which way the descent goes (method.md section 4).
+
+A rule is a frozen record of options with two pure methods: `perturbation` turns the gradient d at the current point
+into eps, `direction` turns d and the gradient d' at the perturbed point into the descent direction. VaSSO alone
+carries a state, its average m; the others pass it through. The same rules perturb images and expert weights.
+Every norm is over the whole set.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Perturbation(NamedTuple):
+    """eps, of X's shape, and the rule's next state."""
+
+    eps: Tensor
+    state: Tensor
+
+
+class Sharpness(Protocol):
+    """What every rule offers."""
+
+    def perturbation(self, d: Tensor, X: Tensor, state: Tensor) -> Perturbation:
+        """Eps at X, whose gradient is d, and the next state (zeros of X's shape at the start)."""
+        ...
+
+    def direction(self, d: Tensor, d_prime: Tensor) -> Tensor:
+        """The direction to step against, from the gradients d at X and d' at X + eps."""
+        ...
+
+
+def _radial(rho: float, v: Tensor) -> Tensor:
+    """Rho v / |v|, and zero for v = 0: a flat point is not perturbed."""
+    norm = v.norm()
+    return torch.where(norm > 0, rho / norm.clamp_min(torch.finfo(v.dtype).tiny), 0.0) * v
+
+
+@dataclass(frozen=True)
+class SAM:
+    """Eps = rho d / |d|; step along d' (arXiv 2010.01412; SATM eq. 7)."""
+
+    rho: float
+
+    def perturbation(self, d: Tensor, X: Tensor, state: Tensor) -> Perturbation:
+        return Perturbation(_radial(self.rho, d), state)
+
+    def direction(self, d: Tensor, d_prime: Tensor) -> Tensor:
+        return d_prime
+
+
+@dataclass(frozen=True)
+class ASAM:
+    """With T_X = |X| + c: eps = rho T_X^2 d / |T_X d|; step along d' (arXiv 2102.11600)."""
+
+    rho: float
+    c: float = 0.01
+
+    def perturbation(self, d: Tensor, X: Tensor, state: Tensor) -> Perturbation:
+        T_X = X.abs() + self.c
+        return Perturbation(T_X * _radial(self.rho, T_X * d), state)
+
+    def direction(self, d: Tensor, d_prime: Tensor) -> Tensor:
+        return d_prime
+
+
+@dataclass(frozen=True)
+class GSAM:
+    """SAM's eps; step along d' - alpha d_perp, d_perp the part of d orthogonal to d' (arXiv 2203.08065)."""
+
+    rho: float
+    alpha: float = 0.3
+
+    def perturbation(self, d: Tensor, X: Tensor, state: Tensor) -> Perturbation:
+        return Perturbation(_radial(self.rho, d), state)
+
+    def direction(self, d: Tensor, d_prime: Tensor) -> Tensor:
+        along = (d * d_prime).sum() / d_prime.square().sum().clamp_min(torch.finfo(d.dtype).tiny)
+        return d_prime - self.alpha * (d - along * d_prime)
+
+
+@dataclass(frozen=True)
+class VaSSO:
+    """M <- (1 - k) m + k d; eps = rho m / |m|; step along d' (Li & Giannakis 2023)."""
+
+    rho: float
+    k: float = 0.2
+
+    def perturbation(self, d: Tensor, X: Tensor, state: Tensor) -> Perturbation:
+        m = (1 - self.k) * state + self.k * d
+        return Perturbation(_radial(self.rho, m), m)
+
+    def direction(self, d: Tensor, d_prime: Tensor) -> Tensor:
+        return d_prime

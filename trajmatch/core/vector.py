@@ -1,0 +1,67 @@
+"""Network parameters as one flat vector theta of P numbers.
+
+Legend: P parameters of a network, n images of c x h x w, C classes.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+Forward = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each named parameter lies in theta (P,): the one place that knows names and shapes.
+
+    >>> layout = Layout.of(nn.Linear(3, 2))
+    >>> layout.size, layout.names
+    (8, ('weight', 'bias'))
+    """
+
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def of(cls, network: nn.Module) -> "Layout":
+        """The layout of a network's parameters, in the order in which it declares them."""
+        named = dict(network.named_parameters())
+        return cls(tuple(named), tuple(tuple(p.shape) for p in named.values()))
+
+    @property
+    def size(self) -> int:
+        """P, the number of parameters."""
+        return sum(prod(shape) for shape in self.shapes)
+
+    def split(self, theta: Tensor) -> dict[str, Tensor]:
+        """Named views of theta (P,)."""
+        pieces = theta.split([prod(shape) for shape in self.shapes])
+        return {name: piece.view(shape) for name, shape, piece in zip(self.names, self.shapes, pieces, strict=True)}
+
+    def join(self, named: Mapping[str, Tensor]) -> Tensor:
+        """theta (P,), a fresh tensor, from named parameters: the inverse of `split`."""
+        return torch.cat([named[name].reshape(-1) for name in self.names])
+
+
+def functional(network: nn.Module) -> Forward:
+    """The network as a pure function f(theta, x) of its flat parameters (P,) and images (n, c, h, w).
+
+    Raises ValueError for a network whose buffers change while it trains (batch norm's running statistics): its
+    output would depend on more than theta, and the hypergradient would be wrong.
+    """
+    stateful = [name for name, module in network.named_modules() if getattr(module, "track_running_stats", False)]
+    if stateful:
+        raise ValueError(
+            f"network: layer '{stateful[0]}' keeps running statistics, which theta does not hold; "
+            "use instance norm, or batch norm with track_running_stats=False"
+        )
+    layout = Layout.of(network)
+
+    def forward(theta: Tensor, x: Tensor) -> Tensor:
+        return functional_call(network, layout.split(theta), (x,))  # type: ignore[no-any-return]
+
+    return forward

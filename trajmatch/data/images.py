@@ -1,0 +1,237 @@
+"""Labelled images as tensors: loading from any source, reproducible splits, and export to a folder of PNGs.
+
+After decoding, every split is put in one order, by label and then by a hash of the pixels, and only then split by
+seed. So the result depends on the set of images alone: not on file names, file order or format.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trajmatch.data import sources
+from trajmatch.data.pixels import Colour, Pixels, decode_splits, save_png
+from trajmatch.data.records import Labels, Source, Split, natural, suggestion
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """One split: x uint8 (n, c, h, w), y int64 (n,)."""
+
+    x: Tensor
+    y: Tensor
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Three splits over the same classes.
+
+    held_out: whether the validation images were taken out of `train` (else they are also in it).
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Images
+    validation: Images
+    test: Images
+    held_out: bool = True
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(c, h, w)."""
+        c, h, w = self.train.x.shape[1:]
+        return c, h, w
+
+
+def load(
+    source: str | os.PathLike[str] | tuple[Any, Any] | Any,
+    *,
+    size: int | None = None,
+    classes: Sequence[str] | None = None,
+    colour: Colour = "auto",
+    validation: float = 0.1,
+    hold_out: bool = True,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+) -> Dataset:
+    """Images from any source, as uint8 tensors in three splits.
+
+    source:        "digits" (embedded); a folder of class folders, with train/ and test/ or not; Tiny ImageNet's folder;
+                   a Parquet file or folder in the Hugging Face layout; .npz; the CIFAR-10/100 Python archives, packed
+                   or not; a Hub name "owner/name"; or a torch map-style data set of (image, int), or a pair of them.
+    size:          pixels; shorter side resized to it and centre cropped. None: all images must have one size.
+    classes:       names to keep, in the source's order whatever their order here.
+    colour:        "grey" (1 channel), "rgb" (3), or "auto": grey if every image is.
+    validation:    fraction of each class's training images, in (0, 0.5].
+    hold_out:      take the validation images out of `train`; if False they stay in it too.
+    test_fraction: fraction of each class, in (0, 1), for a source without a test split.
+    seed:          of both splits; torch's global generator is not touched.
+
+    ValueError, one sentence, for whatever is wrong with the source or an argument.
+    """
+    _check_arguments(size, colour, validation, test_fraction)
+    raw = sources.read(source)
+    if classes is not None:
+        raw = _keep(raw, classes)
+    _check_classes(raw, os.fspath(source) if isinstance(source, str | os.PathLike) else raw.name)
+    train, *rest = [
+        _canonical(pixels, split.labels)
+        for pixels, split in zip(decode_splits(raw.splits(), size, colour), raw.splits(), strict=True)
+    ]
+    if rest:
+        test = rest[0]
+    else:
+        train, test = _part(train, raw.classes, test_fraction, _generator(seed, "test"), "test")
+    if hold_out:
+        train, chosen = _part(train, raw.classes, validation, _generator(seed, "validation"), "validation")
+    else:
+        drawn = _drawn(train.y, len(raw.classes), validation, _generator(seed, "validation"))
+        chosen = Images(train.x[drawn], train.y[drawn])
+    return Dataset(raw.name, raw.classes, train, chosen, test, hold_out)
+
+
+def _check_arguments(size: int | None, colour: str, validation: float, test_fraction: float) -> None:
+    if size is not None and size < 1:
+        raise ValueError(f"--images.size is {size}: it must be at least 1 pixel.")
+    if colour not in ("auto", "grey", "rgb"):
+        raise ValueError(f"--images.colour is {colour!r}: it must be 'auto', 'grey' or 'rgb'.")
+    if not 0 < validation <= 0.5:
+        raise ValueError(f"--images.validation is {validation}: it must be above 0 and at most 0.5.")
+    if not 0 < test_fraction < 1:
+        raise ValueError(f"--images.test-fraction is {test_fraction}: it must be between 0 and 1.")
+
+
+def _keep(raw: Source, wanted: Sequence[str]) -> Source:
+    """Only the classes named, renumbered in the source's order."""
+    for name in wanted:
+        if name not in raw.classes:
+            near = suggestion(name, raw.classes)
+            known = ", ".join(raw.classes[:20]) + (", ..." if len(raw.classes) > 20 else "")
+            raise ValueError(f"{raw.name} has no class {name!r}{near or f': its classes are {known}.'}")
+    kept = [i for i, name in enumerate(raw.classes) if name in wanted]
+    new_label = np.full(len(raw.classes), -1, np.int64)
+    new_label[kept] = np.arange(len(kept))
+
+    def pick(split: Split) -> Split:
+        labels = new_label[split.labels]
+        rows = np.flatnonzero(labels >= 0)
+        return split.select(rows, labels[rows])
+
+    names = tuple(raw.classes[i] for i in kept)
+    return Source(raw.name, names, pick(raw.train), None if raw.test is None else pick(raw.test))
+
+
+def _check_classes(raw: Source, where: str) -> None:
+    """ValueError unless there are at least two classes and each has training images."""
+    if not any(len(split) for split in raw.splits()):
+        raise ValueError(f"{where} has no images.")
+    for split, name in zip(raw.splits(), ("training", "test"), strict=False):
+        if not len(split):
+            raise ValueError(f"the {name} split of {where} is empty.")
+    counts = np.bincount(raw.train.labels, minlength=len(raw.classes))
+    if not counts.all():
+        label = int(counts.argmin())
+        is_tested = raw.test is not None and bool((raw.test.labels == label).any())
+        what = "test images but no training images" if is_tested else "no images"
+        raise ValueError(
+            f"class {raw.classes[label]!r} of {where} has {what}: add some, or choose others with --images.classes."
+        )
+    if len(raw.classes) < 2:
+        raise ValueError(f"{where} has only one class, {raw.classes[0]!r}: at least two are needed.")
+
+
+def _canonical(x: Pixels, y: Labels) -> Images:
+    """Sorted by label, then by a hash of the pixels; images equal in both are interchangeable."""
+    keys = [(int(label), hashlib.blake2b(pixels, digest_size=16).digest()) for pixels, label in zip(x, y, strict=True)]
+    order = np.array(sorted(range(len(keys)), key=keys.__getitem__))
+    return Images(torch.from_numpy(x[order]), torch.from_numpy(y[order]))
+
+
+def _generator(seed: int, purpose: str) -> torch.Generator:
+    digest = hashlib.blake2b(f"{seed} {purpose}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+
+
+def _drawn(y: Tensor, num_classes: int, fraction: float, generator: torch.Generator) -> Tensor:
+    """Mask (n,) of `fraction` of every class, at least one image each."""
+    mask = torch.zeros(len(y), dtype=torch.bool)
+    for label in range(num_classes):
+        rows = torch.nonzero(y == label).flatten()
+        count = max(1, int(fraction * len(rows) + 0.5))
+        mask[rows[torch.randperm(len(rows), generator=generator)[:count]]] = True
+    return mask
+
+
+def _part(
+    images: Images, classes: Sequence[str], fraction: float, generator: torch.Generator, purpose: str
+) -> tuple[Images, Images]:
+    """The rest and the drawn part; both have every class, or ValueError."""
+    drawn = _drawn(images.y, len(classes), fraction, generator)
+    left = torch.bincount(images.y[~drawn], minlength=len(classes))
+    if not left.all():
+        label = int(left.argmin())
+        count = int((images.y == label).sum())
+        raise ValueError(
+            f"class {classes[label]!r} has {count} {'image' if count == 1 else 'images'} to draw {purpose} images from "
+            f"(fraction {fraction}): too few, at least one must remain for training."
+        )
+    return Images(images.x[~drawn], images.y[~drawn]), Images(images.x[drawn], images.y[drawn])
+
+
+def check_ipc(dataset: Dataset, ipc: int) -> None:
+    """ValueError unless every class has at least `ipc` training images."""
+    counts = torch.bincount(dataset.train.y, minlength=dataset.num_classes)
+    smallest = int(counts.argmin())
+    if not 1 <= ipc <= counts[smallest]:
+        raise ValueError(
+            f"--ipc is {ipc} but class {dataset.classes[smallest]!r} of {dataset.name} has {int(counts[smallest])} "
+            f"training images: --ipc must be from 1 to {int(counts[smallest])}."
+        )
+
+
+def export_folder(dataset: Dataset, path: str | os.PathLike[str]) -> None:
+    """Write path/train/<class>/NNNNN.png and path/test/<class>/NNNNN.png, which `load` reads back to the same tensors.
+
+    Held-out validation images go back into train/, from which the same seed draws them again. Folder names start with
+    a number where the names alone would not keep the order of the classes. ValueError if `path` is not empty.
+    """
+    target = Path(path)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"{target} exists and is not an empty folder: images are only written into a new one.")
+    train = dataset.train
+    if dataset.held_out:
+        train = Images(
+            *(torch.cat(parts) for parts in zip(*((s.x, s.y) for s in (train, dataset.validation)), strict=True))
+        )
+    folders = _folder_names(dataset.classes)
+    for split, images in (("train", train), ("test", dataset.test)):
+        counts = [0] * len(folders)
+        for folder in folders:
+            (target / split / folder).mkdir(parents=True)
+        for pixels, label in zip(images.x.numpy(), images.y.tolist(), strict=True):
+            save_png(pixels, target / split / folders[label] / f"{counts[label]:05d}.png")
+            counts[label] += 1
+
+
+def _folder_names(classes: Sequence[str]) -> list[str]:
+    names = [re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", name) for name in classes]
+    distinct = len({name.casefold() for name in names}) == len(names)
+    visible = all(name and not name.startswith(".") and name != "__MACOSX" for name in names)
+    if distinct and visible and names == sorted(names, key=natural):
+        return names
+    width = len(str(len(names) - 1))
+    return [f"{i:0{width}d}_{name}" for i, name in enumerate(names)]

@@ -1,0 +1,78 @@
+"""Networks as the field uses them, and their initial weights as one flat vector."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from trajmatch.core.vector import Layout
+
+NORMS = ("instance", "group", "layer", "none")
+POOLINGS = ("avg", "max", "none")
+
+
+class InstanceNorm(nn.GroupNorm):
+    """One group per channel: the field's instance norm, with a learned scale and shift."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, width)
+
+
+def _norm(kind: str, width: int) -> nn.Module:
+    if kind == "instance":
+        return InstanceNorm(width)
+    if kind == "group":
+        return nn.GroupNorm(4 if width % 4 == 0 else 1, width)
+    if kind == "layer":
+        return nn.GroupNorm(1, width)
+    return nn.Identity()
+
+
+def _pooling(kind: str) -> nn.Module:
+    return {"avg": nn.AvgPool2d(2), "max": nn.MaxPool2d(2), "none": nn.Identity()}[kind]
+
+
+def convnet(
+    shape: tuple[int, int, int], num_classes: int, depth: int = 3, width: int = 128, norm: str = "instance",
+    pooling: str = "avg",
+) -> nn.Sequential:
+    """ConvNetD<depth>: depth x [conv 3x3, norm, ReLU, pool 2], then one linear layer (peers.md 1.1).
+
+    shape: (c, h, w) of one image; 28-pixel greyscale images are padded to 32 by the first layer, as published.
+    Raises ValueError naming the network's field where the sizes do not work out.
+    """
+    c, h, w = shape
+    for value, known, field in ((norm, NORMS, "norm"), (pooling, POOLINGS, "pooling")):
+        if value not in known:
+            raise ValueError(f"network.{field}: '{value}' is none of {', '.join(known)}")
+    if depth < 1 or width < 1:
+        raise ValueError(f"network: depth {depth} and width {width} must both be at least 1")
+    pad = 3 if c == 1 and h == w == 28 else 1
+    h, w = h + 2 * (pad - 1), w + 2 * (pad - 1)
+    shrink = 1 if pooling == "none" else 2**depth
+    if h % shrink or w % shrink:
+        raise ValueError(
+            f"network.depth: {depth} poolings need sides that {shrink} divides, and the images are {h} x {w}; "
+            "choose a smaller --network.depth or another --images.size"
+        )
+    # The last norm sees the map before the last pooling; on a 1 x 1 map it would return its shift alone.
+    if norm == "instance" and (h * 2 // shrink) * (w * 2 // shrink) < 4:
+        raise ValueError(f"network.depth: {depth} shrinks {h} x {w} images to one pixel, where instance norm is zero")
+    layers: list[nn.Module] = []
+    for i in range(depth):
+        layers += [nn.Conv2d(width if i else c, width, 3, padding=1 if i else pad), _norm(norm, width), nn.ReLU()]
+        layers += [_pooling(pooling)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * (h // shrink) * (w // shrink), num_classes))
+
+
+def build(factory: Callable[[], nn.Module], seed: int) -> tuple[nn.Module, Tensor]:
+    """A network and its initial theta (P,), as torch initialises it after `manual_seed(seed)`.
+
+    Any module draws its weights from torch's global generator, so that one is forked and put back as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        network = factory()
+    layout = Layout.of(network)
+    theta = layout.join({name: p.detach() for name, p in network.named_parameters()})
+    return network.requires_grad_(False), theta

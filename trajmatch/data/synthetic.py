@@ -1,0 +1,129 @@
+"""The synthetic set: images, labels and learned step size, in one file with all that is needed to use them.
+
+Legend: n = C * ipc images of c x h x w, C classes, sorted by class.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset as TorchDataset
+
+from trajmatch.core.draws import generator
+from trajmatch.data.files import read_header, read_tensors, save_tensors
+from trajmatch.data.images import Images
+from trajmatch.data.whitening import InputSpace
+
+SpaceName = Literal["input", "pixels"]
+
+
+@dataclass(frozen=True)
+class SyntheticSet(TorchDataset[tuple[Tensor, Tensor]]):
+    """A distilled set, usable as a torch data set: `len(set)`, `set[i]` -> (image, label), `DataLoader(set)`.
+
+    X: (n, c, h, w) in the network's input space (normalised or whitened). Y: (n, C) class probabilities; hard labels are one-hot.
+    eta: the learned step size, the learning rate to train with. space: the map between pixels and X.
+    info: how it was made.
+    """
+
+    X: Tensor
+    Y: Tensor
+    eta: float
+    classes: tuple[str, ...]
+    space: InputSpace = field(repr=False)
+    info: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.X)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.X[index], self.Y[index]
+
+    @property
+    def images(self) -> Tensor:
+        """(n, c, h, w) in the network's input space, as the network is to be trained on them."""
+        return self.X
+
+    @property
+    def pixels(self) -> Tensor:
+        """(n, c, h, w) de-normalised or de-whitened; real pixels lie in [0, 1], synthetic ones may lie outside."""
+        return self.space.inverse(self.X)
+
+    @property
+    def labels(self) -> Tensor:
+        """(n,) int64: the likeliest class of each image."""
+        return self.Y.argmax(1)
+
+    @property
+    def step_size(self) -> float:
+        """eta, the learned learning rate."""
+        return self.eta
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Real images (n, c, h, w), uint8 or in [0, 1], as the network trained on this set must see them."""
+        return self.space.forward(pixels)
+
+
+def save(synthetic: SyntheticSet, path: Path) -> None:
+    """Write a set with its step size, labels and input space to one safetensors file. Raises OSError."""
+    tensors = {f"space.{name}": tensor for name, tensor in synthetic.space.to_tensors().items()}
+    tensors |= {"images": synthetic.X, "labels": synthetic.Y, "step_size": torch.tensor(synthetic.eta, dtype=torch.float64)}
+    header = {
+        "kind": "synthetic set",
+        "classes": list(synthetic.classes),
+        "space": {"kind": synthetic.space.kind, "shape": list(synthetic.space.shape)},
+        "info": dict(synthetic.info),
+    }
+    save_tensors(path, tensors, header)
+
+
+def load(path: str | Path) -> SyntheticSet:
+    """Read a set that `save` wrote: the file itself, or the run folder that holds it.
+
+    Raises ValueError naming the file where it is missing, damaged or something else.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "distilled.safetensors"
+    header = read_header(path)
+    if header.get("kind") != "synthetic set":
+        raise ValueError(f"{path}: this is not a synthetic set")
+    tensors = read_tensors(path)
+    statistics = {name.removeprefix("space."): t for name, t in tensors.items() if name.startswith("space.")}
+    space = InputSpace.from_tensors(header["space"]["kind"], tuple(header["space"]["shape"]), statistics)
+    # Copies: the tensors as read are views of the file, which may be replaced.
+    X, Y = tensors["images"].clone(), tensors["labels"].clone()
+    return SyntheticSet(X, Y, float(tensors["step_size"]), tuple(header["classes"]), space, header["info"])
+
+
+def one_hot(labels: Tensor, num_classes: int) -> Tensor:
+    """Labels (n,) as rows of Y (n, C)."""
+    return F.one_hot(labels, num_classes).float()
+
+
+def class_labels(num_classes: int, ipc: int) -> Tensor:
+    """(C * ipc,): every class ipc times, in order."""
+    return torch.arange(num_classes).repeat_interleave(ipc)
+
+
+def draw_real(images: Images, num_classes: int, ipc: int, source: torch.Generator) -> Tensor:
+    """Indices (C * ipc,) of random real images, ipc of every class, sorted by class. Classes must be large enough."""
+    chosen = []
+    for label in range(num_classes):
+        members = (images.y == label).nonzero().squeeze(1)
+        chosen.append(members[torch.randperm(len(members), generator=source)[:ipc]])
+    return torch.cat(chosen)
+
+
+def initial_images(
+    kind: Literal["real", "noise"], images: Images, space: InputSpace, num_classes: int, ipc: int, seed: int
+) -> Tensor:
+    """X (n, c, h, w) before the first outer step: random real images, or standard Gaussian noise in the input space."""
+    source = generator(seed, "initial images")
+    if kind == "noise":
+        return torch.randn(num_classes * ipc, *space.shape, generator=source)
+    return space.forward(images.x[draw_real(images, num_classes, ipc, source)])

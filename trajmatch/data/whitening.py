@@ -1,0 +1,171 @@
+"""Input spaces: invertible affine maps from pixels in [0, 1] to what the network sees.
+
+n images of c x h x w, d = c h w.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+_ROWS = 5000  # images mapped at once: 61 MB of float32 at 3 x 32 x 32
+# Pixels minus 128 are integers of at most 2^7, so a sum of 2^10 of their products stays below 2^24 in magnitude, where
+# float32 is exact (and the factors are exact in bf16 and TF32 too). The covariance then does not depend on the order of
+# summation, on threads or on the device, at the speed of float32.
+_EXACT_ROWS = 1024
+_SHIFT = 128
+
+
+@dataclass(frozen=True, eq=False)
+class InputSpace:
+    """z = forward(x), x = inverse(z).
+
+    kind:  "none": z = x.
+           "channel": z = (x - mean) / scale, mean and standard deviation per channel.
+           "zca": z = (x - mean) U diag(scale)^-1/2 U', with mean per pixel, U and S the eigenvectors and eigenvalues
+           of the covariance of the training pixels, scale = S + eps. As in kornia, which MTT uses.
+    mean:  (0,), (c,) or (d,).
+    scale: (0,), (c,) or (d,).
+    basis: (d, d), eigenvectors in columns by ascending eigenvalue; (0,) unless zca.
+    shape: (c, h, w).
+    """
+
+    kind: str
+    mean: Tensor
+    scale: Tensor
+    basis: Tensor
+    shape: tuple[int, int, int]
+
+    eps: ClassVar[float] = 0.1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """z (n, c, h, w) in the statistics' dtype, from pixels (n, c, h, w): uint8, or floating-point in [0, 1]."""
+        return self._apply(x, -0.5)
+
+    def inverse(self, z: Tensor) -> Tensor:
+        """Pixels (n, c, h, w) of z. In [0, 1] where z came from there; not clamped."""
+        return self._apply(z, 0.5)
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "InputSpace":
+        """The same map with its statistics elsewhere or in another precision."""
+        mean, scale, basis = (part.to(device=device, dtype=dtype) for part in (self.mean, self.scale, self.basis))
+        return InputSpace(self.kind, mean, scale, basis, self.shape)
+
+    def to_tensors(self) -> dict[str, Tensor]:
+        """Statistics by name, for a file."""
+        return {"mean": self.mean, "scale": self.scale, "basis": self.basis}
+
+    @classmethod
+    def from_tensors(cls, kind: str, shape: tuple[int, int, int], tensors: Mapping[str, Tensor]) -> "InputSpace":
+        """The inverse of `to_tensors`; ValueError when a statistic is missing or has the wrong shape."""
+        _check_kind(kind)
+        c, h, w = shape
+        d = c * h * w
+        sizes: dict[str, dict[str, tuple[int, ...]]] = {
+            "none": {"mean": (0,), "scale": (0,), "basis": (0,)},
+            "channel": {"mean": (c,), "scale": (c,), "basis": (0,)},
+            "zca": {"mean": (d,), "scale": (d,), "basis": (d, d)},
+        }
+        for name, size in sizes[kind].items():
+            found = tuple(tensors[name].shape) if name in tensors else None
+            if found != size:
+                raise ValueError(f"'{name}' of the {kind} input space has shape {found}: it must be {size}.")
+        return cls(kind, tensors["mean"], tensors["scale"], tensors["basis"], (c, h, w))
+
+    def _apply(self, x: Tensor, power: float) -> Tensor:
+        """forward for power -1/2, inverse for 1/2."""
+        if tuple(x.shape[1:]) != self.shape:
+            raise ValueError(f"images of shape {tuple(x.shape[1:])} do not fit an input space of {self.shape}.")
+        matrix = self._matrix(power) if self.kind == "zca" and len(x) > len(self.mean) else None
+        out = torch.empty(x.shape, dtype=self.mean.dtype, device=x.device)
+        for start in range(0, len(x), _ROWS):
+            rows = x[start : start + _ROWS].to(self.mean.dtype)
+            out[start : start + _ROWS] = self._map(rows / 255 if x.dtype == torch.uint8 else rows, power, matrix)
+        return out
+
+    def _matrix(self, power: float) -> Tensor:
+        matrix: Tensor = (self.basis * self.scale**power) @ self.basis.T
+        return matrix
+
+    def _map(self, rows: Tensor, power: float, matrix: Tensor | None) -> Tensor:
+        if self.kind == "none":
+            return rows
+        forward = power < 0
+        if self.kind == "channel":
+            mean, scale = self.mean[:, None, None], self.scale[:, None, None]
+            return (rows - mean) / scale if forward else rows * scale + mean
+        flat = rows.flatten(1)  # (n, d)
+        flat = flat - self.mean if forward else flat
+        # Two thin products cost less than building the d x d matrix for fewer than d images.
+        flat = flat @ matrix if matrix is not None else flat @ self.basis * self.scale**power @ self.basis.T
+        flat = flat if forward else flat + self.mean
+        return flat.reshape(rows.shape)
+
+
+def fit(kind: str, x: Tensor, *, dtype: torch.dtype = torch.float32) -> InputSpace:
+    """The input space of training images x: uint8 (n, c, h, w), or floating-point in [0, 1].
+
+    dtype: of the statistics, and so of what the network sees; they are computed in float64 whatever it is.
+    ValueError for an unknown kind, fewer than two images, or (channel) a constant channel.
+    Cost of zca: n d^2 multiplications and one eigendecomposition of d x d; memory 3 matrices of d x d in float64.
+    """
+    _check_kind(kind)
+    c, h, w = x.shape[1:]
+    if kind == "none":
+        mean = scale = basis = torch.empty(0, dtype=torch.float64, device=x.device)
+    elif len(x) < 2:
+        raise ValueError(f"{len(x)} training image cannot determine the {kind} input space: at least 2 are needed.")
+    elif kind == "channel":
+        mean, scale, basis = _channel_statistics(x)
+    else:
+        mean, scale, basis = _zca_statistics(x)
+    return InputSpace(kind, mean.to(dtype), scale.to(dtype), basis.to(dtype), (c, h, w))
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in ("none", "channel", "zca"):
+        raise ValueError(f"the input space is {kind!r}: it must be 'none', 'channel' or 'zca'.")
+
+
+def _channel_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    channels = x.transpose(0, 1).flatten(1)  # (c, n h w)
+    means, deviations = [], []
+    for i, values in enumerate(channels):
+        if x.dtype == torch.uint8:  # 256 counts say all, exactly and without a float copy
+            counts = torch.bincount(values, minlength=256).double()
+            levels = torch.arange(256, dtype=torch.float64, device=x.device) / 255
+        else:
+            levels, counts = values.double(), torch.ones_like(values, dtype=torch.float64)
+        mean = (counts * levels).sum() / counts.sum()
+        variance = (counts * (levels - mean) ** 2).sum() / counts.sum()
+        if values.min() == values.max():
+            raise ValueError(
+                f"channel {i} of the training images is constant, so it cannot be divided by its standard deviation: "
+                f"choose the input space 'none' or 'zca'."
+            )
+        means.append(mean)
+        deviations.append(variance.sqrt())
+    return torch.stack(means), torch.stack(deviations), torch.empty(0, dtype=torch.float64, device=x.device)
+
+
+def _zca_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    mean, covariance = _moments(x)
+    eigenvalues, basis = torch.linalg.eigh(covariance)
+    return mean, eigenvalues.clamp(min=0) + InputSpace.eps, basis
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (d,) and covariance (d, d) of the pixels in [0, 1], float64."""
+    n, d = len(x), x[0].numel()
+    is_exact = x.dtype == torch.uint8
+    total = torch.zeros(d, dtype=torch.float64, device=x.device)
+    products = torch.zeros(d, d, dtype=torch.float64, device=x.device)
+    for start in range(0, n, _EXACT_ROWS):
+        rows = x[start : start + _EXACT_ROWS].flatten(1)
+        rows = rows.float() - _SHIFT if is_exact else rows.double() * 255 - _SHIFT
+        total += rows.sum(0)
+        products += rows.T @ rows
+    products.addr_(total, total, alpha=-1 / n).div_((n - 1) * 255**2)
+    return (total / n + _SHIFT) / 255, products

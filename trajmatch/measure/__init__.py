@@ -1,0 +1,1 @@
+"""What is reported: networks trained from scratch on a set, and their accuracy."""

@@ -1,0 +1,65 @@
+"""Accuracy of a network trained from scratch on a set: the one protocol (presets.md, "Evaluation").
+
+Legend: n images of c x h x w, C classes.
+"""
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from trajmatch.core.draws import derive
+from trajmatch.core.inner import cross_entropy
+from trajmatch.core.vector import functional
+from trajmatch.data.networks import build
+from trajmatch.methods.training import Training, accuracy, train
+
+
+@dataclass(frozen=True)
+class Score:
+    """Accuracies in [0, 1]: their mean, population standard deviation and number, and how they were obtained."""
+
+    mean: float
+    std: float
+    n: int
+    how: str
+
+    @classmethod
+    def of(cls, accuracies: Sequence[float], how: str) -> "Score":
+        """The score of some accuracies. Population standard deviation, as the published programs print it."""
+        return cls(statistics.fmean(accuracies), statistics.pstdev(accuracies), len(accuracies), how)
+
+    def record(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return f"{self.mean:.2%} +- {self.std:.2%} (n = {self.n})"
+
+
+def train_and_test(
+    factory: Callable[[], nn.Module],
+    X: Tensor,
+    Y: Tensor,
+    recipe: Training,
+    test_x: Tensor,
+    test_y: Tensor,
+    seed: int,
+    report: Callable[[float], None] | None = None,
+) -> float:
+    """Accuracy on test_x of one network, initialised from `seed`, trained on X (n, c, h, w) with labels Y (n, C).
+
+    It is tested once, at the end: nothing is chosen here. report: called now and then with the share that is done.
+    """
+    network, theta = build(factory, derive(seed, "weights"))
+    forward = functional(network.to(X.device))
+    theta = theta.to(X.device)
+    told = 0.0
+    for now in train(cross_entropy(forward), theta, X, Y, recipe, derive(seed, "batches")):
+        theta = now.theta
+        if report is not None and now.epoch_ended and now.epoch / recipe.epochs >= told + 0.1:
+            told = now.epoch / recipe.epochs
+            report(told)
+    return accuracy(forward, theta, test_x, test_y)

@@ -1,0 +1,1 @@
+"""Methods: pure steps made of `trajmatch.core`; no files, no printing."""

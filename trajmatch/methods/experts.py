@@ -1,0 +1,74 @@
+"""One expert: a network trained on the real images, its weights kept along the way."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trajmatch.core.draws import derive
+from trajmatch.core.inner import cross_entropy
+from trajmatch.core.vector import functional
+from trajmatch.data.networks import build
+from trajmatch.methods.training import Training, accuracy, train
+
+
+@dataclass(frozen=True)
+class Real:
+    """Real images as one network sees them: x (n, c, h, w) in the input space, y (n,) int64, on one device."""
+
+    x: Tensor
+    y: Tensor
+
+
+@dataclass
+class Expert:
+    """A trajectory: snapshots theta*_0, theta*_1, ... (P,) on the CPU, and accuracies in [0, 1].
+
+    test_accuracy has one value for the initial weights and one after every epoch; train_accuracy is of the last
+    snapshot, on all training images without augmentation.
+    """
+
+    rows: list[Tensor] = field(default_factory=list)
+    test_accuracy: list[float] = field(default_factory=list)
+    train_accuracy: float = 0.0
+
+
+def expert(
+    factory: Callable[[], nn.Module],
+    training: Real,
+    test: Real,
+    num_classes: int,
+    recipe: Training,
+    seed: int,
+    index: int,
+    save_every: int | None = None,
+    report: Callable[[int, float], None] | None = None,
+) -> Expert:
+    """Train expert `index`, a function of (seed, index) and the other arguments alone; MTT section 3, peers.md 1.1.
+
+    save_every: steps between snapshots; None takes one after every epoch.
+    report: called with (epoch, test accuracy) after every epoch.
+    Raises FloatingPointError, with the epoch, when the weights stop being finite.
+    """
+    network, theta = build(factory, derive(seed, "expert", index, "weights"))
+    forward = functional(network.to(training.x.device))
+    theta = theta.to(training.x.device)
+    y = F.one_hot(training.y, num_classes).to(training.x.dtype)
+    # `.clone()` because on a CPU `.cpu()` would keep an alias of the live weights (decisions.md, trap 13).
+    result = Expert([theta.cpu().clone()], [accuracy(forward, theta, test.x, test.y)])
+    for now in train(cross_entropy(forward), theta, training.x, y, recipe, derive(seed, "expert", index, "batches")):
+        theta = now.theta
+        if now.epoch_ended if save_every is None else now.step % save_every == 0:
+            result.rows.append(theta.cpu().clone())
+        if now.epoch_ended:
+            if not torch.isfinite(theta).all():
+                raise FloatingPointError(
+                    f"expert {index}: its weights stopped being finite in epoch {now.epoch}; lower --expert.lr"
+                )
+            result.test_accuracy.append(accuracy(forward, theta, test.x, test.y))
+            if report is not None:
+                report(now.epoch, result.test_accuracy[-1])
+    result.train_accuracy = accuracy(forward, theta, training.x, training.y)
+    return result

@@ -1,0 +1,75 @@
+"""Training one network by SGD on any labelled images: experts on real ones, evaluation on synthetic ones.
+
+Legend: n images of c x h x w, C classes, P parameters.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from trajmatch.core.augment import augment, draw
+from trajmatch.core.draws import generator
+from trajmatch.core.inner import Loss
+from trajmatch.core.vector import Forward
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a network is trained.
+
+    lr_drop: the share of the epochs after which the learning rate falls to a tenth and momentum starts anew, as the
+    published evaluation does; None keeps the rate.
+    """
+
+    lr: float
+    epochs: int
+    batch: int = 256
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    families: tuple[str, ...] = ()
+    lr_drop: float | None = None
+
+
+class Progress(NamedTuple):
+    """The weights after a number of steps and epochs; epoch_ended says whether an epoch has just been completed."""
+
+    theta: Tensor
+    step: int
+    epoch: int
+    epoch_ended: bool
+
+
+def train(loss: Loss, theta: Tensor, x: Tensor, y: Tensor, recipe: Training, seed: int) -> Iterator[Progress]:
+    """Train from theta (P,) on images x (n, c, h, w) with labels y (n, C); yield a fresh theta after every step.
+
+    Each epoch is a new permutation; every batch has its own augmentation. A function of its arguments alone.
+    """
+    source = generator(seed, "training")
+    velocity, step = torch.zeros_like(theta), 0
+    drop = None if recipe.lr_drop is None else int(recipe.epochs * recipe.lr_drop)
+    lr = recipe.lr
+    for epoch in range(recipe.epochs):
+        if epoch == drop:
+            lr, velocity = lr / 10, torch.zeros_like(theta)
+        chunks = torch.randperm(len(x), generator=source).split(recipe.batch)
+        for index in chunks:
+            a = draw(len(index), recipe.families, source)
+            here = index.to(x.device)
+            theta = theta.detach().requires_grad_()
+            (u,) = torch.autograd.grad(loss(theta, augment(x[here], a), y[here]), theta)
+            velocity = recipe.momentum * velocity + u + recipe.weight_decay * theta.detach()
+            theta = theta.detach() - lr * velocity
+            step += 1
+            yield Progress(theta, step, epoch + 1, index is chunks[-1])
+
+
+@torch.no_grad()
+def accuracy(forward: Forward, theta: Tensor, x: Tensor, y: Tensor, chunk: int = 1000) -> float:
+    """The share of images x (n, c, h, w) that f(theta) gives their label y (n,), in [0, 1]."""
+    right = 0
+    for images, labels in zip(x.split(chunk), y.split(chunk), strict=True):
+        right += int((forward(theta, images).argmax(1) == labels).sum())
+    return right / len(x)

@@ -1,0 +1,1 @@
+"""Orchestration: configuration, console, clock and run folders."""

@@ -1,0 +1,177 @@
+"""From configuration to material, network and rule: the only file with both vocabularies, words and letters."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trajmatch.core.augment import families
+from trajmatch.core.descent import Adam, Momentum
+from trajmatch.core.mixed import MIXED
+from trajmatch.core.sharpness import ASAM, GSAM, SAM, Sharpness, VaSSO
+from trajmatch.data import images
+from trajmatch.data.files import read_header, read_tensors, save_tensors
+from trajmatch.data.images import Dataset
+from trajmatch.data.networks import convnet
+from trajmatch.data.whitening import InputSpace, fit
+from trajmatch.methods.outer import Rule
+from trajmatch.methods.schedule import Uniform
+from trajmatch.methods.training import Training
+from trajmatch.run.config import Config, Network
+
+
+@dataclass(frozen=True)
+class Material:
+    """Real images as pixels and the input space fitted to the training images."""
+
+    dataset: Dataset
+    space: InputSpace
+    content: str
+    """Hash of the pixels, labels and class names: what "the same data" means, wherever it was read from."""
+
+
+def device(name: str) -> torch.device:
+    """The device of a setting. Raises ValueError where this machine lacks it."""
+    if name == "auto":
+        found = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        return torch.device(found)
+    try:
+        wanted = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"--device is '{name}' and must be auto, cpu, cuda, cuda:N or mps") from None
+    available = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available() and (wanted.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not available.get(wanted.type, False):
+        here = [kind for kind, yes in available.items() if yes]
+        raise ValueError(f"--device is '{name}', which this machine or this build of torch lacks; it has {', '.join(here)}")
+    return wanted
+
+
+def load_material(config: Config, source: Any = None) -> Material:
+    """Read the images (`source` instead of `config.data` where given) and fit the input space. Raises ValueError."""
+    chosen = config.images
+    dataset = images.load(
+        config.data if source is None else source,
+        size=chosen.size,
+        classes=chosen.classes or None,
+        colour=chosen.colour,
+        validation=chosen.validation,
+        hold_out=chosen.hold_out,
+        test_fraction=chosen.test_fraction,
+        seed=config.seed,
+    )
+    images.check_ipc(dataset, config.ipc)
+    factory(config.network, dataset.shape, dataset.num_classes)()  # refuse a network that does not fit at once
+    digest = blake2b(repr(dataset.classes).encode(), digest_size=16)
+    for split in (dataset.train, dataset.validation, dataset.test):
+        digest.update(split.x.numpy().data)
+        digest.update(split.y.numpy().data)
+    return Material(dataset, fit(chosen.normalise, dataset.train.x), digest.hexdigest())
+
+
+def factory(network: Network, shape: tuple[int, int, int], num_classes: int) -> Callable[[], nn.Module]:
+    """The network of a configuration, as something that makes it."""
+    return lambda: convnet(shape, num_classes, network.depth, network.width, network.norm, network.pooling)
+
+
+def expert_training(config: Config) -> Training:
+    """How experts are trained."""
+    e = config.expert
+    return Training(e.lr, e.epochs, e.batch, e.momentum, e.weight_decay, families(e.augment))
+
+
+def evaluation_training(config: Config, step_size: float) -> Training:
+    """How networks are trained on a synthetic set: presets.md's recipe, at the learned step size."""
+    e = config.evaluation
+    return Training(step_size, e.epochs, e.batch, e.momentum, e.weight_decay, families(e.augment), lr_drop=0.5)
+
+
+def schedule(config: Config) -> Uniform:
+    """Which segments are matched."""
+    return Uniform(config.matching.first_epoch, config.matching.last_epoch)
+
+
+def _sharpness(config: Config) -> Sharpness | None:
+    m = config.matching
+    rules: dict[str, Sharpness | None] = {
+        "none": None,
+        "sam": SAM(m.radius),
+        "asam": ASAM(m.radius, m.asam_offset),
+        "gsam": GSAM(m.radius, m.gsam_alpha),
+        "vasso": VaSSO(m.radius, m.vasso_decay),
+    }
+    return rules[m.sharpness]
+
+
+def rule(config: Config) -> Rule:
+    """The outer step of a resolved configuration."""
+    m, o = config.matching, config.outer
+    assert m.differentiated_steps is not None and m.restart_step is not None and m.smoothing is not None
+    return Rule(
+        T=m.inner_steps,
+        iota=m.differentiated_steps,
+        images=Momentum(o.lr_images, o.momentum) if o.optimiser == "sgd" else Adam(o.lr_images),
+        rate=Momentum(0.0 if m.rate == "fixed" else o.lr_step_size, o.momentum_step_size),
+        batch=m.batch,
+        families=families(m.augment),
+        sharpness=_sharpness(config),
+        gamma=m.smoothing,
+        tau=m.restart_step,
+        second_order_rate=m.rate == "exact",
+        clip=o.clip,
+        ema=o.ema,
+        mixed=MIXED[m.mixed],
+    )
+
+
+MATERIAL_PREFIX = ".material-"
+
+
+@contextmanager
+def shared(material: Material, folder: Path) -> Iterator[Path]:
+    """A temporary file of the images in the input space, which every process maps into memory once.
+
+    One file serves any number of workers with one copy in memory, and this process can let go of its own.
+    """
+    for stale in folder.glob(MATERIAL_PREFIX + "*"):  # left by a killed process
+        shutil.rmtree(stale, ignore_errors=True)
+    place = Path(tempfile.mkdtemp(prefix=MATERIAL_PREFIX, dir=folder))
+    try:
+        dataset = material.dataset
+        splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+        tensors: dict[str, Tensor] = {}
+        for name, split in splits.items():
+            tensors |= {f"{name}.x": material.space.forward(split.x), f"{name}.y": split.y}
+        path = place / "images.safetensors"
+        save_tensors(path, tensors, {"classes": list(dataset.classes), "shape": list(dataset.shape)})
+        yield path
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """A file of `shared`, opened: splits in the input space."""
+
+    tensors: dict[str, Tensor]
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]
+
+
+@lru_cache(maxsize=1)
+def opened(path: Path) -> Mapped:
+    """Open a file of `shared`, once in a process."""
+    header = read_header(path)
+    c, h, w = header["shape"]
+    return Mapped(read_tensors(path), tuple(header["classes"]), (c, h, w))

@@ -1,0 +1,207 @@
+"""The command line: `trajmatch VERB [PRESET] [--config FILE] [flags]`. Nothing here imports torch before it must."""
+
+import os
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+from trajmatch.run.config import Config
+from trajmatch.run.presets import DEFAULT, PRESETS, preset
+
+OVERVIEW = """usage: trajmatch VERB [PRESET] [--config FILE] [flags]
+
+Distils a real image dataset into a tiny synthetic one by trajectory matching.
+
+verbs:
+  run        experts, distill, evaluate and report in one folder; what is done is not done again
+  experts    train networks on the real images and keep their weights along the way
+  distill    optimise the synthetic images against the experts
+  evaluate   train networks on a distilled set (a run folder or a .safetensors file) and test them
+  report     write report.html of a run folder again
+  presets    list the presets, or show all settings of one
+
+`trajmatch run` alone runs the preset digits-ipc1. `trajmatch VERB --help` lists the flags.
+"""
+VERBS = ("run", "experts", "distill", "evaluate", "report", "presets")
+
+
+class UsageError(ValueError):
+    """A command line that can't be understood."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, 2 for bad input, 1 for a failed run, 130 when interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _dispatch(words)
+    except ValueError as error:
+        print(f"trajmatch: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"trajmatch: {_os_error(error)}", file=sys.stderr)
+        return 2
+    except (FloatingPointError, MemoryError) as error:
+        print(f"trajmatch: {error or 'out of memory'}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\ntrajmatch: interrupted; what was computed is saved. To go on: {_again(words)}", file=sys.stderr)
+        return 130
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(OVERVIEW, end="")
+        return 0
+    if words[0] in ("-V", "--version"):
+        from importlib.metadata import version
+
+        print(f"trajmatch {version('trajmatch')}")
+        return 0
+    verb, rest = words[0], words[1:]
+    if verb not in VERBS:
+        near = get_close_matches(verb, VERBS, n=1, cutoff=0.4)
+        raise UsageError(f"'{verb}' is not a verb; {f'did you mean {near[0]}?' if near else 'see trajmatch --help'}")
+    if verb == "presets":
+        return _presets(rest)
+    if verb == "report":
+        return _report(rest)
+    if verb == "evaluate":
+        return _evaluate(rest, words)
+    return _work(verb, rest, words)
+
+
+def _work(verb: str, rest: list[str], words: list[str]) -> int:
+    """The verbs that make something from a configuration: run, experts, distill."""
+    name, rest = _positional(rest)
+    config, given = _configuration(f"trajmatch {verb}", preset(name or DEFAULT), rest)
+    _prepare_process()
+    from trajmatch.run import verbs
+
+    label = name or (Path(given).stem if given else DEFAULT)
+    command = verbs.quoted(words)
+    if verb == "experts":
+        folder = Path(config.out) if config.out else Path("runs") / label / "experts"
+        verbs.run_experts(config, folder, verbs.Peak())
+    elif verb == "run":
+        verbs.run(config, verbs.output_folder(config, label), command, name or (None if given else DEFAULT))
+    else:
+        this = verbs.Run(config, verbs.output_folder(config, label), command)
+        this.experts()
+        this.distill()
+    return 0
+
+
+def _evaluate(rest: list[str], words: list[str]) -> int:
+    name, rest = _positional(rest)
+    from trajmatch.run.scoring import base_configuration, evaluate_set
+
+    if "-h" in rest or "--help" in rest:
+        _configuration("trajmatch evaluate [FOLDER|FILE|PRESET]", preset(DEFAULT), rest)
+    path = Path(name) if name and name not in PRESETS else Path("runs") / (name or DEFAULT)
+    config, _ = _configuration("trajmatch evaluate", _parsed(base_configuration(path)), rest)
+    _prepare_process()
+    evaluate_set(path, config)
+    return 0
+
+
+def _report(rest: list[str]) -> int:
+    name, rest = _positional(rest)
+    if rest:
+        print("usage: trajmatch report [FOLDER|PRESET]\n\nWrite report.html of a run folder again.")
+        return 0 if rest[0] in ("-h", "--help") else 2
+    from trajmatch.run.report import write_report
+
+    print(write_report(Path(name) if name and name not in PRESETS else Path("runs") / (name or DEFAULT)))
+    return 0
+
+
+def _presets(rest: list[str]) -> int:
+    name, rest = _positional(rest)
+    if rest:
+        print("usage: trajmatch presets [PRESET]\n\nList the presets, or show all settings of one.")
+        return 0 if rest[0] in ("-h", "--help") else 2
+    if name is not None:
+        import yaml
+
+        from trajmatch.run.config import flatten
+        from trajmatch.run.folder import nest
+
+        print(yaml.safe_dump(nest(flatten(preset(name))), sort_keys=False, allow_unicode=True), end="")
+        return 0
+    for known, make in PRESETS.items():
+        print(f"{known:<20} {' '.join((make.__doc__ or '').split())}")
+    return 0
+
+
+def _positional(rest: list[str]) -> tuple[str | None, list[str]]:
+    """The word after the verb, where it is no flag, and what follows."""
+    if rest and not rest[0].startswith("-"):
+        return rest[0], rest[1:]
+    return None, rest
+
+
+def _configuration(program: str, base: Config, rest: list[str]) -> tuple[Config, str | None]:
+    """The preset, changed by the file, changed by the flags; and the file's name. Exits 2 on a wrong flag."""
+    import tyro
+
+    rest, given = _without_config(rest)
+    words = list(rest)
+    if given is not None:
+        from trajmatch.run.folder import flags, read_config
+
+        words = flags(read_config(Path(given))) + words
+    return tyro.cli(Config, args=words, default=base, prog=program, description=DESCRIPTION), given
+
+
+DESCRIPTION = "[PRESET] names where the settings start; --config FILE reads settings from YAML; flags change both."
+
+
+def _without_config(rest: list[str]) -> tuple[list[str], str | None]:
+    words, given = [], None
+    remaining = iter(rest)
+    for word in remaining:
+        if word == "--config":
+            given = next(remaining, None)
+            if given is None:
+                raise UsageError("--config needs the name of a YAML file")
+        elif word.startswith("--config="):
+            given = word.removeprefix("--config=")
+        else:
+            words.append(word)
+    return words, given
+
+
+def _parsed(flat: dict[str, object]) -> Config:
+    """A configuration from flat settings, through the same checks as the command line's."""
+    import tyro
+
+    from trajmatch.run.folder import flags
+
+    return tyro.cli(Config, args=flags(flat), prog="trajmatch")
+
+
+def _prepare_process() -> None:
+    from trajmatch.run.allocator import keep_freed_memory
+
+    keep_freed_memory()
+
+
+def _again(words: list[str]) -> str:
+    import shlex
+
+    resume = ["--resume"] if words and words[0] in ("run", "distill") and "--resume" not in words else []
+    return shlex.join(["trajmatch", *words, *resume])
+
+
+def _os_error(error: OSError) -> str:
+    """An operating system's error as one sentence with the file's name."""
+    where = f"{error.filename}: " if error.filename is not None else ""
+    reason = error.strerror or str(error)
+    hints = {28: "; free some space, and the same command with --resume goes on", 13: "; choose another --out"}
+    hint = hints.get(error.errno or 0, "")
+    return f"{where}{reason[:1].lower()}{reason[1:]}{hint}" if reason else os.strerror(error.errno or 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,205 @@
+"""The outer loop: steps, checkpoints, snapshots, rollback and resume."""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trajmatch.core.draws import derive
+from trajmatch.core.inner import cross_entropy
+from trajmatch.core.vector import functional
+from trajmatch.data.files import save_tensors
+from trajmatch.data.grid import image_grid, save_png
+from trajmatch.data.networks import build
+from trajmatch.data.synthetic import SyntheticSet, class_labels, initial_images, one_hot, save
+from trajmatch.data.trajectories import Trajectory
+from trajmatch.methods.outer import OuterState, Record, new_state, outer_step
+from trajmatch.methods.schedule import Choice
+from trajmatch.run import assemble
+from trajmatch.run.assemble import Material
+from trajmatch.run.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, truncate_metrics
+from trajmatch.run.config import DISTILL_FIELDS, Config, flatten, settings
+from trajmatch.run.expert_stage import expert_settings
+from trajmatch.run.progress import Meter
+
+CHECKPOINT, METRICS, DISTILLED, SNAPSHOTS = "checkpoint.safetensors", "metrics.jsonl", "distilled.safetensors", "snapshots"
+# Steps between the states that a rollback returns to. A state just before a non-finite loss is bad already.
+ANCHOR_STEPS = 20
+
+
+class Diverged(FloatingPointError):
+    """The loss stopped being finite, twice."""
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """What the stage leaves: the set and the seconds that its steps took, over all calls."""
+
+    synthetic: SyntheticSet
+    seconds: float
+
+
+def distill_settings(config: Config, material: Material, num_experts: int) -> dict[str, Any]:
+    """What the synthetic set depends on."""
+    flat = {k: v for k, v in settings(config, DISTILL_FIELDS).items() if not k.startswith("images.")}
+    return {**flat, **expert_settings(config, material), "experts": num_experts}
+
+
+def snapshot_steps(config: Config) -> list[int]:
+    """The steps after which the images are kept: evenly spaced, the last one among them."""
+    count = min(config.outer.snapshots, config.steps)
+    return sorted({round(config.steps * k / count) for k in range(1, count + 1)})
+
+
+def snapshot_path(folder: Path, step: int) -> Path:
+    """The file of one snapshot."""
+    return folder / SNAPSHOTS / f"step_{step:06}.safetensors"
+
+
+def distill(
+    config: Config, material: Material, trajectories: list[Trajectory], folder: Path, quiet: bool = False
+) -> Distilled:
+    """Run the outer loop of a resolved configuration in a run folder; go on from its checkpoint where there is one.
+
+    Raises ValueError (settings), OSError (files), Diverged, KeyboardInterrupt (after saving a checkpoint).
+    """
+    loop = _Loop(config, material, trajectories, folder)
+    (folder / SNAPSHOTS).mkdir(exist_ok=True)
+    initial = image_grid(material.space.inverse(loop.first.X.cpu()), loop.labels, material.dataset.classes)
+    save_png(initial, folder / "initial.png")
+    loop.run(quiet)
+    synthetic = _synthetic(config, material, loop.checkpoint.state)
+    save_png(image_grid(synthetic.pixels, synthetic.labels, synthetic.classes), folder / "images.png")
+    save(synthetic, folder / DISTILLED)
+    return Distilled(synthetic, loop.checkpoint.seconds)
+
+
+def _synthetic(config: Config, material: Material, state: OuterState) -> SyntheticSet:
+    info = {"dataset": material.dataset.name, "method": config.method, "ipc": config.ipc, "steps": config.steps,
+            "config": flatten(config)}
+    X, Y = state.average.cpu(), state.Y.cpu()
+    return SyntheticSet(X, Y, float(state.eta), material.dataset.classes, material.space, info)
+
+
+def first_state(config: Config, material: Material, device: torch.device) -> OuterState:
+    """The state before the first outer step."""
+    dataset, chosen = material.dataset, config.outer
+    X = initial_images(chosen.initial, dataset.train, material.space, dataset.num_classes, config.ipc, config.seed)
+    Y = one_hot(class_labels(dataset.num_classes, config.ipc), dataset.num_classes)
+    return new_state(X.to(device), Y.to(device), chosen.step_size)
+
+
+class _Loop:
+    """State of the loop: what a step needs, and the checkpoint that it moves."""
+
+    def __init__(self, config: Config, material: Material, trajectories: list[Trajectory], folder: Path) -> None:
+        self.config, self.trajectories, self.folder = config, trajectories, folder
+        self.device = assemble.device(config.device)
+        self.rule, self.schedule = assemble.rule(config), assemble.schedule(config)
+        self._check_segments()
+        self.keep = set(snapshot_steps(config))
+        dataset = material.dataset
+        network, _ = build(assemble.factory(config.network, dataset.shape, dataset.num_classes), 0)
+        self.loss = cross_entropy(functional(network.to(self.device)))
+        self.first = first_state(config, material, self.device)
+        self.labels = class_labels(dataset.num_classes, config.ipc)
+        about = distill_settings(config, material, len(trajectories))
+        path = folder / CHECKPOINT
+        if path.exists():
+            loaded = load_checkpoint(path, about)
+            state, anchor = (OuterState(*(self._placed(s))) for s in (loaded.state, loaded.anchor))
+            self.checkpoint = Checkpoint(state, anchor, loaded.seconds, about)
+        else:
+            self.checkpoint = Checkpoint(self.first, self.first, 0.0, about)
+        truncate_metrics(folder / METRICS, self.checkpoint.step)
+
+    def _placed(self, state: OuterState) -> list[torch.Tensor]:
+        return [v if k == "steps" else v.to(self.device) for k, v in state._asdict().items()]
+
+    def _check_segments(self) -> None:
+        needed = self.config.matching.last_epoch - 1 + self.config.matching.expert_epochs
+        for trajectory in self.trajectories:
+            if trajectory.num_rows <= needed:
+                raise ValueError(
+                    f"{trajectory.path} has snapshots 0 to {trajectory.num_rows - 1}, and --matching.last-epoch with "
+                    f"--matching.expert-epochs needs {needed}: train experts longer or lower them"
+                )
+
+    def run(self, quiet: bool) -> None:
+        """Steps until the last, with checkpoints in between and one at the end, also when interrupted."""
+        start, steps = self.checkpoint.step, self.config.steps
+        saved = time.monotonic()
+        with Meter("distill", steps, start, quiet=quiet) as meter:
+            try:
+                while self.checkpoint.step < steps:
+                    details = self.step()
+                    meter.advance(details, self.checkpoint.step - meter.done)
+                    if time.monotonic() - saved > self.config.outer.checkpoint_seconds:
+                        self.save()
+                        saved = time.monotonic()
+            finally:
+                # Also on Ctrl-C and on errors: what has been computed is kept. A step is taken whole or not at all.
+                if self.checkpoint.step > start:
+                    self.save()
+
+    def step(self) -> str:
+        """One outer step, or a roll-back; a few words about it."""
+        before, began = self.checkpoint, time.monotonic()
+        choice = self.schedule.choose(len(self.trajectories), self.config.seed, before.step)
+        segment = self.trajectories[choice.e].segment(choice.e, choice.t, self.config.matching.expert_epochs)
+        segment = segment._replace(s=segment.s.to(self.device), g=segment.g.to(self.device))
+        seed = derive(self.config.seed, "distill")
+        state, record = outer_step(self.rule, self.loss, before.state, segment, seed)
+        seconds = before.seconds + time.monotonic() - began
+        if not bool(record.healthy):
+            self.roll_back(record, seconds)
+            return f"step {before.step + 1} was not finite: back to {self.checkpoint.step} with half the learning rate"
+        row = _row(before.step + 1, record, choice, seconds)
+        with open(self.folder / METRICS, "a", encoding="utf-8") as log:
+            log.write(json.dumps(row, allow_nan=False) + "\n")
+        if int(state.steps) in self.keep:
+            self.keep_snapshot(state)
+        anchor = state if int(state.steps) % ANCHOR_STEPS == 0 else before.anchor
+        # Last, in one assignment: an interrupt before it leaves a step that was not taken.
+        self.checkpoint = Checkpoint(state, anchor, seconds, before.settings)
+        return f"loss {row['loss']:.3f}, step size {row['step_size']:.4f}"
+
+    def roll_back(self, record: Record, seconds: float) -> None:
+        """Return to the anchor with half the image learning rate, once. Raises Diverged the second time."""
+        before = self.checkpoint
+        if float(before.state.scale) < 1:
+            raise Diverged(
+                f"step {before.step + 1}: the loss is {float(record.loss):.3g} and the step size "
+                f"{float(record.step_size):.3g}, and halving the image learning rate did not help; the last good state is "
+                "saved. Start anew with a lower --outer.lr-images or --outer.lr-step-size"
+            )
+        anchor = before.anchor._replace(scale=before.anchor.scale / 2)
+        truncate_metrics(self.folder / METRICS, int(anchor.steps))
+        self.checkpoint = Checkpoint(anchor, anchor, seconds, before.settings)
+
+    def save(self) -> None:
+        """Write the checkpoint; the rows it vouches for are in the log already."""
+        save_checkpoint(self.folder / CHECKPOINT, self.checkpoint)
+
+    def keep_snapshot(self, state: OuterState) -> None:
+        """Keep the images of now, among which validation will choose."""
+        step = int(state.steps)
+        tensors = {"images": state.average.clone(), "labels": state.Y, "step_size": state.eta.double()}
+        save_tensors(snapshot_path(self.folder, step), tensors, {"step": step})
+
+
+def _row(step: int, record: Record, choice: Choice, seconds: float) -> dict[str, Any]:
+    perturbed = None if record.loss_perturbed is None else float(record.loss_perturbed)
+    return {
+        "step": step,
+        "loss": float(record.loss),
+        "loss_perturbed": perturbed,
+        "step_size": float(record.step_size),
+        "hypergradient_norm": float(record.hypergradient_norm),
+        "expert": choice.e,
+        "start_epoch": choice.t,
+        "seconds": round(seconds, 3),
+    }

@@ -1,0 +1,122 @@
+"""Training experts: many networks, in processes or shards, each written to its file as soon as it is done."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trajmatch.core.vector import Layout
+from trajmatch.data.networks import build
+from trajmatch.data.trajectories import Trajectory, save_trajectory
+from trajmatch.methods.experts import Real, expert
+from trajmatch.run.assemble import Material, device, expert_training, factory, opened, shared
+from trajmatch.run.config import EXPERT_FIELDS, Config, difference, settings
+from trajmatch.run.pool import Peak, Report, cores, run_jobs
+from trajmatch.run.progress import Meter
+
+
+def expert_path(folder: Path, index: int) -> Path:
+    """The file of one expert."""
+    return folder / f"expert_{index:04}.safetensors"
+
+
+def expert_settings(config: Config, material: Material) -> dict[str, Any]:
+    """What an expert depends on: the pixels it was shown, whatever file they came from, and how it was trained."""
+    flat = settings(config, EXPERT_FIELDS)
+    # How the pixels were read is in their hash; a folder of the same pixels makes the same expert.
+    kept = {k: v for k, v in flat.items() if not k.startswith("images.") and k != "expert.storage"}
+    return {**kept, "images.normalise": config.images.normalise, "data": material.content}
+
+
+def open_experts(config: Config, material: Material, folder: Path, count: int | None = None) -> list[Trajectory]:
+    """The complete experts of a folder, the first `count` of them (all, if None), in order of their number.
+
+    Raises ValueError where an expert was trained with other settings, naming its file and the setting.
+    """
+    found = []
+    for path in sorted(folder.glob("expert_*.safetensors")):
+        trajectory = Trajectory.open(path)
+        wanted = expert_settings(config, material)
+        if (what := difference(trajectory.header["settings"], wanted)) is not None:
+            what = "the images are others" if what.startswith("--data") else what
+            raise ValueError(f"{path} is an expert trained with other settings: {what}; choose another folder")
+        if count is None or int(trajectory.header["index"]) < count:
+            found.append(trajectory)
+    return found
+
+
+def shard_of(shard: str | None, count: int) -> list[int]:
+    """The experts of shard i/n: i, i + n, i + 2n, ... below count; all without a shard. Raises ValueError."""
+    if shard is None:
+        return list(range(count))
+    i, slash, n = shard.partition("/")
+    if not (slash and i.isdigit() and n.isdigit() and int(i) < int(n)):
+        raise ValueError(f"--expert.shard is '{shard}' and must be i/n with i from 0 to n - 1, such as 0/4")
+    return list(range(int(i), count, int(n)))
+
+
+def train_experts(
+    config: Config, material: Material, folder: Path, count: int, peak: Peak, quiet: bool = False
+) -> list[Trajectory]:
+    """Train experts 0..count-1, or this shard's part of them, that the folder does not hold; return those it then has.
+
+    Raises ValueError (settings), OSError (files), FloatingPointError (an expert diverged).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    have = {int(t.header["index"]) for t in open_experts(config, material, folder, count)}
+    missing = [index for index in shard_of(config.expert.shard, count) if index not in have]
+    if missing:
+        where = device(config.device)
+        workers = config.expert.workers or (cores() if where.type == "cpu" else 1)
+        total = len(missing) * config.expert.epochs
+        about = expert_settings(config, material)
+        with shared(material, folder) as path, Meter("experts", total, unit="epochs", quiet=quiet) as meter:
+            jobs = [(path, config, str(where), index, expert_path(folder, index), about) for index in missing]
+            for message in run_jobs(_train_one, jobs, workers, config.expert.threads, peak):
+                if not message.done:
+                    epoch, accuracy = message.value
+                    meter.advance(f"expert {missing[message.index]}, epoch {epoch}: {accuracy:.1%} on test")
+    return open_experts(config, material, folder, count)
+
+
+def _train_one(
+    material: Path, config: Config, where: str, index: int, path: Path, about: dict[str, Any], report: Report
+) -> None:
+    mapped = opened(material)
+    place = torch.device(where)
+    splits = [Real(mapped.tensors[f"{s}.x"].to(place), mapped.tensors[f"{s}.y"].to(place)) for s in ("train", "test")]
+    make = factory(config.network, mapped.shape, len(mapped.classes))
+    began = time.monotonic()
+    recipe = expert_training(config)
+    result = expert(
+        make, *splits, len(mapped.classes), recipe, config.seed, index, config.expert.save_every,
+        lambda epoch, accuracy: report((epoch, accuracy)),
+    )
+    layout = Layout.of(build(make, 0)[0])
+    header = {
+        "settings": about,
+        "index": index,
+        "epochs": config.expert.epochs,
+        "test_accuracy": result.test_accuracy,
+        "train_accuracy": result.train_accuracy,
+        "names": layout.names,
+        "shapes": layout.shapes,
+        "seconds": round(time.monotonic() - began, 3),
+        "threads": torch.get_num_threads(),
+        "device": where,
+        "torch": torch.__version__,
+    }
+    save_trajectory(path, result.rows, header, config.expert.storage)
+
+
+@contextmanager
+def stopwatch(into: dict[str, float], name: str) -> Iterator[None]:
+    """Add the block's seconds to into[name], also when it ends in an exception."""
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        into[name] = into.get(name, 0.0) + time.monotonic() - began

@@ -1,0 +1,95 @@
+"""A run folder: whose it is, what is done in it, and how to say so. No torch here."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from trajmatch.run.config import INCIDENTAL, Config, difference, flatten
+
+CONFIG = "config.yaml"
+# Where a run stands and how it is called may change between two calls on one folder.
+FREE = {"out", "resume", "device", *INCIDENTAL}
+
+
+def claim(folder: Path, config: Config) -> None:
+    """Make the folder, or check that it belongs to this configuration; write config.yaml into a new one.
+
+    Raises ValueError where it belongs to another configuration or holds something else, OSError where it can't be made.
+    """
+    from trajmatch.data.files import write_text
+
+    path = folder / CONFIG
+    wanted = flatten(config)
+    if path.is_file():
+        held = read_config(path)
+        kept = [{k: v for k, v in flat.items() if k not in FREE} for flat in (held, wanted)]
+        if (what := difference(*kept)) is not None:
+            raise ValueError(f"{folder} holds a run with other settings: {what}; choose another --out")
+        return
+    if folder.is_dir() and any(not child.name.startswith(".") for child in folder.iterdir()):
+        raise ValueError(f"{folder} is not empty and not a run folder; choose another --out")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; choose another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(path, yaml.safe_dump(nest(wanted), sort_keys=False, allow_unicode=True))
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The settings of a YAML file, flat. Raises ValueError naming the file and what is wrong with it."""
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"--config: there is no file {path}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(loaded, dict):
+        raise ValueError(f"{path}: a configuration is a list of names and values, such as ipc: 10")
+    return _flat(loaded, "")
+
+
+def _flat(record: dict[Any, Any], prefix: str) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in record.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def nest(flat: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of flattening: {"images.size": 16} -> {"images": {"size": 16}}."""
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        group, dot, name = key.partition(".")
+        if dot:
+            nested.setdefault(group, {})[name] = value
+        else:
+            nested[key] = value
+    return nested
+
+
+def flags(flat: dict[str, Any]) -> list[str]:
+    """Settings as command-line flags, so that the command line checks a file's names and types too."""
+    words: list[str] = []
+    for key, value in flat.items():
+        *group, name = key.replace("_", "-").split(".")
+        prefix = "".join(f"{part}." for part in group)
+        if isinstance(value, bool):
+            words.append(f"--{prefix}{name}" if value else f"--{prefix}no-{name}")
+        elif isinstance(value, list):
+            words += [f"--{prefix}{name}", *map(str, value)]
+        else:
+            words += [f"--{prefix}{name}", str(value)]
+    return words
+
+
+def commit() -> str | None:
+    """The commit of this package's own checkout, with + where it has been changed; None outside of one."""
+    here = Path(__file__).parents[1]
+    try:
+        ask = ["git", "-C", str(here), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+        inside = ["git", "-C", str(here), "ls-files", "--error-unmatch", "__init__.py"]
+        subprocess.run(inside, capture_output=True, check=True, timeout=10)
+        return subprocess.run(ask, capture_output=True, check=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

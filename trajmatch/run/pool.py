@@ -1,0 +1,110 @@
+"""Independent jobs in fresh processes, with messages from inside them and a clean end on Ctrl-C."""
+
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from multiprocessing.queues import SimpleQueue
+from typing import Any, NamedTuple
+
+import torch
+
+from trajmatch.run.allocator import keep_freed_memory
+
+Report = Callable[[Any], None]
+
+
+class Message(NamedTuple):
+    """Something that job `index` reported while it ran (done False), or its result (done True)."""
+
+    index: int
+    value: Any
+    done: bool
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def peak_memory_mb() -> float:
+    """Largest resident size of this process so far, in MB (10^6 bytes)."""
+    # Kilobytes on Linux, bytes on macOS.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1e-6 if sys.platform == "darwin" else 1.024e-3)
+
+
+_queue: "SimpleQueue[Message]"
+
+
+def _start(queue: "SimpleQueue[Message]", threads: int) -> None:
+    global _queue  # a worker's only way to be handed something that cannot travel with a job
+    _queue = queue
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent decides what it means
+    keep_freed_memory()
+    torch.set_num_threads(threads)
+
+
+def _work(function: Callable[..., Any], index: int, arguments: tuple[Any, ...]) -> tuple[Any, float]:
+    result = function(*arguments, lambda value: _queue.put(Message(index, value, done=False)))
+    return result, peak_memory_mb()
+
+
+class Peak:
+    """The largest memory that workers reached, summed over as many of them as ran at once."""
+
+    def __init__(self) -> None:
+        self.mb = 0.0
+
+
+def run_jobs(
+    function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], workers: int, threads: int, peak: Peak | None = None
+) -> Iterator[Message]:
+    """Run `function(*job, report)` for every job; yield what they report, and their results as they finish.
+
+    workers: processes at once; 1 runs the jobs here, one after another. threads: torch's, in each process. A job's
+    result must not depend on which process runs it. An exception in a job stops all of them and is raised here.
+    """
+    workers = min(workers, len(jobs))
+    if workers <= 1:
+        yield from _run_here(function, jobs, threads)
+        return
+    context = multiprocessing.get_context("spawn")  # forking a process that has used torch's threads can hang
+    queue: SimpleQueue[Message] = context.SimpleQueue()
+    with ProcessPoolExecutor(workers, context, _start, (queue, threads)) as executor:
+        waiting: dict[Future[tuple[Any, float]], int] = {
+            executor.submit(_work, function, index, job): index for index, job in enumerate(jobs)
+        }
+        try:
+            largest = 0.0
+            while waiting:
+                finished, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
+                while not queue.empty():
+                    yield queue.get()
+                for future in finished:
+                    result, memory = future.result()
+                    largest = max(largest, memory)
+                    if peak is not None:
+                        peak.mb = max(peak.mb, largest * workers)
+                    yield Message(waiting.pop(future), result, done=True)
+        except BaseException:
+            # Not `shutdown(cancel_futures=True)` alone: it would wait for the jobs that run now.
+            for process in executor._processes.values():
+                process.terminate()
+            executor.shutdown(cancel_futures=True)
+            raise
+
+
+def _run_here(function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], threads: int) -> Iterator[Message]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for index, job in enumerate(jobs):
+            said: list[Message] = []
+            result = function(*job, lambda value, index=index, said=said: said.append(Message(index, value, done=False)))
+            yield from said
+            yield Message(index, result, done=True)
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,59 @@
+"""`trajmatch evaluate`: score any distilled set, with the settings that travel in its file."""
+
+from pathlib import Path
+from typing import Any
+
+from trajmatch.run.config import Config
+
+
+def set_file(path: Path) -> Path:
+    """The set's file of a run folder, or the file itself. Raises ValueError where there is none."""
+    file = path / "distilled.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        raise ValueError(f"{path}: there is no distilled set here; name a run folder or a .safetensors file")
+    return file
+
+
+def base_configuration(path: Path) -> dict[str, Any]:
+    """The settings with which a set was made, from its file."""
+    from trajmatch.data.files import read_header
+
+    header = read_header(set_file(path))
+    if header.get("kind") != "synthetic set":
+        raise ValueError(f"{path}: this is not a synthetic set")
+    return dict(header["info"]["config"])
+
+
+def evaluate_set(path: Path, config: Config) -> dict[str, Any]:
+    """Score a set beside random real images and the experts of its folder; print and return the scores."""
+    from trajmatch.data import synthetic as sets
+    from trajmatch.run import assemble, evaluate_stage, expert_stage
+    from trajmatch.run.config import resolve
+    from trajmatch.run.pool import Peak
+    from trajmatch.run.verbs import headline, say
+
+    config = resolve(config)
+    file = set_file(path)
+    synthetic = sets.load(file)
+    material = assemble.load_material(config)
+    _check_fit(synthetic, material, file)
+    experts = file.parent / "experts"
+    trajectories = expert_stage.open_experts(config, material, experts) if experts.is_dir() else []
+    candidates = evaluate_stage.snapshots(config, path) if path.is_dir() else []
+    accuracy = evaluate_stage.evaluate(
+        config, material, synthetic, trajectories, file.parent, Peak(), candidates
+    )
+    for line in headline(accuracy):
+        print(line)
+    say(f"distilled: {accuracy['distilled']['how']}")
+    return accuracy
+
+
+def _check_fit(synthetic: Any, material: Any, file: Path) -> None:
+    if tuple(synthetic.classes) != material.dataset.classes:
+        raise ValueError(f"--data has classes {', '.join(material.dataset.classes[:5])}, ... and {file} others")
+    if tuple(synthetic.X.shape[1:]) != material.dataset.shape:
+        raise ValueError(
+            f"--images.size: the images of --data are {material.dataset.shape} and those of {file} "
+            f"{tuple(synthetic.X.shape[1:])}"
+        )

@@ -1,0 +1,208 @@
+"""What the verbs do: run, experts, distill, evaluate. `cli.py` is how they are called."""
+
+import json
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trajmatch.data import synthetic as sets
+from trajmatch.data.files import write_json
+from trajmatch.data.trajectories import Trajectory
+from trajmatch.run import assemble, distill_stage, evaluate_stage, expert_stage
+from trajmatch.run.assemble import Material
+from trajmatch.run.config import EVALUATE_FIELDS, Config, difference, resolve, settings
+from trajmatch.run.expert_stage import stopwatch
+from trajmatch.run.folder import claim, commit
+from trajmatch.run.pool import Peak, cores, peak_memory_mb
+
+Say = Callable[[str], None]
+SUMMARY, EVALUATION, EXPERTS_JSON = "summary.json", "evaluation.json", "experts.json"
+
+
+def say(text: str) -> None:
+    """Print a line for the user, at once."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def silent(text: str) -> None:
+    """Say nothing: for use from Python."""
+
+
+def count_or_folder(experts: str) -> int | Path:
+    """The value of --experts: how many to train, or where trained ones are. Raises ValueError."""
+    if experts.lstrip("-").isdigit():
+        if int(experts) < 1:
+            raise ValueError(f"--experts is {experts} and must be at least 1, or a folder of trained experts")
+        return int(experts)
+    if not Path(experts).is_dir():
+        raise ValueError(f"--experts is '{experts}', which is neither a number nor a folder")
+    return Path(experts)
+
+
+def output_folder(config: Config, name: str) -> Path:
+    """Where a run's files go."""
+    return Path(config.out) if config.out is not None else Path("runs") / name
+
+
+def run_experts(config: Config, folder: Path, peak: Peak, say: Say = say, source: Any = None) -> list[Trajectory]:
+    """Train experts into a folder; those it already holds are kept."""
+    config = resolve(config)
+    count = count_or_folder(config.experts)
+    if isinstance(count, Path):
+        raise ValueError(f"--experts is '{count}' and must be a number here: how many experts to train")
+    material = assemble.load_material(config, source)
+    trained = expert_stage.train_experts(config, material, folder, count, peak, quiet=say is silent)
+    accuracies = [t.header["test_accuracy"][-1] for t in trained]
+    if accuracies:
+        say(f"{len(trained)} of {count} experts in {folder}: mean test accuracy {sum(accuracies) / len(accuracies):.2%} "
+            f"after {config.expert.epochs} epochs")
+    return trained
+
+
+class Run:
+    """One run folder, from data to report; every stage is skipped when its output is there."""
+
+    def __init__(self, config: Config, folder: Path, command: str, preset: str | None = None, say: Say = say,
+                 source: Any = None) -> None:
+        self.config, self.folder, self.command, self.preset = resolve(config), folder, command, preset
+        self.say, self.quiet, self.peak = say, say is silent, Peak()
+        self.experts_wanted = count_or_folder(config.experts)
+        assemble.device(config.device)
+        claim(folder, self.config)
+        self._refuse_silent_resume()
+        self.seconds: dict[str, float] = {}
+        self.material: Material = assemble.load_material(self.config, source)
+        self.trajectories: list[Trajectory] = []
+
+    def _refuse_silent_resume(self) -> None:
+        path = self.folder / distill_stage.CHECKPOINT
+        if path.exists() and not (self.folder / distill_stage.DISTILLED).exists() and not self.config.resume:
+            raise ValueError(f"{self.folder} holds an interrupted run: add --resume to go on, or choose another --out")
+
+    def experts(self) -> None:
+        """Train what is missing of the experts, or open those of the folder that was named."""
+        wanted = self.experts_wanted
+        if isinstance(wanted, Path):
+            self.trajectories = expert_stage.open_experts(self.config, self.material, wanted)
+            if not self.trajectories:
+                raise ValueError(f"--experts: {wanted} holds no experts; trajmatch experts --out {wanted} trains them")
+            self.seconds["experts"] = sum(t.header["seconds"] for t in self.trajectories)
+        else:
+            self._train(wanted)
+        record = {
+            "seconds": self.seconds["experts"],
+            "train_accuracy": [[t.header["train_accuracy"]] for t in self.trajectories],
+            "test_accuracy": [t.header["test_accuracy"] for t in self.trajectories],
+        }
+        write_json(self.folder / EXPERTS_JSON, record)
+        finals = [accuracies[-1] for accuracies in record["test_accuracy"]]
+        self.say(f"{len(finals)} experts: mean test accuracy {sum(finals) / len(finals):.2%}")
+
+    def _train(self, count: int) -> None:
+        path = self.folder / EXPERTS_JSON
+        # Over all calls, so that an interrupted training counts in full.
+        self.seconds["experts"] = json.loads(path.read_text("utf-8"))["seconds"] if path.exists() else 0.0
+        config = replace(self.config, expert=replace(self.config.expert, shard=None))
+        try:
+            with stopwatch(self.seconds, "experts"):
+                self.trajectories = expert_stage.train_experts(
+                    config, self.material, self.folder / "experts", count, self.peak, self.quiet
+                )
+        finally:
+            write_json(path, {"seconds": self.seconds["experts"], "train_accuracy": [], "test_accuracy": []})
+
+    def distill(self) -> None:
+        """Distil, or go on, or find it done."""
+        path = self.folder / distill_stage.DISTILLED
+        if path.exists():
+            self.say(f"distilled set: {path} is there")
+            checkpoint = distill_stage.load_checkpoint(
+                self.folder / distill_stage.CHECKPOINT,
+                distill_stage.distill_settings(self.config, self.material, len(self.trajectories)),
+            )
+            self.seconds["distill"] = checkpoint.seconds
+            return
+        done = distill_stage.distill(self.config, self.material, self.trajectories, self.folder, self.quiet)
+        self.seconds["distill"] = done.seconds
+        self.say(f"distilled set: {path}, step size {done.synthetic.eta:.4g}")
+
+    def evaluate(self) -> dict[str, Any]:
+        """Score the set, or find it scored under the same settings."""
+        path, about = self.folder / EVALUATION, settings(self.config, EVALUATE_FIELDS)
+        if path.exists():
+            held = json.loads(path.read_text(encoding="utf-8"))
+            if difference(held["settings"], about) is None:
+                self.say(f"evaluation: {path} is there")
+                self.seconds["evaluate"] = held["seconds"]
+                return dict(held["accuracy"])
+        with stopwatch(self.seconds, "evaluate"):
+            accuracy = evaluate_stage.evaluate(
+                self.config, self.material, sets.load(self.folder), self.trajectories, self.folder, self.peak,
+                evaluate_stage.snapshots(self.config, self.folder), self.quiet,
+            )
+        write_json(path, {"accuracy": accuracy, "settings": about, "seconds": self.seconds["evaluate"]})
+        return accuracy
+
+    def summarise(self, accuracy: dict[str, Any]) -> dict[str, Any]:
+        """Write summary.json and report.html."""
+        path = self.folder / SUMMARY
+        held = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        seconds = {k: round(v, 2) for k, v in self.seconds.items()}
+        dataset, config = self.material.dataset, self.config
+        synthetic = dataset.num_classes * config.ipc
+        real = len(dataset.train) + (len(dataset.validation) if dataset.held_out else 0)
+        where = assemble.device(config.device)
+        summary = {
+            "preset": self.preset, "dataset": dataset.name, "method": config.method, "ipc": config.ipc,
+            "classes": list(dataset.classes),
+            "device": f"{where} ({torch.cuda.get_device_name(where)})" if where.type == "cuda" else f"{where}",
+            "torch": torch.__version__, "commit": commit(), "seed": config.seed,
+            "steps": config.steps, "step_size": sets.load(self.folder).eta,
+            "accuracy": accuracy, "seconds": seconds,
+            "peak_memory_mb": max(round(peak_memory_mb() + self.peak.mb, 1), held.get("peak_memory_mb", 0.0)),
+            "memory_how": "largest resident size of this process plus that of its worker processes while they ran "
+                          "at once, shared pages counted in each; over all calls on this folder",
+            "cores": cores(),
+            "compression": real / synthetic, "real_images": real, "synthetic_images": synthetic,
+            "commands": [self.command],
+        }
+        write_json(path, summary)
+        from trajmatch.run.report import write_report
+
+        report = write_report(self.folder)
+        self.say(f"report: {report}")
+        return summary
+
+
+def run(config: Config, folder: Path, command: str, preset: str | None, say: Say = say) -> dict[str, Any]:
+    """Experts, distill, evaluate and report in one folder."""
+    this = Run(config, folder, command, preset, say)
+    this.experts()
+    this.distill()
+    accuracy = this.evaluate()
+    summary = this.summarise(accuracy)
+    for line in headline(accuracy):
+        say(line)
+    return summary
+
+
+def headline(accuracy: dict[str, Any]) -> list[str]:
+    """The scores as lines of text."""
+    titles = {
+        "distilled": "distilled, last iterate", "chosen": "distilled, chosen on validation", "random": "random real images",
+        "whole": "whole dataset",
+    }
+    return [
+        f"  {titles[key]:<32} {score['mean']:7.2%} +- {score['std']:.2%}  (n = {score['n']})"
+        for key, score in accuracy.items()
+    ]
+
+
+def quoted(words: list[str]) -> str:
+    """A command as a shell would take it."""
+    return shlex.join(["trajmatch", *words])
