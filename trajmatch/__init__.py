@@ -1,1 +1,41 @@
-"""Dataset condensation by trajectory matching: a real image dataset in, a tiny synthetic one out."""
+"""Dataset condensation by trajectory matching: a real image dataset in, a tiny synthetic one out.
+
+    >>> import trajmatch
+    >>> synthetic = trajmatch.distill("digits", ipc=1, out="runs/mine")     # doctest: +SKIP
+    >>> synthetic = trajmatch.load("runs/mine")                             # doctest: +SKIP
+
+Names are loaded when first used, so that `trajmatch --help` does not wait for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trajmatch.data.synthetic import SyntheticSet, load
+    from trajmatch.run.config import Config
+    from trajmatch.run.notebook import distill
+    from trajmatch.run.presets import preset
+
+__all__ = ["Config", "SyntheticSet", "distill", "load", "preset"]
+
+_HOMES = {
+    "Config": "trajmatch.run.config",
+    "SyntheticSet": "trajmatch.data.synthetic",
+    "distill": "trajmatch.run.notebook",
+    "load": "trajmatch.data.synthetic",
+    "preset": "trajmatch.run.presets",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("trajmatch")
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'trajmatch' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -63,6 +63,14 @@ def test_seed_decides_the_splits(tmp_path: Path) -> None:
     assert not torch.equal(load(path, seed=3).test.x, load(path, seed=4).test.x)
 
 
+def test_seed_decides_the_validation_images(tmp_path: Path) -> None:
+    x, y = random_pixels(60), np.arange(60) % 3
+    np.savez(tmp_path / "a.npz", x_train=x[:48], y_train=y[:48], x_test=x[48:], y_test=y[48:])
+    first, second = load(tmp_path / "a.npz", seed=3), load(tmp_path / "a.npz", seed=4)
+    assert torch.equal(first.test.x, second.test.x)
+    assert not torch.equal(first.validation.x, second.validation.x)
+
+
 def test_global_generators_are_untouched(tmp_path: Path) -> None:
     path = save_npz(tmp_path / "a.npz")
     torch.manual_seed(1)
@@ -145,6 +153,13 @@ def test_modes_become_eight_bits(mode: str) -> None:
         np.testing.assert_array_equal(channel, grey)
 
 
+def test_sixteen_bits_are_rounded() -> None:
+    wide = np.full((2, 2), 50 * 257 + 200, np.uint16)  # 50.8 of 255
+    assert (decode(Image.fromarray(wide), None, "auto") == 51).all()
+    with pytest.raises(ValueError, match="beyond 16 bits"):
+        decode(Image.fromarray(np.full((2, 2), 70000, np.int32)), None, "auto")
+
+
 def test_sixteen_bit_png_and_palette_with_transparency(tmp_path: Path) -> None:
     image_of_mode("I;16").save(tmp_path / "wide.png")
     np.testing.assert_array_equal(decode(tmp_path / "wide.png", None, "auto")[0], np.asarray(image_of_mode("L")))
@@ -199,6 +214,15 @@ def test_export_numbers_ten_or_more_classes_with_zeros(tmp_path: Path) -> None:
     export_folder(data, tmp_path / "out")
     assert_same(data, load(tmp_path / "out", hold_out=False))
     assert (tmp_path / "out" / "test" / "00_c11" / "00000.png").is_file()
+
+
+def test_export_of_a_class_without_test_images(tmp_path: Path) -> None:
+    x, y = random_pixels(40), np.arange(40) % 4
+    np.savez(tmp_path / "a.npz", x_train=x[:20], y_train=y[:20], x_test=x[20:23], y_test=y[20:23])
+    data = load(tmp_path / "a.npz")
+    assert 3 not in data.test.y
+    export_folder(data, tmp_path / "out")
+    assert_same(data, load(tmp_path / "out"))
 
 
 def test_export_writes_only_into_a_new_folder(tmp_path: Path) -> None:

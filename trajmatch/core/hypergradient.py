@@ -60,7 +60,8 @@ def adjoint(
     """
     dX, dY, deta, a = torch.zeros_like(X), torch.zeros_like(Y), torch.zeros_like(eta), q
     for i in reversed(range(len(thetas) - 1)):
-        (z, y), pull = vjp(lambda X, Y, i=i: problem.view(X, Y, first + i), X, Y)
+        # Three values only with `has_aux`, which the stubs do not tell apart.
+        (z, y), pull = vjp(lambda X, Y, i=i: problem.view(X, Y, first + i), X, Y)  # type: ignore[misc]
         h, h_theta, h_z, h_y = mixed(problem.loss, thetas[i], z, y, a)
         h_X, h_Y = pull((h_z, h_y))
         dX, dY, deta = dX - eta * h_X, dY - eta * h_Y, deta - h

@@ -17,7 +17,7 @@ Mixed = Callable[[Loss, Tensor, Tensor, Tensor, Tensor], Four]
 
 def reverse_over_reverse(loss: Loss, theta: Tensor, z: Tensor, y: Tensor, a: Tensor) -> Four:
     """h and dh/d(theta, z, y): the gradient's graph is kept, and its product with a differentiated again."""
-    theta, z, y = (t.detach().requires_grad_() for t in (theta, z, y))
+    theta, z, y = theta.detach().requires_grad_(), z.detach().requires_grad_(), y.detach().requires_grad_()
     with torch.enable_grad():
         (u,) = torch.autograd.grad(loss(theta, z, y), theta, create_graph=True)
         h = u @ a
@@ -32,8 +32,9 @@ def forward_over_reverse(loss: Loss, theta: Tensor, z: Tensor, y: Tensor, a: Ten
     MixFlow's mixed mode (arXiv 2505.00793).
     """
     along_a = (a, torch.zeros_like(z), torch.zeros_like(y))
-    (u, _, _), (h_theta, h_z, h_y) = jvp(grad(loss, argnums=(0, 1, 2)), (theta, z, y), along_a)
-    return u @ a, h_theta, h_z, h_y
+    gradients, pushed = jvp(grad(loss, argnums=(0, 1, 2)), (theta, z, y), along_a)
+    h_theta, h_z, h_y = pushed
+    return gradients[0] @ a, h_theta, h_z, h_y
 
 
 def central_difference(loss: Loss, theta: Tensor, z: Tensor, y: Tensor, a: Tensor, step: float = 1e-4) -> Four:

@@ -49,6 +49,14 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str,
             save_file(contiguous, temporary, metadata={HEADER: json.dumps(header, allow_nan=False)})
         except SafetensorError as error:  # the library wraps the system's error in its own
             raise OSError(f"{path}: {error}") from error
+        os.chmod(temporary, 0o666 & ~_umask())  # the library makes files that their owner alone can read
+
+
+def _umask() -> int:
+    """The process's mask for new files, which can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def read_header(path: Path) -> dict[str, Any]:

@@ -85,9 +85,10 @@ def load(
     """
     _check_arguments(size, colour, validation, test_fraction)
     raw = sources.read(source)
+    where = os.fspath(source) if isinstance(source, str | os.PathLike) else raw.name
     if classes is not None:
-        raw = _keep(raw, classes)
-    _check_classes(raw, os.fspath(source) if isinstance(source, str | os.PathLike) else raw.name)
+        raw = _keep(raw, classes, where)
+    _check_classes(raw, where)
     train, *rest = [
         _canonical(pixels, split.labels)
         for pixels, split in zip(decode_splits(raw.splits(), size, colour), raw.splits(), strict=True)
@@ -115,13 +116,13 @@ def _check_arguments(size: int | None, colour: str, validation: float, test_frac
         raise ValueError(f"--images.test-fraction is {test_fraction}: it must be between 0 and 1.")
 
 
-def _keep(raw: Source, wanted: Sequence[str]) -> Source:
+def _keep(raw: Source, wanted: Sequence[str], where: str) -> Source:
     """Only the classes named, renumbered in the source's order."""
     for name in wanted:
         if name not in raw.classes:
             near = suggestion(name, raw.classes)
             known = ", ".join(raw.classes[:20]) + (", ..." if len(raw.classes) > 20 else "")
-            raise ValueError(f"{raw.name} has no class {name!r}{near or f': its classes are {known}.'}")
+            raise ValueError(f"{where} has no class {name!r}{near or f': its classes are {known}.'}")
     kept = [i for i, name in enumerate(raw.classes) if name in wanted]
     new_label = np.full(len(raw.classes), -1, np.int64)
     new_label[kept] = np.arange(len(kept))
@@ -214,14 +215,13 @@ def export_folder(dataset: Dataset, path: str | os.PathLike[str]) -> None:
         raise ValueError(f"{target} exists and is not an empty folder: images are only written into a new one.")
     train = dataset.train
     if dataset.held_out:
-        train = Images(
-            *(torch.cat(parts) for parts in zip(*((s.x, s.y) for s in (train, dataset.validation)), strict=True))
-        )
+        held = dataset.validation
+        train = Images(torch.cat([train.x, held.x]), torch.cat([train.y, held.y]))
     folders = _folder_names(dataset.classes)
     for split, images in (("train", train), ("test", dataset.test)):
         counts = [0] * len(folders)
-        for folder in folders:
-            (target / split / folder).mkdir(parents=True)
+        for label in images.y.unique().tolist():  # a class may have no test images, and no folder then
+            (target / split / folders[label]).mkdir(parents=True)
         for pixels, label in zip(images.x.numpy(), images.y.tolist(), strict=True):
             save_png(pixels, target / split / folders[label] / f"{counts[label]:05d}.png")
             counts[label] += 1

@@ -33,7 +33,11 @@ def _pooling(kind: str) -> nn.Module:
 
 
 def convnet(
-    shape: tuple[int, int, int], num_classes: int, depth: int = 3, width: int = 128, norm: str = "instance",
+    shape: tuple[int, int, int],
+    num_classes: int,
+    depth: int = 3,
+    width: int = 128,
+    norm: str = "instance",
     pooling: str = "avg",
 ) -> nn.Sequential:
     """ConvNetD<depth>: depth x [conv 3x3, norm, ReLU, pool 2], then one linear layer (peers.md 1.1).

@@ -98,8 +98,8 @@ def _columns(schema: Any, where: str) -> tuple[str, str]:
         return [name for name in schema.names if (features.get(name) or {}).get("_type") == kind]
 
     def choose(known: Sequence[str], others: list[str], what: str) -> str:
-        found = [name for name in known if name in schema.names] or others
-        if not found or (found == others and len(others) > 1):
+        found = [name for name in known if name in schema.names][:1] or others
+        if len(found) != 1:
             raise ValueError(
                 f"{where} has the columns {', '.join(schema.names)}: "
                 f"it must have one {what} column named {' or '.join(known[:2])}."
@@ -178,13 +178,13 @@ def read_hub(source: str) -> Source:
     except Exception as error:  # its own, requests' and the hub client's
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"{source!r} cannot be loaded from the Hugging Face Hub ({first_line}): {advice}.") from error
-    train = found.get("train") or (next(iter(found.values())) if len(found) == 1 else None)
-    if train is None:
+    train = "train" if len(found) > 1 else next(iter(found))
+    if train not in found:
         raise ValueError(f"{source!r} has the splits {', '.join(found)}: one must be named 'train'.")
-    test = found.get("test") or found.get("validation")
-    tables = {"train": [(_arrow(train), f"the training split of {source}")]}
-    if test is not None and test is not train:
-        tables["test"] = [(_arrow(test), f"the test split of {source}")]
+    tables = {"train": [(_arrow(found[train]), f"the split '{train}' of {source}")]}
+    test = next((name for name in ("test", "validation") if name in found and name != train), None)
+    if test is not None:
+        tables["test"] = [(_arrow(found[test]), f"the split '{test}' of {source}")]
     return _from_tables(source.split("/")[-1], tables)
 
 

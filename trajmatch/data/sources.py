@@ -89,10 +89,11 @@ def read_npz(path: Path) -> Source:
             arrays = {key: file[key] for key in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} cannot be read as .npz arrays: {error}") from error
-    train = _npz_split(arrays, "train", path) or _npz_split(arrays, "", path)
+    # Not `a or b`: a split without images counts as false.
+    train = _npz_split(arrays, "train" if {"x_train", "train_images"} & arrays.keys() else "", path)
     if train is None:
         raise ValueError(f"{path} has the keys {', '.join(arrays)}: it must have x_train and y_train, or x and y.")
-    test = _npz_split(arrays, "test", path) or _npz_split(arrays, "val", path)
+    test = _npz_split(arrays, "test" if {"x_test", "test_images"} & arrays.keys() else "val", path)
     key = next((key for key in ("classes", "class_names") if key in arrays), None)
     names = None if key is None else [str(name) for name in arrays[key].ravel()]
     return labelled(path.stem, train, test, names)

@@ -21,11 +21,12 @@ from trajmatch.data.whitening import InputSpace
 SpaceName = Literal["input", "pixels"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SyntheticSet(TorchDataset[tuple[Tensor, Tensor]]):
     """A distilled set, usable as a torch data set: `len(set)`, `set[i]` -> (image, label), `DataLoader(set)`.
 
-    X: (n, c, h, w) in the network's input space (normalised or whitened). Y: (n, C) class probabilities; hard labels are one-hot.
+    X: (n, c, h, w) in the network's input space (normalised or whitened).
+    Y: (n, C) class probabilities; hard labels are one-hot.
     eta: the learned step size, the learning rate to train with. space: the map between pixels and X.
     info: how it was made.
     """
@@ -36,6 +37,12 @@ class SyntheticSet(TorchDataset[tuple[Tensor, Tensor]]):
     classes: tuple[str, ...]
     space: InputSpace = field(repr=False)
     info: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def __repr__(self) -> str:
+        n, C = self.Y.shape
+        made = " ".join(f"{key}={self.info[key]}" for key in ("dataset", "method", "ipc") if key in self.info)
+        shape = " x ".join(map(str, self.X.shape[1:]))
+        return f"SyntheticSet({n} images of {shape}, {C} classes, eta={self.eta:.4g}, {made})"
 
     def __len__(self) -> int:
         return len(self.X)
@@ -71,7 +78,11 @@ class SyntheticSet(TorchDataset[tuple[Tensor, Tensor]]):
 def save(synthetic: SyntheticSet, path: Path) -> None:
     """Write a set with its step size, labels and input space to one safetensors file. Raises OSError."""
     tensors = {f"space.{name}": tensor for name, tensor in synthetic.space.to_tensors().items()}
-    tensors |= {"images": synthetic.X, "labels": synthetic.Y, "step_size": torch.tensor(synthetic.eta, dtype=torch.float64)}
+    tensors |= {
+        "images": synthetic.X,
+        "labels": synthetic.Y,
+        "step_size": torch.tensor(synthetic.eta, dtype=torch.float64),
+    }
     header = {
         "kind": "synthetic set",
         "classes": list(synthetic.classes),

@@ -56,7 +56,7 @@ class Trajectory:
         try:
             with safe_open(self.path, framework="pt") as file:
                 if self.header["storage"] == "float32":
-                    return file.get_slice("theta")[t].clone()  # type: ignore[no-any-return]
+                    return file.get_slice("theta")[t].clone()
                 start: Tensor = file.get_tensor("start").clone()
                 return start if t == 0 else start + file.get_slice("deltas")[t - 1].float()
         except SafetensorError as error:

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 _ROWS = 5000  # images mapped at once: 61 MB of float32 at 3 x 32 x 32
-# Pixels minus 128 are integers of at most 2^7, so a sum of 2^10 of their products stays below 2^24 in magnitude, where
-# float32 is exact (and the factors are exact in bf16 and TF32 too). The covariance then does not depend on the order of
-# summation, on threads or on the device, at the speed of float32.
+# Pixels minus 128 are integers of at most 2^7, so a sum of 2^10 of their products is at most 2^24, up to which float32
+# is exact on integers. The covariance then does not depend on the order of summation or on threads, at float32's speed.
 _EXACT_ROWS = 1024
 _SHIFT = 128
 

@@ -93,12 +93,21 @@ def new_state(X: Tensor, Y: Tensor, eta: float) -> OuterState:
     step_size = torch.tensor(eta, dtype=X.dtype, device=X.device)
     zero = torch.zeros((), dtype=torch.int64)
     return OuterState(
-        X, Y, step_size, X, new_moments(X), new_moments(step_size), torch.zeros_like(X), torch.ones_like(step_size), zero
+        X,
+        Y,
+        step_size,
+        X,
+        new_moments(X),
+        new_moments(step_size),
+        torch.zeros_like(X),
+        torch.ones_like(step_size),
+        zero,
     )
 
 
-def match(rule: Rule, problem: Problem, X: Tensor, Y: Tensor, eta: Tensor, start: Tensor, segment: Segment, first: int
-          ) -> Match:
+def match(
+    rule: Rule, problem: Problem, X: Tensor, Y: Tensor, eta: Tensor, start: Tensor, segment: Segment, first: int
+) -> Match:
     """Train from `start` over inner steps first..T-1 and differentiate the last iota of them (SATM eq. 8)."""
     thetas = rollout(problem, start, X, Y, eta, rule.T, first)
     loss, q = matching(thetas[-1], segment.s, segment.g)
@@ -152,6 +161,10 @@ def _descend(rule: Rule, state: OuterState, direction: Tensor, deta: Tensor) -> 
     log_eta, rate_moments = rule.rate.step(state.eta.log(), logarithmic(deta, state.eta), state.rate_moments, count)
     average = X if rule.ema is None else rule.ema * state.average + (1 - rule.ema) * X
     return state._replace(
-        X=X, eta=log_eta.exp(), average=average, image_moments=image_moments, rate_moments=rate_moments,
+        X=X,
+        eta=log_eta.exp(),
+        average=average,
+        image_moments=image_moments,
+        rate_moments=rate_moments,
         steps=state.steps + 1,
     )

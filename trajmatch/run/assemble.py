@@ -54,7 +54,9 @@ def device(name: str) -> torch.device:
     }
     if not available.get(wanted.type, False):
         here = [kind for kind, yes in available.items() if yes]
-        raise ValueError(f"--device is '{name}', which this machine or this build of torch lacks; it has {', '.join(here)}")
+        raise ValueError(
+            f"--device is '{name}', which this machine or this build of torch lacks; it has {', '.join(here)}"
+        )
     return wanted
 
 
@@ -117,7 +119,9 @@ def _sharpness(config: Config) -> Sharpness | None:
 def rule(config: Config) -> Rule:
     """The outer step of a resolved configuration."""
     m, o = config.matching, config.outer
-    assert m.differentiated_steps is not None and m.restart_step is not None and m.smoothing is not None
+    assert m.differentiated_steps is not None, "resolve() has filled it in"
+    assert m.restart_step is not None
+    assert m.smoothing is not None
     return Rule(
         T=m.inner_steps,
         iota=m.differentiated_steps,

@@ -8,7 +8,7 @@ from typing import Any
 
 from trajmatch.data.files import read_header, read_tensors, save_tensors, write_text
 from trajmatch.methods.outer import OuterState
-from trajmatch.run.config import difference
+from trajmatch.run.settings import difference
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(path: Path, settings: Mapping[str, Any]) -> Checkpoint:
-    """Read a checkpoint of a run with these settings. Raises ValueError naming the file and the setting that differs."""
+    """Read a checkpoint of a run with these settings. Raises ValueError naming the file and what differs."""
     header = read_header(path)
     if header.get("kind") != "checkpoint":
         raise ValueError(f"{path}: this is not a checkpoint")

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from trajmatch.run.config import Config
-from trajmatch.run.presets import DEFAULT, PRESETS, preset
+from trajmatch.run.presets import ANY_IMAGES, DEFAULT, PRESETS, preset
 
 OVERVIEW = """usage: trajmatch VERB [PRESET] [--config FILE] [flags]
 
@@ -21,7 +21,8 @@ verbs:
   report     write report.html of a run folder again
   presets    list the presets, or show all settings of one
 
-`trajmatch run` alone runs the preset digits-ipc1. `trajmatch VERB --help` lists the flags.
+`trajmatch run` alone runs the preset digits-ipc1; `trajmatch run --data FOLDER` starts from the preset images.
+`trajmatch VERB --help` lists the flags.
 """
 VERBS = ("run", "experts", "distill", "evaluate", "report", "presets")
 
@@ -74,22 +75,41 @@ def _dispatch(words: list[str]) -> int:
 def _work(verb: str, rest: list[str], words: list[str]) -> int:
     """The verbs that make something from a configuration: run, experts, distill."""
     name, rest = _positional(rest)
-    config, given = _configuration(f"trajmatch {verb}", preset(name or DEFAULT), rest)
+    base, given = preset(name or DEFAULT), None
+    config, given = _configuration(f"trajmatch {verb}", base, rest)
+    if name is None and config.data != base.data:
+        base = preset(ANY_IMAGES)
+        config, given = _configuration(f"trajmatch {verb}", base, rest)
+    folder = (
+        Path(config.out)
+        if config.out is not None
+        else default_folder(name or (given and Path(given).stem), base, config)
+    )
     _prepare_process()
     from trajmatch.run import verbs
 
-    label = name or (Path(given).stem if given else DEFAULT)
     command = verbs.quoted(words)
     if verb == "experts":
-        folder = Path(config.out) if config.out else Path("runs") / label / "experts"
-        verbs.run_experts(config, folder, verbs.Peak())
+        verbs.run_experts(config, folder if config.out else folder / "experts", verbs.Peak())
     elif verb == "run":
-        verbs.run(config, verbs.output_folder(config, label), command, name or (None if given else DEFAULT))
+        verbs.run(config, folder, command, name or (DEFAULT if base == preset(DEFAULT) and not given else None))
     else:
-        this = verbs.Run(config, verbs.output_folder(config, label), command)
+        this = verbs.Run(config, folder, command)
         this.experts()
         this.distill()
     return 0
+
+
+def default_folder(name: str | None, base: Config, config: Config) -> Path:
+    """runs/PRESET, with what the everyday flags changed: runs/cifar10-16px-ipc10-seed3."""
+    if name is None:
+        name = DEFAULT if base == preset(DEFAULT) else Path(config.data).stem or "images"
+    changed = [
+        f"{key}{getattr(config, key)}" if key != "method" else config.method
+        for key in ("ipc", "method", "steps", "seed")
+        if getattr(config, key) != getattr(base, key)
+    ]
+    return Path("runs") / "-".join([name, *changed])
 
 
 def _evaluate(rest: list[str], words: list[str]) -> int:
@@ -124,8 +144,8 @@ def _presets(rest: list[str]) -> int:
     if name is not None:
         import yaml
 
-        from trajmatch.run.config import flatten
         from trajmatch.run.folder import nest
+        from trajmatch.run.settings import flatten
 
         print(yaml.safe_dump(nest(flatten(preset(name))), sort_keys=False, allow_unicode=True), end="")
         return 0

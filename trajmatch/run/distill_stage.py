@@ -21,16 +21,23 @@ from trajmatch.methods.schedule import Choice
 from trajmatch.run import assemble
 from trajmatch.run.assemble import Material
 from trajmatch.run.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, truncate_metrics
-from trajmatch.run.config import DISTILL_FIELDS, Config, flatten, settings
+from trajmatch.run.config import Config
 from trajmatch.run.expert_stage import expert_settings
+from trajmatch.run.pool import cores
 from trajmatch.run.progress import Meter
+from trajmatch.run.settings import DISTILL_FIELDS, flatten, settings
 
-CHECKPOINT, METRICS, DISTILLED, SNAPSHOTS = "checkpoint.safetensors", "metrics.jsonl", "distilled.safetensors", "snapshots"
+CHECKPOINT, METRICS, DISTILLED, SNAPSHOTS = (
+    "checkpoint.safetensors",
+    "metrics.jsonl",
+    "distilled.safetensors",
+    "snapshots",
+)
 # Steps between the states that a rollback returns to. A state just before a non-finite loss is bad already.
 ANCHOR_STEPS = 20
 
 
-class Diverged(FloatingPointError):
+class DivergedError(FloatingPointError):
     """The loss stopped being finite, twice."""
 
 
@@ -64,7 +71,7 @@ def distill(
 ) -> Distilled:
     """Run the outer loop of a resolved configuration in a run folder; go on from its checkpoint where there is one.
 
-    Raises ValueError (settings), OSError (files), Diverged, KeyboardInterrupt (after saving a checkpoint).
+    Raises ValueError (settings), OSError (files), DivergedError, KeyboardInterrupt (after saving a checkpoint).
     """
     loop = _Loop(config, material, trajectories, folder)
     (folder / SNAPSHOTS).mkdir(exist_ok=True)
@@ -78,8 +85,13 @@ def distill(
 
 
 def _synthetic(config: Config, material: Material, state: OuterState) -> SyntheticSet:
-    info = {"dataset": material.dataset.name, "method": config.method, "ipc": config.ipc, "steps": config.steps,
-            "config": flatten(config)}
+    info = {
+        "dataset": material.dataset.name,
+        "method": config.method,
+        "ipc": config.ipc,
+        "steps": config.steps,
+        "config": flatten(config),
+    }
     X, Y = state.average.cpu(), state.Y.cpu()
     return SyntheticSet(X, Y, float(state.eta), material.dataset.classes, material.space, info)
 
@@ -131,6 +143,7 @@ class _Loop:
     def run(self, quiet: bool) -> None:
         """Steps until the last, with checkpoints in between and one at the end, also when interrupted."""
         start, steps = self.checkpoint.step, self.config.steps
+        torch.set_num_threads(self.config.outer.threads or cores())
         saved = time.monotonic()
         with Meter("distill", steps, start, quiet=quiet) as meter:
             try:
@@ -168,13 +181,13 @@ class _Loop:
         return f"loss {row['loss']:.3f}, step size {row['step_size']:.4f}"
 
     def roll_back(self, record: Record, seconds: float) -> None:
-        """Return to the anchor with half the image learning rate, once. Raises Diverged the second time."""
+        """Return to the anchor with half the image learning rate, once. Raises DivergedError the second time."""
         before = self.checkpoint
         if float(before.state.scale) < 1:
-            raise Diverged(
+            raise DivergedError(
                 f"step {before.step + 1}: the loss is {float(record.loss):.3g} and the step size "
-                f"{float(record.step_size):.3g}, and halving the image learning rate did not help; the last good state is "
-                "saved. Start anew with a lower --outer.lr-images or --outer.lr-step-size"
+                f"{float(record.step_size):.3g}, and halving the image learning rate did not help; the last good state "
+                "is saved. Start anew with a lower --outer.lr-images or --outer.lr-step-size"
             )
         anchor = before.anchor._replace(scale=before.anchor.scale / 2)
         truncate_metrics(self.folder / METRICS, int(anchor.steps))

@@ -16,7 +16,13 @@ from trajmatch.data.trajectories import Trajectory
 from trajmatch.measure.evaluate import Score, train_and_test
 from trajmatch.methods.training import Training
 from trajmatch.run.assemble import (
-    Material, device, evaluation_training, expert_training, factory, opened, shared,
+    Material,
+    device,
+    evaluation_training,
+    expert_training,
+    factory,
+    opened,
+    shared,
 )
 from trajmatch.run.config import Config
 from trajmatch.run.distill_stage import snapshot_path, snapshot_steps
@@ -133,12 +139,17 @@ def _whole(config: Config, found: dict[str, list[float]], trajectories: Sequence
 
 
 def _choose(
-    config: Config, lab: "_Laboratory", candidates: Sequence[Candidate], found: dict[str, list[float]],
+    config: Config,
+    lab: "_Laboratory",
+    candidates: Sequence[Candidate],
+    found: dict[str, list[float]],
     last: dict[str, Any],
 ) -> dict[str, Any]:
     """The candidate that validation likes best, scored on test images; the earliest of equals."""
     best = max(candidates, key=lambda c: sum(found[f"validation {c.step}"]))
-    validation = {str(c.step): sum(found[f"validation {c.step}"]) / len(found[f"validation {c.step}"]) for c in candidates}
+    validation = {
+        str(c.step): sum(found[f"validation {c.step}"]) / len(found[f"validation {c.step}"]) for c in candidates
+    }
     extra = {"step": best.step, "validation": validation}
     how = f"{_how(config, best.eta, f'the images of step {best.step}')}; the step was chosen on validation images"
     if best.step == config.steps:

@@ -13,9 +13,10 @@ from trajmatch.data.networks import build
 from trajmatch.data.trajectories import Trajectory, save_trajectory
 from trajmatch.methods.experts import Real, expert
 from trajmatch.run.assemble import Material, device, expert_training, factory, opened, shared
-from trajmatch.run.config import EXPERT_FIELDS, Config, difference, settings
+from trajmatch.run.config import Config
 from trajmatch.run.pool import Peak, Report, cores, run_jobs
 from trajmatch.run.progress import Meter
+from trajmatch.run.settings import EXPERT_FIELDS, difference, settings
 
 
 def expert_path(folder: Path, index: int) -> Path:
@@ -87,12 +88,20 @@ def _train_one(
 ) -> None:
     mapped = opened(material)
     place = torch.device(where)
-    splits = [Real(mapped.tensors[f"{s}.x"].to(place), mapped.tensors[f"{s}.y"].to(place)) for s in ("train", "test")]
+    t = mapped.tensors
+    training, test = (Real(t[f"{split}.x"].to(place), t[f"{split}.y"].to(place)) for split in ("train", "test"))
     make = factory(config.network, mapped.shape, len(mapped.classes))
     began = time.monotonic()
     recipe = expert_training(config)
     result = expert(
-        make, *splits, len(mapped.classes), recipe, config.seed, index, config.expert.save_every,
+        make,
+        training,
+        test,
+        len(mapped.classes),
+        recipe,
+        config.seed,
+        index,
+        config.expert.save_every,
         lambda epoch, accuracy: report((epoch, accuracy)),
     )
     layout = Layout.of(build(make, 0)[0])

@@ -6,34 +6,46 @@ from typing import Any
 
 import yaml
 
-from trajmatch.run.config import INCIDENTAL, Config, difference, flatten
+from trajmatch.run.config import Config
+from trajmatch.run.settings import INCIDENTAL, difference, flatten
 
 CONFIG = "config.yaml"
 # Where a run stands and how it is called may change between two calls on one folder.
 FREE = {"out", "resume", "device", *INCIDENTAL}
 
 
-def claim(folder: Path, config: Config) -> None:
-    """Make the folder, or check that it belongs to this configuration; write config.yaml into a new one.
+def check_claim(folder: Path, config: Config) -> bool:
+    """Whether the folder holds a run of this configuration already; False for a new or empty one. Changes nothing.
 
-    Raises ValueError where it belongs to another configuration or holds something else, OSError where it can't be made.
+    Raises ValueError where it belongs to another configuration or holds something else.
     """
-    from trajmatch.data.files import write_text
-
     path = folder / CONFIG
-    wanted = flatten(config)
     if path.is_file():
-        held = read_config(path)
-        kept = [{k: v for k, v in flat.items() if k not in FREE} for flat in (held, wanted)]
-        if (what := difference(*kept)) is not None:
+        held, wanted = (
+            {k: v for k, v in flat.items() if k not in FREE} for flat in (read_config(path), flatten(config))
+        )
+        if (what := difference(held, wanted)) is not None:
             raise ValueError(f"{folder} holds a run with other settings: {what}; choose another --out")
-        return
-    if folder.is_dir() and any(not child.name.startswith(".") for child in folder.iterdir()):
-        raise ValueError(f"{folder} is not empty and not a run folder; choose another --out")
+        return True
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; choose another --out")
+    # What `trajmatch experts` leaves is no obstacle: experts say themselves how they were trained.
+    if folder.is_dir() and any(
+        not child.name.startswith(".") and child.name != "experts" for child in folder.iterdir()
+    ):
+        raise ValueError(f"{folder} is not empty and not a run folder; choose another --out")
+    return False
+
+
+def claim(folder: Path, config: Config) -> None:
+    """Make the folder and write config.yaml, where that is not done. Raises as `check_claim`, and OSError."""
+    from trajmatch.data.files import write_text
+
+    if check_claim(folder, config):
+        return
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(path, yaml.safe_dump(nest(wanted), sort_keys=False, allow_unicode=True))
+    kept = {k: v for k, v in flatten(config).items() if k not in ("out", "resume")}
+    write_text(folder / CONFIG, yaml.safe_dump(nest(kept), sort_keys=False, allow_unicode=True))
 
 
 def read_config(path: Path) -> dict[str, Any]:

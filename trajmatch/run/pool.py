@@ -7,8 +7,9 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
 from multiprocessing.queues import SimpleQueue
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -17,7 +18,8 @@ from trajmatch.run.allocator import keep_freed_memory
 Report = Callable[[Any], None]
 
 
-class Message(NamedTuple):
+@dataclass(frozen=True)
+class Message:
     """Something that job `index` reported while it ran (done False), or its result (done True)."""
 
     index: int
@@ -103,7 +105,9 @@ def _run_here(function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], thr
     try:
         for index, job in enumerate(jobs):
             said: list[Message] = []
-            result = function(*job, lambda value, index=index, said=said: said.append(Message(index, value, done=False)))
+            result = function(
+                *job, lambda value, index=index, said=said: said.append(Message(index, value, done=False))
+            )
             yield from said
             yield Message(index, result, done=True)
     finally:

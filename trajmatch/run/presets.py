@@ -1,6 +1,7 @@
 """Presets: one function per setting, each number marked with where it comes from. No torch here."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from difflib import get_close_matches
 
 from trajmatch.run.config import Config, Evaluation, Expert, Images, Matching, Network, Outer
@@ -9,20 +10,72 @@ from trajmatch.run.config import Config, Evaluation, Expert, Images, Matching, N
 def digits_ipc1() -> Config:
     """The embedded 8 x 8 digits, one image per class: about two minutes on two cores. Every number is ours."""
     return Config(
-        data="digits", ipc=1, steps=250, experts="10",
+        data="digits",
+        ipc=1,
+        steps=250,
+        experts="10",
         images=Images(normalise="channel", validation=0.1),
         network=Network(depth=2, width=32),
         expert=Expert(epochs=12, lr=0.03, batch=64, augment="none"),
         matching=Matching(inner_steps=30, expert_epochs=4, last_epoch=4, augment="none"),
-        outer=Outer(step_size=0.03, lr_images=30.0, lr_step_size=0.02),
+        outer=Outer(step_size=0.03, lr_images=30.0, lr_step_size=0.02, threads=1),
         evaluation=Evaluation(networks=5, epochs=300, augment="none"),
     )
 
 
+def images() -> Config:
+    """Any images, shrunk to 32 pixels, ConvNetD3 of width 32, one image per class. Every number is ours.
+
+    Where --data names something else than the digits and no preset is named, the settings start here.
+    """
+    return Config(
+        data="",
+        ipc=1,
+        steps=500,
+        experts="10",
+        images=Images(size=32, normalise="zca"),
+        network=Network(depth=3, width=32),
+        expert=Expert(epochs=10, lr=0.01, batch=64),
+        matching=Matching(inner_steps=50, expert_epochs=2, last_epoch=4),
+        outer=Outer(step_size=0.01, lr_images=1000.0, lr_step_size=0.02),
+    )
+
+
+def cifar10_16px() -> Config:
+    """CIFAR-10 shrunk to 16 pixels, ConvNetD3 of width 32, one image per class: 20 minutes on two cores.
+
+    Needs --data. M, T, T+ and the experts' rate and batch are SATM's and MTT's (presets.md); the rest is ours.
+    """
+    return Config(
+        data="cifar10",
+        ipc=1,
+        steps=500,
+        experts="10",
+        images=Images(size=16, normalise="zca", validation=0.04, hold_out=False),
+        network=Network(depth=3, width=32),
+        expert=Expert(epochs=10, lr=0.01, batch=256),
+        matching=Matching(inner_steps=50, expert_epochs=2, last_epoch=2),
+        outer=Outer(step_size=0.01, lr_images=1000.0, lr_step_size=0.02),
+        evaluation=Evaluation(networks=5, epochs=1000),
+    )
+
+
+def cifar10_small() -> Config:
+    """CIFAR-10, ConvNetD3 of width 32, one image per class: an hour on two cores.
+
+    Needs --data. M, T, T+ and the experts' rate and batch are SATM's and MTT's (presets.md); the rest is ours.
+    """
+    small = cifar10_16px()
+    return replace(small, images=replace(small.images, size=None), expert=replace(small.expert, epochs=8), steps=1000)
+
+
 PRESETS: dict[str, Callable[[], Config]] = {
     "digits-ipc1": digits_ipc1,
+    "images": images,
+    "cifar10-16px": cifar10_16px,
+    "cifar10-small": cifar10_small,
 }
-DEFAULT = "digits-ipc1"
+DEFAULT, ANY_IMAGES = "digits-ipc1", "images"
 
 
 def preset(name: str) -> Config:

@@ -27,8 +27,12 @@ class Meter:
         console = Console(stderr=True)
         if console.is_terminal and not self.quiet:
             columns = (
-                TextColumn("{task.description:<9}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
-                TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.fields[details]}"),
+                TextColumn("{task.description:<9}"),
+                BarColumn(),
+                TextColumn("{task.completed}/{task.total}"),
+                TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[details]}"),
             )
             self.bar = Progress(*columns, console=console)
             self.task = self.bar.add_task(self.title, total=self.total, completed=self.start, rate="", details="")

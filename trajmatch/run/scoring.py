@@ -28,8 +28,8 @@ def evaluate_set(path: Path, config: Config) -> dict[str, Any]:
     """Score a set beside random real images and the experts of its folder; print and return the scores."""
     from trajmatch.data import synthetic as sets
     from trajmatch.run import assemble, evaluate_stage, expert_stage
-    from trajmatch.run.config import resolve
     from trajmatch.run.pool import Peak
+    from trajmatch.run.settings import resolve
     from trajmatch.run.verbs import headline, say
 
     config = resolve(config)
@@ -40,9 +40,7 @@ def evaluate_set(path: Path, config: Config) -> dict[str, Any]:
     experts = file.parent / "experts"
     trajectories = expert_stage.open_experts(config, material, experts) if experts.is_dir() else []
     candidates = evaluate_stage.snapshots(config, path) if path.is_dir() else []
-    accuracy = evaluate_stage.evaluate(
-        config, material, synthetic, trajectories, file.parent, Peak(), candidates
-    )
+    accuracy = evaluate_stage.evaluate(config, material, synthetic, trajectories, file.parent, Peak(), candidates)
     for line in headline(accuracy):
         print(line)
     say(f"distilled: {accuracy['distilled']['how']}")

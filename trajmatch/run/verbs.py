@@ -15,10 +15,11 @@ from trajmatch.data.files import write_json
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.run import assemble, distill_stage, evaluate_stage, expert_stage
 from trajmatch.run.assemble import Material
-from trajmatch.run.config import EVALUATE_FIELDS, Config, difference, resolve, settings
+from trajmatch.run.config import Config
 from trajmatch.run.expert_stage import stopwatch
-from trajmatch.run.folder import claim, commit
+from trajmatch.run.folder import check_claim, claim, commit
 from trajmatch.run.pool import Peak, cores, peak_memory_mb
+from trajmatch.run.settings import EVALUATE_FIELDS, difference, resolve, settings
 
 Say = Callable[[str], None]
 SUMMARY, EVALUATION, EXPERTS_JSON = "summary.json", "evaluation.json", "experts.json"
@@ -44,11 +45,6 @@ def count_or_folder(experts: str) -> int | Path:
     return Path(experts)
 
 
-def output_folder(config: Config, name: str) -> Path:
-    """Where a run's files go."""
-    return Path(config.out) if config.out is not None else Path("runs") / name
-
-
 def run_experts(config: Config, folder: Path, peak: Peak, say: Say = say, source: Any = None) -> list[Trajectory]:
     """Train experts into a folder; those it already holds are kept."""
     config = resolve(config)
@@ -59,24 +55,28 @@ def run_experts(config: Config, folder: Path, peak: Peak, say: Say = say, source
     trained = expert_stage.train_experts(config, material, folder, count, peak, quiet=say is silent)
     accuracies = [t.header["test_accuracy"][-1] for t in trained]
     if accuracies:
-        say(f"{len(trained)} of {count} experts in {folder}: mean test accuracy {sum(accuracies) / len(accuracies):.2%} "
-            f"after {config.expert.epochs} epochs")
+        say(
+            f"{len(trained)} of {count} experts in {folder}: mean test accuracy {sum(accuracies) / len(accuracies):.2%} "
+            f"after {config.expert.epochs} epochs"
+        )
     return trained
 
 
 class Run:
     """One run folder, from data to report; every stage is skipped when its output is there."""
 
-    def __init__(self, config: Config, folder: Path, command: str, preset: str | None = None, say: Say = say,
-                 source: Any = None) -> None:
+    def __init__(
+        self, config: Config, folder: Path, command: str, preset: str | None = None, say: Say = say, source: Any = None
+    ) -> None:
         self.config, self.folder, self.command, self.preset = resolve(config), folder, command, preset
         self.say, self.quiet, self.peak = say, say is silent, Peak()
         self.experts_wanted = count_or_folder(config.experts)
         assemble.device(config.device)
-        claim(folder, self.config)
+        check_claim(folder, self.config)
         self._refuse_silent_resume()
         self.seconds: dict[str, float] = {}
         self.material: Material = assemble.load_material(self.config, source)
+        claim(folder, self.config)  # only now: bad input must leave nothing behind
         self.trajectories: list[Trajectory] = []
 
     def _refuse_silent_resume(self) -> None:
@@ -94,7 +94,7 @@ class Run:
             self.seconds["experts"] = sum(t.header["seconds"] for t in self.trajectories)
         else:
             self._train(wanted)
-        record = {
+        record: dict[str, Any] = {
             "seconds": self.seconds["experts"],
             "train_accuracy": [[t.header["train_accuracy"]] for t in self.trajectories],
             "test_accuracy": [t.header["test_accuracy"] for t in self.trajectories],
@@ -142,8 +142,14 @@ class Run:
                 return dict(held["accuracy"])
         with stopwatch(self.seconds, "evaluate"):
             accuracy = evaluate_stage.evaluate(
-                self.config, self.material, sets.load(self.folder), self.trajectories, self.folder, self.peak,
-                evaluate_stage.snapshots(self.config, self.folder), self.quiet,
+                self.config,
+                self.material,
+                sets.load(self.folder),
+                self.trajectories,
+                self.folder,
+                self.peak,
+                evaluate_stage.snapshots(self.config, self.folder),
+                self.quiet,
             )
         write_json(path, {"accuracy": accuracy, "settings": about, "seconds": self.seconds["evaluate"]})
         return accuracy
@@ -158,17 +164,26 @@ class Run:
         real = len(dataset.train) + (len(dataset.validation) if dataset.held_out else 0)
         where = assemble.device(config.device)
         summary = {
-            "preset": self.preset, "dataset": dataset.name, "method": config.method, "ipc": config.ipc,
+            "preset": self.preset,
+            "dataset": dataset.name,
+            "method": config.method,
+            "ipc": config.ipc,
             "classes": list(dataset.classes),
             "device": f"{where} ({torch.cuda.get_device_name(where)})" if where.type == "cuda" else f"{where}",
-            "torch": torch.__version__, "commit": commit(), "seed": config.seed,
-            "steps": config.steps, "step_size": sets.load(self.folder).eta,
-            "accuracy": accuracy, "seconds": seconds,
+            "torch": torch.__version__,
+            "commit": commit(),
+            "seed": config.seed,
+            "steps": config.steps,
+            "step_size": sets.load(self.folder).eta,
+            "accuracy": accuracy,
+            "seconds": seconds,
             "peak_memory_mb": max(round(peak_memory_mb() + self.peak.mb, 1), held.get("peak_memory_mb", 0.0)),
             "memory_how": "largest resident size of this process plus that of its worker processes while they ran "
-                          "at once, shared pages counted in each; over all calls on this folder",
+            "at once, shared pages counted in each; over all calls on this folder",
             "cores": cores(),
-            "compression": real / synthetic, "real_images": real, "synthetic_images": synthetic,
+            "compression": real / synthetic,
+            "real_images": real,
+            "synthetic_images": synthetic,
             "commands": [self.command],
         }
         write_json(path, summary)
@@ -194,7 +209,9 @@ def run(config: Config, folder: Path, command: str, preset: str | None, say: Say
 def headline(accuracy: dict[str, Any]) -> list[str]:
     """The scores as lines of text."""
     titles = {
-        "distilled": "distilled, last iterate", "chosen": "distilled, chosen on validation", "random": "random real images",
+        "distilled": "distilled, last iterate",
+        "chosen": "distilled, chosen on validation",
+        "random": "random real images",
         "whole": "whole dataset",
     }
     return [

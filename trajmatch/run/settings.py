@@ -1,0 +1,122 @@
+"""Settings as flat records: compared between stages, completed and checked. No torch here."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from trajmatch.run.config import Config
+
+# What each stage's result depends on, by field or group. What is not here may change freely between two calls.
+EXPERT_FIELDS = ("seed", "images", "network", "expert")
+DISTILL_FIELDS = (*EXPERT_FIELDS, "ipc", "method", "steps", "matching", "outer")
+EVALUATE_FIELDS = (*DISTILL_FIELDS, "evaluation")
+# How fast, where and how safely, never what.
+INCIDENTAL = {"expert.workers", "expert.shard", "outer.checkpoint_seconds", "evaluation.workers"}
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """Every setting under its flag's name: {"data": ..., "images.size": ...}, tuples as lists."""
+    return dict(_walk(dataclasses.asdict(config), ""))
+
+
+def _walk(record: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in record.items():
+        if isinstance(value, dict):
+            yield from _walk(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, list(value) if isinstance(value, tuple) else value
+
+
+def settings(config: Config, fields: tuple[str, ...]) -> dict[str, Any]:
+    """The settings on which a stage's result depends, flat."""
+    flat = flatten(config)
+    return {k: v for k, v in flat.items() if k.split(".")[0] in fields and k not in INCIDENTAL}
+
+
+def difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
+    """The first setting in which two flat records differ, as words, or None."""
+    for key in [*new, *(key for key in old if key not in new)]:
+        if old.get(key) != new.get(key):
+            return f"{flag(key)} is {old.get(key)} there and {new.get(key)} here"
+    return None
+
+
+def flag(key: str) -> str:
+    """The command line's name of a setting: images.hold_out -> --images.hold-out."""
+    return "--" + key.replace("_", "-")
+
+
+def resolve(config: Config) -> Config:
+    """Fill in what depends on the method and check what can be checked without data.
+
+    Raises ValueError: one sentence with the flag, the value and what would be right.
+    """
+    m, satm = config.matching, config.method == "satm"
+    iota = m.differentiated_steps
+    if iota is None:
+        iota = max(1, m.inner_steps // 3) if satm else m.inner_steps
+    rule = ("sam" if satm else "none") if m.sharpness == "auto" else m.sharpness
+    smoothing = m.smoothing if m.smoothing is not None else 0.05 if satm else 0.0
+    m = dataclasses.replace(
+        m,
+        differentiated_steps=iota,
+        restart_step=(m.inner_steps - iota if satm else 0) if m.restart_step is None else m.restart_step,
+        sharpness=rule,
+        smoothing=smoothing,
+        rate=("closed-form" if satm else "exact") if m.rate == "auto" else m.rate,
+    )
+    config = dataclasses.replace(config, matching=m)
+    check(config)
+    return config
+
+
+def check(config: Config) -> None:
+    """Raise ValueError for the first setting that is out of range, in a sentence that says what would be right."""
+    flat = flatten(config)
+    for keys, low in AT_LEAST.items():
+        for key in keys.split():
+            if flat[key] is not None and not flat[key] >= low:  # `not >=`, so that nan is refused too
+                raise ValueError(f"{flag(key)} is {flat[key]} and must be at least {low}")
+    for key in POSITIVE.split():
+        if flat[key] is not None and not 0 < flat[key] < float("inf"):
+            raise ValueError(f"{flag(key)} is {flat[key]} and must be a positive number")
+    for key in SHARES.split():
+        if flat[key] is not None and not 0 <= flat[key] < 1:
+            raise ValueError(f"{flag(key)} is {flat[key]} and must be at least 0 and below 1")
+    m = config.matching
+    assert m.differentiated_steps is not None, "resolve() has filled it in"
+    assert m.restart_step is not None
+    if m.differentiated_steps > m.inner_steps:
+        raise ValueError(
+            f"--matching.differentiated-steps is {m.differentiated_steps} and must be at most the "
+            f"{m.inner_steps} of --matching.inner-steps"
+        )
+    if m.restart_step >= m.inner_steps:
+        raise ValueError(
+            f"--matching.restart-step is {m.restart_step} and must be below the {m.inner_steps} of "
+            "--matching.inner-steps"
+        )
+    if m.last_epoch <= m.first_epoch:
+        raise ValueError(
+            f"--matching.last-epoch is {m.last_epoch} and must be above --matching.first-epoch, {m.first_epoch}"
+        )
+    needed = m.last_epoch - 1 + m.expert_epochs
+    if config.expert.save_every is None and needed > config.expert.epochs:
+        raise ValueError(
+            f"--expert.epochs is {config.expert.epochs} and must be at least {needed}: segments start before epoch "
+            f"{m.last_epoch} (--matching.last-epoch) and take {m.expert_epochs} (--matching.expert-epochs)"
+        )
+
+
+AT_LEAST = {
+    "ipc steps images.size network.depth network.width outer.threads": 1,
+    "expert.epochs expert.batch expert.threads expert.workers": 1,
+    "expert.save_every matching.inner_steps matching.expert_epochs matching.batch matching.differentiated_steps": 1,
+    "evaluation.networks evaluation.epochs evaluation.batch evaluation.workers evaluation.whole_epochs": 1,
+    "outer.snapshots": 1,
+    "seed matching.first_epoch matching.restart_step matching.smoothing matching.radius expert.weight_decay": 0,
+    "evaluation.random_draws evaluation.validation_networks evaluation.weight_decay outer.checkpoint_seconds": 0,
+    "matching.asam_offset matching.gsam_alpha": 0,
+}
+POSITIVE = "expert.lr outer.step_size outer.lr_images outer.lr_step_size outer.clip"
+SHARES = "expert.momentum outer.momentum outer.momentum_step_size outer.ema evaluation.momentum"
