@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -48,7 +49,10 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str,
         try:
             save_file(contiguous, temporary, metadata={HEADER: json.dumps(header, allow_nan=False)})
         except SafetensorError as error:  # the library wraps the system's error in its own
-            raise OSError(f"{path}: {error}") from error
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise OSError(f"{path}: {error}") from error
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
         os.chmod(temporary, 0o666 & ~_umask())  # the library makes files that their owner alone can read
 
 

@@ -20,7 +20,7 @@ from trajmatch.core.sharpness import ASAM, GSAM, SAM, Sharpness, VaSSO
 from trajmatch.data import images
 from trajmatch.data.files import read_header, read_tensors, save_tensors
 from trajmatch.data.images import Dataset
-from trajmatch.data.networks import convnet
+from trajmatch.data.networks import build, convnet
 from trajmatch.data.whitening import InputSpace, fit
 from trajmatch.methods.outer import Rule
 from trajmatch.methods.schedule import Uniform
@@ -74,7 +74,7 @@ def load_material(config: Config, source: Any = None) -> Material:
         seed=config.seed,
     )
     images.check_ipc(dataset, config.ipc)
-    factory(config.network, dataset.shape, dataset.num_classes)()  # refuse a network that does not fit at once
+    build(factory(config.network, dataset.shape, dataset.num_classes), 0)  # refuse at once a network that does not fit
     digest = blake2b(repr(dataset.classes).encode(), digest_size=16)
     for split in (dataset.train, dataset.validation, dataset.test):
         digest.update(split.x.numpy().data)

@@ -1,12 +1,14 @@
 """The command line: `trajmatch VERB [PRESET] [--config FILE] [flags]`. Nothing here imports torch before it must."""
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
 from trajmatch.run.config import Config
+from trajmatch.run.interrupts import handling, raise_interrupt
 from trajmatch.run.presets import ANY_IMAGES, DEFAULT, PRESETS, preset
 
 OVERVIEW = """usage: trajmatch VERB [PRESET] [--config FILE] [flags]
@@ -34,20 +36,22 @@ class UsageError(ValueError):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 2 for bad input, 1 for a failed run, 130 when interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        return _dispatch(words)
-    except ValueError as error:
-        print(f"trajmatch: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"trajmatch: {_os_error(error)}", file=sys.stderr)
-        return 2
-    except (FloatingPointError, MemoryError) as error:
-        print(f"trajmatch: {error or 'out of memory'}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"\ntrajmatch: interrupted; what was computed is saved. To go on: {_again(words)}", file=sys.stderr)
-        return 130
+    with handling(raise_interrupt, signal.SIGTERM):  # a scheduler's request to end is as good as Ctrl-C
+        try:
+            return _dispatch(words)
+        except (FloatingPointError, MemoryError, ChildProcessError) as error:
+            return _refuse(str(error) or "out of memory", 1)
+        except ValueError as error:
+            return _refuse(str(error), 2)
+        except OSError as error:
+            return _refuse(_os_error(error), 2)
+        except KeyboardInterrupt:
+            return _refuse(f"interrupted; what was computed is saved. To go on: {_again(words)}", 130)
+
+
+def _refuse(sentence: str, code: int) -> int:
+    print(f"trajmatch: {sentence}", file=sys.stderr)
+    return code
 
 
 def _dispatch(words: list[str]) -> int:

@@ -23,6 +23,7 @@ from trajmatch.run.assemble import Material
 from trajmatch.run.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, truncate_metrics
 from trajmatch.run.config import Config
 from trajmatch.run.expert_stage import expert_settings
+from trajmatch.run.interrupts import deferred
 from trajmatch.run.pool import cores
 from trajmatch.run.progress import Meter
 from trajmatch.run.settings import DISTILL_FIELDS, flatten, settings
@@ -145,16 +146,17 @@ class _Loop:
         start, steps = self.checkpoint.step, self.config.steps
         torch.set_num_threads(self.config.outer.threads or cores())
         saved = time.monotonic()
-        with Meter("distill", steps, start, quiet=quiet) as meter:
+        with Meter("distill", steps, start, quiet=quiet) as meter, deferred() as check_interrupt:
             try:
                 while self.checkpoint.step < steps:
+                    check_interrupt()
                     details = self.step()
                     meter.advance(details, self.checkpoint.step - meter.done)
                     if time.monotonic() - saved > self.config.outer.checkpoint_seconds:
                         self.save()
                         saved = time.monotonic()
             finally:
-                # Also on Ctrl-C and on errors: what has been computed is kept. A step is taken whole or not at all.
+                # Also on Ctrl-C and on errors: what has been computed is kept.
                 if self.checkpoint.step > start:
                     self.save()
 

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing.queues import SimpleQueue
 from typing import Any
@@ -25,6 +26,10 @@ class Message:
     index: int
     value: Any
     done: bool
+
+
+class WorkerLostError(ChildProcessError):
+    """A worker process ended without a result."""
 
 
 def cores() -> int:
@@ -91,6 +96,11 @@ def run_jobs(
                     if peak is not None:
                         peak.mb = max(peak.mb, largest * workers)
                     yield Message(waiting.pop(future), result, done=True)
+        except BrokenProcessPool:
+            raise WorkerLostError(
+                "a worker process was killed, most likely for lack of memory: fewer --expert.workers or "
+                "--evaluation.workers need less, and what is complete is kept"
+            ) from None
         except BaseException:
             # Not `shutdown(cancel_futures=True)` alone: it would wait for the jobs that run now.
             for process in executor._processes.values():
