@@ -32,7 +32,8 @@ def forward_over_reverse(loss: Loss, theta: Tensor, z: Tensor, y: Tensor, a: Ten
     MixFlow's mixed mode (arXiv 2505.00793).
     """
     along_a = (a, torch.zeros_like(z), torch.zeros_like(y))
-    gradients, pushed = jvp(grad(loss, argnums=(0, 1, 2)), (theta, z, y), along_a)
+    # Three values only with `has_aux`, which the stubs do not tell apart.
+    gradients, pushed = jvp(grad(loss, argnums=(0, 1, 2)), (theta, z, y), along_a)  # type: ignore[misc]
     h_theta, h_z, h_y = pushed
     return gradients[0] @ a, h_theta, h_z, h_y
 

@@ -178,7 +178,7 @@ def _inline(figure: Any, name: str, description: str) -> str:
 
 
 def _own_ids(body: str, name: str) -> str:
-    """Remove ids that nothing refers to, and prefix the others by the plot's name: ids are the page's, not the SVG's."""
+    """Remove ids that nothing refers to, and prefix the others by the plot's name: ids belong to the whole page."""
     used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', body))
     body = re.sub(r' id="([^"]+)"', lambda found: found.group() if found.group(1) in used else "", body)
     return re.sub(r'( id="|xlink:href="#|url\(#)', rf"\g<1>{name}-", body).replace("xlink:href", "href")

@@ -19,6 +19,7 @@ from trajmatch.run.config import Config
 from trajmatch.run.expert_stage import stopwatch
 from trajmatch.run.folder import check_claim, claim, commit
 from trajmatch.run.pool import Peak, cores, peak_memory_mb
+from trajmatch.run.report import write_report
 from trajmatch.run.settings import EVALUATE_FIELDS, difference, resolve, settings
 
 Say = Callable[[str], None]
@@ -55,10 +56,8 @@ def run_experts(config: Config, folder: Path, peak: Peak, say: Say = say, source
     trained = expert_stage.train_experts(config, material, folder, count, peak, quiet=say is silent)
     accuracies = [t.header["test_accuracy"][-1] for t in trained]
     if accuracies:
-        say(
-            f"{len(trained)} of {count} experts in {folder}: mean test accuracy {sum(accuracies) / len(accuracies):.2%} "
-            f"after {config.expert.epochs} epochs"
-        )
+        mean = sum(accuracies) / len(accuracies)
+        say(f"{len(trained)} of {count} experts in {folder}: {mean:.2%} on test after {config.expert.epochs} epochs")
     return trained
 
 
@@ -96,8 +95,11 @@ class Run:
             self._train(wanted)
         record: dict[str, Any] = {
             "seconds": self.seconds["experts"],
-            "train_accuracy": [[t.header["train_accuracy"]] for t in self.trajectories],
-            "test_accuracy": [t.header["test_accuracy"] for t in self.trajectories],
+            # By epoch, from the first; training accuracy is measured at the end alone.
+            "test_accuracy": [t.header["test_accuracy"][1:] for t in self.trajectories],
+            "train_accuracy": [
+                [None] * (t.header["epochs"] - 1) + [t.header["train_accuracy"]] for t in self.trajectories
+            ],
         }
         write_json(self.folder / EXPERTS_JSON, record)
         finals = [accuracies[-1] for accuracies in record["test_accuracy"]]
@@ -187,8 +189,6 @@ class Run:
             "commands": [self.command],
         }
         write_json(path, summary)
-        from trajmatch.run.report import write_report
-
         report = write_report(self.folder)
         self.say(f"report: {report}")
         return summary
