@@ -15,7 +15,18 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "trajmatch"
 LAYERS = ["core", "data", "methods", "measure", "run"]
-CORE_ORDER = ["vector", "draws", "augment", "inner", "matching", "mixed", "hypergradient", "rate", "sharpness", "descent"]
+CORE_ORDER = [
+    "vector",
+    "draws",
+    "augment",
+    "inner",
+    "matching",
+    "mixed",
+    "hypergradient",
+    "rate",
+    "sharpness",
+    "descent",
+]
 MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES = 60
 SOURCES = {

@@ -60,7 +60,8 @@ def convnet(
             "choose a smaller --network.depth or another --images.size"
         )
     # The last norm sees the map before the last pooling; on a 1 x 1 map it would return its shift alone.
-    if norm == "instance" and (h * 2 // shrink) * (w * 2 // shrink) < 4:
+    normed = 1 if pooling == "none" else 2 ** (depth - 1)
+    if norm == "instance" and (h // normed) * (w // normed) < 2:
         raise ValueError(f"network.depth: {depth} shrinks {h} x {w} images to one pixel, where instance norm is zero")
     layers: list[nn.Module] = []
     for i in range(depth):

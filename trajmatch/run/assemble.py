@@ -60,6 +60,14 @@ def device(name: str) -> torch.device:
     return wanted
 
 
+def check(config: Config) -> None:
+    """Raise ValueError now for what would be refused later: an unknown device or family of augmentations."""
+    device(config.device)
+    rule(config)
+    expert_training(config)
+    evaluation_training(config, 1.0)
+
+
 def load_material(config: Config, source: Any = None) -> Material:
     """Read the images (`source` instead of `config.data` where given) and fit the input space. Raises ValueError."""
     chosen = config.images

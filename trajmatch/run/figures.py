@@ -170,11 +170,16 @@ def _inline(figure: Any, name: str, description: str) -> str:
     body = _own_ids(body, name)
     body = re.sub(r"font-family: [^;\"]+;? ?", "", body)  # the page's
     body = re.sub(r'transform="rotate\(-0 [^"]*"', "", body)
-    body = re.sub(r"-?\d+\.\d{3,}", lambda number: f"{float(number.group()):.2f}", body)
+    # Coordinates, which stand inside tags; the text between tags is what the reader sees.
+    body = re.sub(r"<[^>]*>", lambda tag: re.sub(r"-?\d+\.\d{3,}", _rounded, tag.group()), body)
     for colour, variable in VARIABLES.items():
         body = body.replace(colour, f"var({variable})")
     body = re.sub(r"\s*\n\s*", "\n", body).strip()
     return f'<svg viewBox="{size.group(1)}" role="img" aria-label="{escape(description)}">\n{body}\n</svg>'
+
+
+def _rounded(number: re.Match[str]) -> str:
+    return f"{float(number.group()):.2f}"
 
 
 def _own_ids(body: str, name: str) -> str:

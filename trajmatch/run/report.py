@@ -23,7 +23,7 @@ body { margin: 0 auto; max-width: 60rem; padding: 1.5rem 1rem 4rem; background: 
 h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .3rem; } h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; }
 p.lead { font-size: 1.15rem; margin: .4rem 0; } p.note, figcaption, td.how { color: var(--faint); font-size: .88rem; }
 .row { display: flex; flex-wrap: wrap; gap: 1.2rem; } .row > figure { flex: 1 1 19rem; margin: 0; min-width: 0; }
-svg { width: 100%; height: auto; } svg text { font-family: inherit; }
+svg { width: 100%; max-width: 36rem; height: auto; } svg text { font-family: inherit; }
 img { max-width: 100%; height: auto; border: 1px solid var(--rule); border-radius: 4px; background: #fff; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .35rem .7rem .35rem 0; border-bottom: 1px solid var(--rule); vertical-align: top; }

@@ -60,7 +60,7 @@ def resolve(config: Config) -> Config:
     m = dataclasses.replace(
         m,
         differentiated_steps=iota,
-        restart_step=(m.inner_steps - iota if satm else 0) if m.restart_step is None else m.restart_step,
+        restart_step=(max(0, m.inner_steps - iota) if satm else 0) if m.restart_step is None else m.restart_step,
         sharpness=rule,
         smoothing=smoothing,
         rate=("closed-form" if satm else "exact") if m.rate == "auto" else m.rate,

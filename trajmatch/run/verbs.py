@@ -49,6 +49,7 @@ def count_or_folder(experts: str) -> int | Path:
 def run_experts(config: Config, folder: Path, peak: Peak, say: Say = say, source: Any = None) -> list[Trajectory]:
     """Train experts into a folder; those it already holds are kept."""
     config = resolve(config)
+    assemble.check(config)
     count = count_or_folder(config.experts)
     if isinstance(count, Path):
         raise ValueError(f"--experts is '{count}' and must be a number here: how many experts to train")
@@ -70,7 +71,7 @@ class Run:
         self.config, self.folder, self.command, self.preset = resolve(config), folder, command, preset
         self.say, self.quiet, self.peak = say, say is silent, Peak()
         self.experts_wanted = count_or_folder(config.experts)
-        assemble.device(config.device)
+        assemble.check(self.config)
         check_claim(folder, self.config)
         self._refuse_silent_resume()
         self.seconds: dict[str, float] = {}

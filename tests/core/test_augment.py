@@ -1,0 +1,121 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.oracles import F64, random, relative_error
+from trajmatch.core.augment import FAMILIES, Draw, augment, draw, families
+
+X = random(3, 2, 16, 16, seed=1)
+ALL = [name for name in FAMILIES if name != "identity"]
+
+
+def uniform(n: int, *columns: float) -> Tensor:
+    return torch.tensor([columns + (0.5,) * (3 - len(columns))] * n, dtype=F64)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_shape_dtype_and_repetition(family: str) -> None:
+    a = Draw(family, torch.rand(3, 3, generator=torch.Generator().manual_seed(0)))
+    found = augment(X.float(), a)
+    assert found.shape == X.shape
+    assert found.dtype == torch.float32
+    assert torch.equal(found, augment(X.float(), a))
+    if family != "identity":
+        assert not torch.equal(found, X.float())
+
+
+@pytest.mark.parametrize(
+    ("family", "u"),
+    [("identity", (0.3,)), ("crop", (0.5, 0.5)), ("scale", (0.2 / (1.2 - 1 / 1.2) * 0.8333333333333334, 0.5))],
+)
+def test_draws_that_change_nothing(family: str, u: tuple[float, ...]) -> None:
+    if family == "scale":  # the draw whose factor is 1: 1 / 1.2 + u (1.2 - 1 / 1.2) = 1
+        one = (1 - 1 / 1.2) / (1.2 - 1 / 1.2)
+        u = (one, one)
+    assert relative_error(augment(X, Draw(family, uniform(3, *u))), X) < 1e-12
+
+
+def test_rotation_by_nothing_and_back() -> None:
+    assert relative_error(augment(X, Draw("rotate", uniform(3, 0.5))), X) < 1e-12
+    smooth = torch.ones(1, 1, 17, 17, dtype=F64)
+    turned = augment(smooth, Draw("rotate", uniform(1, 1.0)))
+    assert float(turned[0, 0, 8, 8]) == pytest.approx(1.0)  # the centre stays
+    assert float(turned[0, 0, 0, 0]) < 0.5  # zeros come in at the corners
+
+
+def test_rotation_angle_and_sense_are_those_of_the_matrix() -> None:
+    x = torch.zeros(1, 1, 33, 33, dtype=F64)
+    x[0, 0, 16, 28] = 1.0  # twelve pixels right of the centre
+    turned = augment(x, Draw("rotate", uniform(1, 1.0)))[0, 0]
+    rows, columns = torch.meshgrid(torch.arange(33.0) - 16, torch.arange(33.0) - 16, indexing="ij")
+    weight = turned / turned.sum()
+    angle = math.degrees(math.atan2(float((weight * rows).sum()), float((weight * columns).sum())))
+    assert abs(angle) == pytest.approx(15.0, abs=0.5)  # bilinear sampling moves the centre of mass a little
+
+
+def test_crop_shifts_by_whole_pixels_within_an_eighth() -> None:
+    shifted = augment(X, Draw("crop", uniform(3, 0.0, 0.999)))  # down -2, right +2
+    wanted = torch.zeros_like(X)
+    wanted[:, :, 2:, :-2] = X[:, :, :-2, 2:]
+    assert torch.equal(shifted, wanted)
+
+
+@pytest.mark.parametrize(
+    ("u", "rows"), [((0.0, 0.5), range(4)), ((0.999, 0.5), range(12, 16)), ((0.5, 0.5), range(4, 12))]
+)
+def test_cutout_zeroes_half_the_side_and_nothing_else(u: tuple[float, float], rows: range) -> None:
+    found = augment(X, Draw("cutout", uniform(3, *u)))
+    hole = torch.zeros(16, 16, dtype=torch.bool)
+    hole[rows.start : rows.stop, 4:12] = True
+    assert torch.equal(found == 0, hole.expand_as(X))
+    assert torch.equal(found[:, :, ~hole], X[:, :, ~hole])
+
+
+def test_flip_twice_is_the_identity_and_half_of_them_flip() -> None:
+    a = Draw("flip", uniform(3, 0.2))
+    assert torch.equal(augment(X, a), X.flip(3))
+    assert torch.equal(augment(augment(X, a), a), X)
+    assert torch.equal(augment(X, Draw("flip", uniform(3, 0.7))), X)
+
+
+def test_colour_by_its_formula() -> None:
+    u = uniform(3, 0.9, 0.2, 0.6)
+    bright = X + 0.4
+    grey = bright.mean(1, keepdim=True)
+    saturated = (bright - grey) * 0.4 + grey
+    mean = torch.stack([image.mean() for image in saturated]).view(-1, 1, 1, 1)
+    assert relative_error(augment(X, Draw("color", u)), (saturated - mean) * 1.1 + mean) < 1e-12
+
+
+@pytest.mark.parametrize("family", ALL)
+def test_gradient(family: str) -> None:
+    u = torch.rand(2, 3, generator=torch.Generator().manual_seed(3), dtype=F64)
+    x = random(2, 2, 6, 6, seed=4).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: augment(x, Draw(family, u)), (x,))
+
+
+@pytest.mark.parametrize("family", ALL)
+def test_vmap_over_draws(family: str) -> None:
+    u = torch.rand(4, 3, 3, generator=torch.Generator().manual_seed(3), dtype=F64)
+    together = torch.vmap(lambda u: FAMILIES[family](X, u))(u)
+    for k in range(4):
+        assert relative_error(together[k], augment(X, Draw(family, u[k]))) < 1e-12
+
+
+def test_draws_depend_on_the_generator_alone() -> None:
+    names = families("color_crop_cutout_flip_scale_rotate")
+    a, b = (draw(5, names, torch.Generator().manual_seed(7)) for _ in range(2))
+    assert a.family == b.family
+    assert torch.equal(a.u, b.u)
+    source = torch.Generator().manual_seed(0)
+    assert {draw(2, names, source).family for _ in range(200)} == set(names)
+    assert draw(2, (), source).family == "identity"
+
+
+def test_strategies() -> None:
+    assert families("none") == ()
+    assert families("crop_flip") == ("crop", "flip")
+    with pytest.raises(ValueError, match="'zoom' is not a family"):
+        families("crop_zoom")

@@ -1,0 +1,143 @@
+"""The outer step: derived anew with plain autograd, its identities, and its purity."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.oracles import F64, random, relative_error
+from trajmatch.core.augment import augment, draw, families
+from trajmatch.core.descent import Adam, Momentum
+from trajmatch.core.draws import generator
+from trajmatch.core.inner import cross_entropy
+from trajmatch.core.sharpness import ASAM, GSAM, SAM, VaSSO
+from trajmatch.core.vector import functional
+from trajmatch.data.networks import build, convnet
+from trajmatch.data.trajectories import Segment
+from trajmatch.methods.outer import OuterState, Rule, new_state, outer_step
+
+T, SEED = 6, 11
+FAMILIES = families("color_crop_cutout_flip_scale_rotate")
+SATM = Rule(
+    T=T, iota=2, images=Momentum(3.0, 0.5), rate=Momentum(0.1, 0.5), families=FAMILIES, sharpness=SAM(0.4), gamma=0.2,
+    tau=4, second_order_rate=False,
+)  # fmt: skip
+MTT = Rule(T=T, iota=T, images=Momentum(3.0, 0.5), rate=Momentum(0.1, 0.5), families=FAMILIES)
+
+network, theta = build(lambda: convnet((1, 8, 8), 3, depth=2, width=4), 1)
+network.double()
+LOSS = cross_entropy(functional(network))
+S = theta.double()
+SEGMENT = Segment(S, S + 0.1 * random(len(S), seed=2), 0, 0)
+
+
+def state() -> OuterState:
+    first = new_state(random(6, 1, 8, 8, seed=3), torch.eye(3, dtype=F64).repeat_interleave(2, 0), 0.1)
+    return outer_step(MTT, LOSS, first, SEGMENT, 0)[0]  # moments that are not zero
+
+
+def unroll(X: Tensor, eta: Tensor, start: Tensor, first: int, iota: int) -> tuple[Tensor, Tensor, Tensor]:
+    """theta_T, L and dL/dX through the last iota steps, by autograd; the draws of step `state().steps` made anew."""
+    source = generator(SEED, "inner", 1)
+    a = [draw(len(X), FAMILIES, source) for _ in range(T)]
+    X = X.clone().requires_grad_()
+    Y, at = state().Y, start
+    for i in range(first, T):
+        at = at.detach() if i <= T - iota else at
+        at = at.requires_grad_() if at.is_leaf else at
+        (u,) = torch.autograd.grad(LOSS(at, augment(X, a[i]), Y), at, create_graph=i >= T - iota)
+        at = at - eta * u
+    L = (at - SEGMENT.g).square().sum() / (S - SEGMENT.g).square().sum()
+    return at.detach(), L.detach(), torch.autograd.grad(L, X)[0]
+
+
+def test_satm_step_derived_anew() -> None:
+    before = state()
+    after, record = outer_step(SATM, LOSS, before, SEGMENT, SEED)
+    X, eta = before.X, before.eta
+    noise = torch.randn(X.shape, generator=generator(SEED, "noise", 1), dtype=F64)
+    noisy = X + 0.2 * X.flatten(1).norm(dim=1).view(-1, 1, 1, 1) / 8 * noise
+    theta_T, loss, d1 = unroll(noisy, eta, S, 0, 2)
+    eps = 0.4 * d1 / d1.norm()
+    # The iterate tau of trajectory 1, by running it again that far.
+    a_source = generator(SEED, "inner", 1)
+    at = S
+    for i, a in enumerate([draw(6, FAMILIES, a_source) for _ in range(T)]):
+        if i == 4:
+            break
+        at = at.detach().requires_grad_()
+        at = at - eta * torch.autograd.grad(LOSS(at, augment(noisy, a), before.Y), at)[0]
+    _, loss2, d2 = unroll(X + eps, eta, at.detach(), 4, 2)
+    assert relative_error(record.loss, loss) < 1e-10
+    assert record.loss_perturbed is not None
+    assert relative_error(record.loss_perturbed, loss2) < 1e-10
+    velocity = 0.5 * before.image_moments[0] + d2
+    assert relative_error(after.X - X, -3.0 * velocity) < 1e-10
+    q = 2 * (theta_T - SEGMENT.g) / (S - SEGMENT.g).square().sum()
+    rate = 0.5 * before.rate_moments[0] + q @ (theta_T - S)
+    assert relative_error(after.eta.log() - eta.log(), -0.1 * rate) < 1e-10
+    assert relative_error(record.hypergradient_norm, d2.norm()) < 1e-10
+    assert int(after.steps) == int(before.steps) + 1
+
+
+def test_mtt_step_derived_anew() -> None:
+    before = state()
+    after, record = outer_step(MTT, LOSS, before, SEGMENT, SEED)
+    _, loss, d = unroll(before.X, before.eta, S, 0, T)
+    assert relative_error(record.loss, loss) < 1e-10
+    assert relative_error(after.X - before.X, -3.0 * (0.5 * before.image_moments[0] + d)) < 1e-10
+
+
+@pytest.mark.parametrize("sharpness", [SAM(0.0), GSAM(0.0, 0.0), VaSSO(0.0), ASAM(0.0)])
+def test_satm_without_its_extras_is_mtt(sharpness: SAM) -> None:
+    plain = replace(SATM, sharpness=sharpness, gamma=0.0, iota=T, tau=0, second_order_rate=True)
+    ours, theirs = (outer_step(rule, LOSS, state(), SEGMENT, SEED)[0] for rule in (plain, MTT))
+    for name in ("X", "eta", "image_moments", "rate_moments"):
+        assert relative_error(getattr(ours, name), getattr(theirs, name)) < 1e-12, name
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"gamma": 0.0}, {"tau": 0}, {"iota": T}, {"second_order_rate": True}, {"sharpness": ASAM(0.4)},
+     {"sharpness": GSAM(0.4)}, {"sharpness": None}, {"batch": 4}, {"families": ()}],
+)  # fmt: skip
+def test_every_ablation_changes_the_step(changed: dict[str, object]) -> None:
+    ours = outer_step(SATM, LOSS, state(), SEGMENT, SEED)[0]
+    theirs = outer_step(replace(SATM, **changed), LOSS, state(), SEGMENT, SEED)[0]  # type: ignore[arg-type]
+    assert not torch.equal(ours.X, theirs.X) or not torch.equal(ours.eta, theirs.eta)
+
+
+def test_a_step_is_a_pure_function_of_state_segment_and_seed() -> None:
+    before = state()
+    kept = [t.clone() for t in before]
+    one = outer_step(SATM, LOSS, before, SEGMENT, SEED)
+    outer_step(SATM, LOSS, before, SEGMENT, SEED + 1)  # another step in between
+    two = outer_step(SATM, LOSS, before, SEGMENT, SEED)
+    for a, b in zip((*one[0], *one[1]), (*two[0], *two[1]), strict=True):
+        assert a is None or torch.equal(a, b)
+    assert all(torch.equal(a, b) for a, b in zip(kept, before, strict=True))
+
+
+def test_ema_clip_and_scale() -> None:
+    before = state()
+    free = outer_step(MTT, LOSS, before, SEGMENT, SEED)[0]
+    averaged = outer_step(replace(MTT, ema=0.9), LOSS, before, SEGMENT, SEED)[0]
+    assert relative_error(averaged.average, 0.9 * before.average + 0.1 * free.X) < 1e-12
+    assert torch.equal(free.average, free.X)
+    halved = outer_step(MTT, LOSS, before._replace(scale=before.scale / 2), SEGMENT, SEED)[0]
+    assert relative_error(halved.X - before.X, (free.X - before.X) / 2) < 1e-12
+    still = before._replace(image_moments=torch.zeros_like(before.image_moments))
+    clipped = outer_step(replace(MTT, clip=1e-3), LOSS, still, SEGMENT, SEED)[0]
+    assert float((clipped.X - still.X).norm()) == pytest.approx(3.0 * 1e-3, rel=1e-9)
+    adam = outer_step(replace(MTT, images=Adam(0.01)), LOSS, still._replace(steps=0 * still.steps), SEGMENT, SEED)[0]
+    assert float((adam.X - still.X).abs().max()) == pytest.approx(0.01, rel=1e-3)  # the first step of Adam is its rate
+
+
+def test_the_step_size_stays_positive_and_a_lost_one_is_noticed() -> None:
+    wild = replace(MTT, rate=Momentum(50.0))
+    after, record = outer_step(wild, LOSS, state(), SEGMENT, SEED)
+    assert float(after.eta) > 0 or not bool(record.healthy)
+    lost = state()._replace(X=state().X * float("nan"))
+    assert not bool(outer_step(SATM, LOSS, lost, SEGMENT, SEED)[1].healthy)
+    assert bool(outer_step(SATM, LOSS, state(), SEGMENT, SEED)[1].healthy)
