@@ -47,19 +47,14 @@ def train_and_test(
     test_x: Tensor,
     test_y: Tensor,
     seed: int,
-    report: Callable[[float], None] | None = None,
 ) -> float:
     """Accuracy on test_x of one network, initialised from `seed`, trained on X (n, c, h, w) with labels Y (n, C).
 
-    It is tested once, at the end: nothing is chosen here. report: called now and then with the share that is done.
+    It is tested once, at the end: nothing is chosen here.
     """
     network, theta = build(factory, derive(seed, "weights"))
     forward = functional(network.to(X.device))
     theta = theta.to(X.device)
-    told = 0.0
     for now in train(cross_entropy(forward), theta, X, Y, recipe, derive(seed, "batches")):
         theta = now.theta
-        if report is not None and now.epoch_ended and now.epoch / recipe.epochs >= told + 0.1:
-            told = now.epoch / recipe.epochs
-            report(told)
     return accuracy(forward, theta, test_x, test_y)

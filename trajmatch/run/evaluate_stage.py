@@ -1,7 +1,8 @@
 """Scoring a synthetic set beside random real images and the whole dataset, many networks at once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,7 +72,7 @@ def evaluate(
     """
     chosen = config.evaluation
     with shared(material, folder) as path:
-        lab = _Laboratory(config, path, peak, quiet)
+        accuracies = partial(_accuracies, config, path, peak, quiet)
         first = _set_jobs("distilled", config, synthetic.X, synthetic.Y, synthetic.eta, chosen.networks)
         first += _random_jobs(config, material, synthetic.eta)
         candidates = list(candidates) if chosen.validation_networks else []
@@ -80,10 +81,10 @@ def evaluate(
             first += _set_jobs(key, config, c.X, c.Y, c.eta, chosen.validation_networks, "validation")
         if chosen.whole_epochs:
             first += _whole_jobs(config)
-        found = lab.run(first)
+        found = accuracies(first)
         scores = {"distilled": Score.of(found["distilled"], _how(config, synthetic.eta, "the last iterate")).record()}
         if candidates:
-            scores["chosen"] = _choose(config, lab, candidates, found, scores["distilled"])
+            scores["chosen"] = _choose(config, accuracies, candidates, found, scores["distilled"])
         if "random" in found:
             how = f"{_how(config, synthetic.eta, 'random real images')}; a new draw for each"
             scores["random"] = Score.of(found["random"], how).record()
@@ -140,7 +141,7 @@ def _whole(config: Config, found: dict[str, list[float]], trajectories: Sequence
 
 def _choose(
     config: Config,
-    lab: "_Laboratory",
+    accuracies: Callable[[Sequence[Job]], dict[str, list[float]]],
     candidates: Sequence[Candidate],
     found: dict[str, list[float]],
     last: dict[str, Any],
@@ -154,8 +155,8 @@ def _choose(
     how = f"{_how(config, best.eta, f'the images of step {best.step}')}; the step was chosen on validation images"
     if best.step == config.steps:
         return {**last, "how": how, **extra}
-    accuracies = lab.run(_set_jobs("chosen", config, best.X, best.Y, best.eta, config.evaluation.networks))["chosen"]
-    return {**Score.of(accuracies, how).record(), **extra}
+    found = accuracies(_set_jobs("chosen", config, best.X, best.Y, best.eta, config.evaluation.networks))
+    return {**Score.of(found["chosen"], how).record(), **extra}
 
 
 def snapshots(config: Config, folder: Path) -> list[Candidate]:
@@ -167,27 +168,21 @@ def snapshots(config: Config, folder: Path) -> list[Candidate]:
     return found
 
 
-class _Laboratory:
-    """Where networks are trained: the shared images, the processes, the meter."""
-
-    def __init__(self, config: Config, path: Path, peak: Peak, quiet: bool) -> None:
-        self.config, self.path, self.peak, self.quiet = config, path, peak, quiet
-
-    def run(self, jobs: Sequence[Job]) -> dict[str, list[float]]:
-        """Accuracies by the jobs' keys, in the jobs' order, however they were spread over processes."""
-        where = device(self.config.device)
-        workers = self.config.evaluation.workers or (cores() if where.type == "cpu" else 1)
-        results: dict[int, float] = {}
-        arguments = [(self.path, self.config, str(where), job) for job in jobs]
-        with Meter("evaluate", len(jobs), unit="networks", quiet=self.quiet) as meter:
-            for message in run_jobs(_train_one, arguments, workers, 1, self.peak):
-                if message.done:
-                    results[message.index] = message.value
-                    meter.advance(f"{jobs[message.index].key}: {message.value:.1%}")
-        found: dict[str, list[float]] = {}
-        for index, job in enumerate(jobs):
-            found.setdefault(job.key, []).append(results[index])
-        return found
+def _accuracies(config: Config, path: Path, peak: Peak, quiet: bool, jobs: Sequence[Job]) -> dict[str, list[float]]:
+    """Accuracies by the jobs' keys, in the jobs' order, however they were spread over processes."""
+    where = device(config.device)
+    workers = config.evaluation.workers or (cores() if where.type == "cpu" else 1)
+    results: dict[int, float] = {}
+    arguments = [(path, config, str(where), job) for job in jobs]
+    with Meter("evaluate", len(jobs), unit="networks", quiet=quiet) as meter:
+        for message in run_jobs(_train_one, arguments, workers, 1, peak):
+            if message.done:
+                results[message.index] = message.value
+                meter.advance(f"{jobs[message.index].key}: {message.value:.1%}")
+    found: dict[str, list[float]] = {}
+    for index, job in enumerate(jobs):
+        found.setdefault(job.key, []).append(results[index])
+    return found
 
 
 def _train_one(material: Path, config: Config, where: str, job: Job, report: Report) -> float:
@@ -198,4 +193,4 @@ def _train_one(material: Path, config: Config, where: str, job: Job, report: Rep
         X, Y = t["train.x"], one_hot(t["train.y"], len(mapped.classes))
     make = factory(config.network, mapped.shape, len(mapped.classes))
     test_x, test_y = t[f"{job.split}.x"].to(place), t[f"{job.split}.y"].to(place)
-    return train_and_test(make, X.to(place), Y.to(place), job.recipe, test_x, test_y, job.seed, report)
+    return train_and_test(make, X.to(place), Y.to(place), job.recipe, test_x, test_y, job.seed)

@@ -1,0 +1,109 @@
+"""The report from hand-made files: complete, self-contained, escaped, the same bytes for the same run."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trajmatch.data import files
+from trajmatch.run.report import write_report
+
+SUMMARY: dict[str, Any] = {
+    "preset": "digits-ipc1", "dataset": "digits <script>", "method": "satm", "ipc": 1, "classes": ["a", "b"],
+    "device": "cpu", "torch": "2.13.0", "commit": None, "seed": 0, "steps": 40, "step_size": 0.0123,
+    "accuracy": {
+        "distilled": {"mean": 0.712, "std": 0.011, "n": 5, "how": "trained <b>so</b>"},
+        "random": {"mean": 0.45, "std": 0.02, "n": 5, "how": "a new draw for each"},
+        "whole": {"mean": 0.98, "std": 0.001, "n": 10, "how": "experts"},
+    },
+    "seconds": {"experts": 12.0, "distill": 34.5, "evaluate": 6.0}, "peak_memory_mb": 512.0, "memory_how": "measured",
+    "compression": 143.7, "real_images": 1437, "synthetic_images": 10, "commands": ["trajmatch run --seed '0'"],
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "summary.json").write_text(json.dumps(SUMMARY))
+    rows = [
+        {"step": k + 1, "loss": 0.7 - k / 100, "loss_perturbed": 0.71, "step_size": 0.0351 + k / 1e4,
+         "hypergradient_norm": 0.1 / (k + 1), "expert": 0, "start_epoch": 1, "seconds": k}
+        for k in range(40)
+    ]  # fmt: skip
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "config.yaml").write_text("data: digits\n")
+    (tmp_path / "experts.json").write_text(
+        json.dumps(
+            {"seconds": 1, "test_accuracy": [[0.5, 0.8], [0.6, 0.9]], "train_accuracy": [[None, 0.9], [None, 1]]}
+        )
+    )
+    for name in ("initial.png", "images.png"):
+        (tmp_path / name).write_bytes(b"\x89PNG " + name.encode())
+    return tmp_path
+
+
+def test_everything_is_said(folder: Path) -> None:
+    page = write_report(folder).read_text()
+    for words in ("71.2%", "± 1.1", "45.0%", "98.0%", "1,437 real images", "0.0123", "a new draw for each", "512"):
+        assert words in page, words
+    assert page.count("<svg") == 5  # accuracies, loss, step size, norm, experts
+    assert page.count("data:image/png;base64,") == 2
+    assert "trajmatch run --seed &#x27;0&#x27;" in page
+    assert "data: digits" in page
+
+
+def test_nothing_is_loaded_and_everything_is_escaped(folder: Path) -> None:
+    page = write_report(folder).read_text()
+    assert not re.search(r"(?:src|href)=[\"']?https?:", page)
+    assert "<script" not in page
+    assert "<b>so</b>" not in page
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+
+
+def test_the_same_run_gives_the_same_bytes(folder: Path) -> None:
+    first = write_report(folder).read_bytes()
+    assert write_report(folder).read_bytes() == first
+
+
+def test_ticks_are_not_rounded_to_repetition(folder: Path) -> None:
+    page = write_report(folder).read_text()
+    assert re.search(r">0\.03\d+<", page)  # 0.0351 to 0.039: two decimals would say 0.04 everywhere
+
+
+def test_what_is_missing_is_said(folder: Path) -> None:
+    for name in ("experts.json", "initial.png", "config.yaml"):
+        (folder / name).unlink()
+    text = (folder / "metrics.jsonl").read_text()
+    (folder / "metrics.jsonl").write_text(text[:-20])
+    page = write_report(folder).read_text()
+    for words in ("experts.json is not", "initial.png is not", "config.yaml is not", "cut short"):
+        assert words in page
+    (folder / "metrics.jsonl").unlink()
+    assert "no rows" in write_report(folder).read_text()
+
+
+def test_refusals(folder: Path) -> None:
+    (folder / "summary.json").write_text("{")
+    with pytest.raises(ValueError, match=r"summary\.json: this is not the summary of a run"):
+        write_report(folder)
+    (folder / "summary.json").write_text(json.dumps({**SUMMARY, "accuracy": {}}))
+    with pytest.raises(ValueError, match="distilled"):
+        write_report(folder)
+    (folder / "summary.json").unlink()
+    with pytest.raises(ValueError, match="no such file"):
+        write_report(folder)
+
+
+def test_a_failed_write_keeps_the_old_page(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = write_report(folder).read_bytes()
+
+    def fail(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "replace", fail)
+    with pytest.raises(OSError, match="No space"):
+        write_report(folder)
+    assert (folder / "report.html").read_bytes() == before
+    assert not list(folder.glob(".*"))

@@ -1,0 +1,101 @@
+"""README and docs are true of the code: commands parse, flags and presets exist, links lead somewhere, doctests run."""
+
+import doctest
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+import tyro
+
+import trajmatch
+from trajmatch.run.cli import VERBS
+from trajmatch.run.config import Config
+from trajmatch.run.presets import PRESETS, preset
+from trajmatch.run.settings import flag, flatten
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+FLAGS = {flag(key) for key in flatten(Config())} | {"--config", "--images.no-hold-out", "--help"}
+PIP = {"--no-deps", "--index-url", "--check"}
+
+
+def shell_lines(text: str) -> list[str]:
+    blocks = re.findall(r"```(?:sh|bash)\n(.*?)```", text, flags=re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_flags_exist(path: Path) -> None:
+    for name in re.findall(r"(?<![\w-])--[a-z][\w.-]*", path.read_text(encoding="utf-8")):
+        assert name.rstrip(".") in FLAGS | PIP, name
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", path.read_text(encoding="utf-8")):
+        assert (path.parent / target).exists(), target
+
+
+def commands() -> list[list[str]]:
+    found = []
+    for path in DOCUMENTS:
+        for line in shell_lines(path.read_text(encoding="utf-8")):
+            for part in line.split("&&"):
+                words = shlex.split(part, comments=True)
+                if words[:1] == ["trajmatch"]:
+                    found.append(words[1:])
+    return found
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_commands_parse(words: list[str]) -> None:
+    verb, rest = words[0], words[1:]
+    assert verb in VERBS
+    base = preset("digits-ipc1")
+    if rest and not rest[0].startswith("-"):
+        if verb in ("run", "experts", "distill"):
+            base = preset(rest[0])
+        rest = rest[1:]
+    tyro.cli(Config, args=rest, default=base)
+
+
+def test_presets_named_in_the_readme_exist() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in re.findall(r"`(digits-\w+|cifar10-\w+)`", text):
+        assert name in PRESETS
+
+
+def test_the_readmes_tree_names_every_module_of_core() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for module in (ROOT / "trajmatch" / "core").glob("[a-z]*.py"):
+        assert re.search(rf"^ +{module.stem} ", text, flags=re.MULTILINE), module.stem
+
+
+def test_cited_sections_of_the_method_exist() -> None:
+    method = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
+    sections = set(re.findall(r"^## (\d+)\.", method, flags=re.MULTILINE))
+    cited = set()
+    for path in (ROOT / "trajmatch").rglob("*.py"):
+        cited |= set(re.findall(r"method\.md,? sections? (\d)", path.read_text(encoding="utf-8")))
+    assert cited
+    assert cited <= sections
+
+
+def test_public_names_exist() -> None:
+    for name in [*trajmatch.__all__, "__version__"]:
+        assert getattr(trajmatch, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = trajmatch.nothing
+
+
+def test_doctests() -> None:
+    attempted = 0
+    for path in sorted((ROOT / "trajmatch" / "core").glob("[a-z]*.py")):
+        with torch.random.fork_rng(devices=[]):  # an example may make a module, which draws its weights
+            results = doctest.testmod(importlib.import_module(f"trajmatch.core.{path.stem}"))
+        assert results.failed == 0
+        attempted += results.attempted
+    assert attempted > 5
