@@ -1,6 +1,8 @@
 """The command line as a user meets it: results, refusals and exit codes."""
 
 import json
+import os
+import socket
 import subprocess
 import sys
 import time
@@ -15,7 +17,7 @@ import trajmatch
 from tests.run.small import command, rows, start, succeed
 from trajmatch.data import images
 from trajmatch.data.files import read_tensors
-from trajmatch.run import distill_stage, pool
+from trajmatch.run import assemble, distill_stage, pool
 from trajmatch.run.cli import main
 from trajmatch.run.presets import preset
 
@@ -233,13 +235,26 @@ def _die(report: pool.Report) -> None:
     os._exit(9)
 
 
-def test_jobs_report_in_processes_as_here() -> None:
-    found = []
-    for workers in (1, 2):
-        messages = list(pool.run_jobs(_square, [(2,), (3,)], workers, threads=1))
-        results = {m.index: m.value for m in messages if m.done}
-        found.append((results, sorted(m.value for m in messages if not m.done)))
-    assert found == [({0: 4, 1: 9}, [-3, -2])] * 2
+@pytest.mark.parametrize("workers", [1, 2])
+def test_jobs_report_in_processes_as_here(workers: int) -> None:
+    said: list[tuple[int, int]] = []
+    results = dict(pool.run_jobs(_square, [(2,), (3,)], workers, 1, lambda *heard: said.append(heard)))
+    assert results == {0: 4, 1: 9}
+    assert sorted(said) == [(0, -2), (1, -3)]
+
+
+def test_only_dead_processes_material_is_swept(tmp_path: Path) -> None:
+    process = start("--version")
+    process.communicate(timeout=60)
+    host = socket.gethostname()
+    dead, alive = (tmp_path / f".material-{host}-{pid}-x" for pid in (process.pid, os.getpid()))
+    other = tmp_path / ".material-elsewhere.example-1-x"
+    for place in (dead, alive, other):
+        place.mkdir()
+    material = assemble.load_material(preset("digits-ipc1"))
+    with assemble.shared(material, tmp_path) as path:
+        assert path.exists()
+    assert sorted(tmp_path.iterdir()) == sorted([alive, other])
 
 
 def _square(x: int, report: pool.Report) -> int:

@@ -1,6 +1,8 @@
 """From configuration to material, network and rule: the only file with both vocabularies, words and letters."""
 
+import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -150,15 +152,27 @@ def rule(config: Config) -> Rule:
 MATERIAL_PREFIX = ".material-"
 
 
+def _is_alive(pid: int) -> bool:
+    """Whether a process of this machine runs."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it runs, as somebody else's
+        return True
+    return True
+
+
 @contextmanager
 def shared(material: Material, folder: Path) -> Iterator[Path]:
     """A temporary file of the images in the input space, which every process maps into memory once.
 
     One file serves any number of workers with one copy in memory, and this process can let go of its own.
     """
-    for stale in folder.glob(MATERIAL_PREFIX + "*"):  # left by a killed process
-        shutil.rmtree(stale, ignore_errors=True)
-    place = Path(tempfile.mkdtemp(prefix=MATERIAL_PREFIX, dir=folder))
+    for place in folder.glob(f"{MATERIAL_PREFIX}{socket.gethostname()}-*"):
+        if not _is_alive(int(place.name.split("-")[-2])):  # left by a killed process; other shards may be at work
+            shutil.rmtree(place, ignore_errors=True)
+    place = Path(tempfile.mkdtemp(prefix=f"{MATERIAL_PREFIX}{socket.gethostname()}-{os.getpid()}-", dir=folder))
     try:
         dataset = material.dataset
         splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}

@@ -72,7 +72,7 @@ def _dispatch(words: list[str]) -> int:
     if verb == "report":
         return _report(rest)
     if verb == "evaluate":
-        return _evaluate(rest, words)
+        return _evaluate(rest)
     return _work(verb, rest, words)
 
 
@@ -92,7 +92,7 @@ def _work(verb: str, rest: list[str], words: list[str]) -> int:
     _prepare_process()
     from trajmatch.run import verbs
 
-    command = verbs.quoted(words)
+    command = verbs.quoted([word for word in words if word != "--resume"])
     if verb == "experts":
         verbs.run_experts(config, folder if config.out else folder / "experts", verbs.Peak())
     elif verb == "run":
@@ -116,7 +116,7 @@ def default_folder(name: str | None, base: Config, config: Config) -> Path:
     return Path("runs") / "-".join([name, *changed])
 
 
-def _evaluate(rest: list[str], words: list[str]) -> int:
+def _evaluate(rest: list[str]) -> int:
     name, rest = _positional(rest)
     from trajmatch.run.scoring import base_configuration, evaluate_set
 

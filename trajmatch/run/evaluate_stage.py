@@ -175,10 +175,9 @@ def _accuracies(config: Config, path: Path, peak: Peak, quiet: bool, jobs: Seque
     results: dict[int, float] = {}
     arguments = [(path, config, str(where), job) for job in jobs]
     with Meter("evaluate", len(jobs), unit="networks", quiet=quiet) as meter:
-        for message in run_jobs(_train_one, arguments, workers, 1, peak):
-            if message.done:
-                results[message.index] = message.value
-                meter.advance(f"{jobs[message.index].key}: {message.value:.1%}")
+        for index, accuracy in run_jobs(_train_one, arguments, workers, threads=1, peak=peak):
+            results[index] = accuracy
+            meter.advance(f"{jobs[index].key}: {accuracy:.1%}")
     found: dict[str, list[float]] = {}
     for index, job in enumerate(jobs):
         found.setdefault(job.key, []).append(results[index])

@@ -76,10 +76,13 @@ def train_experts(
         about = expert_settings(config, material)
         with shared(material, folder) as path, Meter("experts", total, unit="epochs", quiet=quiet) as meter:
             jobs = [(path, config, str(where), index, expert_path(folder, index), about) for index in missing]
-            for message in run_jobs(_train_one, jobs, workers, config.expert.threads, peak):
-                if not message.done:
-                    epoch, accuracy = message.value
-                    meter.advance(f"expert {missing[message.index]}, epoch {epoch}: {accuracy:.1%} on test")
+
+            def listen(job: int, said: tuple[int, float]) -> None:
+                epoch, accuracy = said
+                meter.advance(f"expert {missing[job]}, epoch {epoch}: {accuracy:.1%} on test")
+
+            for _ in run_jobs(_train_one, jobs, workers, config.expert.threads, listen, peak):
+                pass  # each job has written its own file
     return open_experts(config, material, folder, count)
 
 

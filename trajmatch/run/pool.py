@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from functools import partial
 from multiprocessing.queues import SimpleQueue
 from typing import Any
 
@@ -16,16 +16,9 @@ import torch
 
 from trajmatch.run.allocator import keep_freed_memory
 
+# What a job is given to say how far it is, and what its caller hears: (the job's index, what was said).
 Report = Callable[[Any], None]
-
-
-@dataclass(frozen=True)
-class Message:
-    """Something that job `index` reported while it ran (done False), or its result (done True)."""
-
-    index: int
-    value: Any
-    done: bool
+Listen = Callable[[int, Any], None]
 
 
 class WorkerLostError(ChildProcessError):
@@ -43,10 +36,10 @@ def peak_memory_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1e-6 if sys.platform == "darwin" else 1.024e-3)
 
 
-_queue: "SimpleQueue[Message]"
+_queue: "SimpleQueue[tuple[int, Any]]"
 
 
-def _start(queue: "SimpleQueue[Message]", threads: int) -> None:
+def _start(queue: "SimpleQueue[tuple[int, Any]]", threads: int) -> None:
     global _queue  # a worker's only way to be handed something that cannot travel with a job
     _queue = queue
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent decides what it means
@@ -55,7 +48,7 @@ def _start(queue: "SimpleQueue[Message]", threads: int) -> None:
 
 
 def _work(function: Callable[..., Any], index: int, arguments: tuple[Any, ...]) -> tuple[Any, float]:
-    result = function(*arguments, lambda value: _queue.put(Message(index, value, done=False)))
+    result = function(*arguments, lambda value: _queue.put((index, value)))
     return result, peak_memory_mb()
 
 
@@ -67,19 +60,25 @@ class Peak:
 
 
 def run_jobs(
-    function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], workers: int, threads: int, peak: Peak | None = None
-) -> Iterator[Message]:
-    """Run `function(*job, report)` for every job; yield what they report, and their results as they finish.
+    function: Callable[..., Any],
+    jobs: Sequence[tuple[Any, ...]],
+    workers: int,
+    threads: int,
+    listen: Listen = lambda index, value: None,
+    peak: Peak | None = None,
+) -> Iterator[tuple[int, Any]]:
+    """Run `function(*job, report)` for every job; yield (index, result) as they finish, and pass on what they report.
 
     workers: processes at once; 1 runs the jobs here, one after another. threads: torch's, in each process. A job's
-    result must not depend on which process runs it. An exception in a job stops all of them and is raised here.
+    result must not depend on which process runs it. An exception in a job stops all of them and is raised here;
+    WorkerLostError where a worker was killed.
     """
     workers = min(workers, len(jobs))
     if workers <= 1:
-        yield from _run_here(function, jobs, threads)
+        yield from _run_here(function, jobs, threads, listen)
         return
     context = multiprocessing.get_context("spawn")  # forking a process that has used torch's threads can hang
-    queue: SimpleQueue[Message] = context.SimpleQueue()
+    queue: SimpleQueue[tuple[int, Any]] = context.SimpleQueue()
     with ProcessPoolExecutor(workers, context, _start, (queue, threads)) as executor:
         waiting: dict[Future[tuple[Any, float]], int] = {
             executor.submit(_work, function, index, job): index for index, job in enumerate(jobs)
@@ -89,13 +88,13 @@ def run_jobs(
             while waiting:
                 finished, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
                 while not queue.empty():
-                    yield queue.get()
+                    listen(*queue.get())
                 for future in finished:
                     result, memory = future.result()
                     largest = max(largest, memory)
                     if peak is not None:
                         peak.mb = max(peak.mb, largest * workers)
-                    yield Message(waiting.pop(future), result, done=True)
+                    yield waiting.pop(future), result
         except BrokenProcessPool:
             raise WorkerLostError(
                 "a worker process was killed, most likely for lack of memory: fewer --expert.workers or "
@@ -109,16 +108,13 @@ def run_jobs(
             raise
 
 
-def _run_here(function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], threads: int) -> Iterator[Message]:
+def _run_here(
+    function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], threads: int, listen: Listen
+) -> Iterator[tuple[int, Any]]:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         for index, job in enumerate(jobs):
-            said: list[Message] = []
-            result = function(
-                *job, lambda value, index=index, said=said: said.append(Message(index, value, done=False))
-            )
-            yield from said
-            yield Message(index, result, done=True)
+            yield index, function(*job, partial(listen, index))
     finally:
         torch.set_num_threads(before)

@@ -187,7 +187,7 @@ class Run:
             "compression": real / synthetic,
             "real_images": real,
             "synthetic_images": synthetic,
-            "commands": [self.command],
+            "commands": [self.command, quoted(["evaluate", str(self.folder)])],
         }
         write_json(path, summary)
         report = write_report(self.folder)
