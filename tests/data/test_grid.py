@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from trajmatch.data.grid import image_grid, save_png
+from trajmatch.data.grid import displayable, image_grid, save_png
 
 
 def distinct(n: int, c: int = 3) -> torch.Tensor:
@@ -63,3 +63,16 @@ def test_saved_pictures_open_again(tmp_path: Path) -> None:
     with Image.open(tmp_path / "p.png") as found:
         assert found.size == picture.size
     assert [p.name for p in tmp_path.iterdir()] == ["p.png"]
+
+
+def test_what_leaves_the_range_is_compressed_and_the_rest_is_untouched() -> None:
+    source = torch.Generator().manual_seed(0)
+    inside = torch.rand(1, 3, 8, 8, generator=source)
+    outside = 4 * torch.randn(1, 3, 8, 8, generator=source)
+    found = displayable(torch.cat((inside, outside)))
+    assert torch.equal(found[:1], inside)
+    assert 0 <= float(found.min()) < 0.01
+    assert 0.99 < float(found.max()) <= 1
+    middle = outside.abs() < 6  # within 2.5 standard deviations: an affine map, so order and differences remain
+    slopes = (found[1:][middle] - found[1:][middle][0]) / (outside[middle] - outside[middle][0])
+    assert float(slopes[1:].std() / slopes[1:].mean()) < 1e-3

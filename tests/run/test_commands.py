@@ -72,7 +72,6 @@ def test_evaluate_gives_the_runs_own_numbers(whole: Path, capsys: Captured) -> N
 
 
 def test_a_folder_of_pngs_gives_the_same_numbers_as_its_source(experts: Path, whole: Path, tmp_path: Path) -> None:
-    # One source's pixels; hold-out and test splits are drawn from them again, so export the whole as one tree.
     digits = images.load("digits")
     images.export_folder(digits, tmp_path / "png")
     archive = tmp_path / "digits.npz"
@@ -83,14 +82,16 @@ def test_a_folder_of_pngs_gives_the_same_numbers_as_its_source(experts: Path, wh
         arrays[f"y_{name}"] = np.concatenate([p.y.numpy() for p in parts])
     np.savez(archive, **arrays)
     folders = []
-    for name, source in (("a", tmp_path / "png"), ("b", archive)):
+    for name, source in (("a", tmp_path / "png"), ("b", archive), ("c", "digits")):
         folders.append(tmp_path / name)
         # Not resized: the preset for digits keeps images as they are.
         succeed(*command("distill", "--data", source, "--experts", 1, "--steps", 3, "--out", folders[-1]))
-    one, two = (read_tensors(folder / "distilled.safetensors") for folder in folders)
-    for key in ("images", "labels", "step_size"):
-        assert torch.equal(one[key], two[key])
-    assert rows(folders[0]) == rows(folders[1])
+    wanted = read_tensors(folders[0] / "distilled.safetensors")
+    for folder in folders[1:]:
+        found = read_tensors(folder / "distilled.safetensors")
+        for key in ("images", "labels", "step_size"):
+            assert torch.equal(found[key], wanted[key]), (folder, key)
+        assert rows(folder) == rows(folders[0])
 
 
 def test_workers_and_shards_make_the_same_experts(experts: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from trajmatch.core.draws import derive
 from trajmatch.core.inner import cross_entropy
 from trajmatch.core.vector import functional
 from trajmatch.data.files import save_tensors
-from trajmatch.data.grid import image_grid, save_png
+from trajmatch.data.grid import displayable, image_grid, save_png
 from trajmatch.data.networks import build
 from trajmatch.data.synthetic import SyntheticSet, class_labels, initial_images, one_hot, save
 from trajmatch.data.trajectories import Trajectory
@@ -76,11 +76,11 @@ def distill(
     """
     loop = _Loop(config, material, trajectories, folder)
     (folder / SNAPSHOTS).mkdir(exist_ok=True)
-    initial = image_grid(material.space.inverse(loop.first.X.cpu()), loop.labels, material.dataset.classes)
+    initial = image_grid(displayable(material.space.inverse(loop.first.X.cpu())), loop.labels, material.dataset.classes)
     save_png(initial, folder / "initial.png")
     loop.run(quiet)
     synthetic = _synthetic(config, material, loop.checkpoint.state)
-    save_png(image_grid(synthetic.pixels, synthetic.labels, synthetic.classes), folder / "images.png")
+    save_png(image_grid(displayable(synthetic.pixels), synthetic.labels, synthetic.classes), folder / "images.png")
     save(synthetic, folder / DISTILLED)
     return Distilled(synthetic, loop.checkpoint.seconds)
 
@@ -202,7 +202,7 @@ class _Loop:
     def keep_snapshot(self, state: OuterState) -> None:
         """Keep the images of now, among which validation will choose."""
         step = int(state.steps)
-        tensors = {"images": state.average.clone(), "labels": state.Y, "step_size": state.eta.double()}
+        tensors = {"images": state.average.clone(), "labels": state.Y, "step_size": state.eta.cpu().double()}
         save_tensors(snapshot_path(self.folder, step), tensors, {"step": step})
 
 

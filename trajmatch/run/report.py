@@ -38,6 +38,11 @@ TITLES = {
     "whole": "whole dataset",
 }
 
+CAPTIONS = {
+    "initial.png": "Before: where the images started.",
+    "images.png": "After: distilled. Values that a screen cannot show are compressed, image by image.",
+}
+
 
 def write_report(folder: Path) -> Path:
     """Write `report.html` of a run folder from the files in it, whole or not at all; returns its path.
@@ -149,7 +154,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _pictures(folder: Path) -> str:
     shown = []
-    for name, caption in (("initial.png", "Before: where the images started."), ("images.png", "After: distilled.")):
+    for name, caption in CAPTIONS.items():
         path = folder / name
         if path.exists():
             data = base64.b64encode(path.read_bytes()).decode()
