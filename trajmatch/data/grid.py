@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from io import BytesIO
 from math import ceil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+
+from trajmatch.data.files import replacing
 
 GAP = 4  # pixels between pictures
 DEFAULT_CELL = 84  # 8, 16, 28, 32 and 64 pixel images become 80, 80, 84, 64 and 64
@@ -93,15 +93,9 @@ def displayable(pixels: Tensor) -> Tensor:
 
 
 def save_png(image: Image.Image, path: Path) -> None:
-    """Write `image` as PNG; a reader sees the old file or the whole new one, never a part."""
-    data = BytesIO()
-    image.save(data, format="PNG", optimize=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data.getvalue())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Write `image` as PNG, whole or not at all."""
+    with replacing(path) as temporary:
+        image.save(temporary, format="PNG", optimize=True)
 
 
 def _check(pixels: Tensor, per_row: int, cell: int | None) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from trajmatch.core.draws import derive
 from trajmatch.core.inner import cross_entropy
@@ -34,6 +35,7 @@ CHECKPOINT, METRICS, DISTILLED, SNAPSHOTS = (
     "distilled.safetensors",
     "snapshots",
 )
+BEFORE, AFTER = "initial.png", "images.png"
 # Steps between the states that a rollback returns to. A state just before a non-finite loss is bad already.
 ANCHOR_STEPS = 20
 
@@ -76,13 +78,24 @@ def distill(
     """
     loop = _Loop(config, material, trajectories, folder)
     (folder / SNAPSHOTS).mkdir(exist_ok=True)
-    initial = image_grid(displayable(material.space.inverse(loop.first.X.cpu())), loop.labels, material.dataset.classes)
-    save_png(initial, folder / "initial.png")
     loop.run(quiet)
     synthetic = _synthetic(config, material, loop.checkpoint.state)
-    save_png(image_grid(displayable(synthetic.pixels), synthetic.labels, synthetic.classes), folder / "images.png")
-    save(synthetic, folder / DISTILLED)
+    draw_pictures(config, material, synthetic, folder)
+    save(synthetic, folder / DISTILLED)  # last: it says that the stage is done
     return Distilled(synthetic, loop.checkpoint.seconds)
+
+
+def draw_pictures(config: Config, material: Material, synthetic: SyntheticSet, folder: Path) -> None:
+    """Write the pictures of a set before and after, where they are missing."""
+    for name, X in ((BEFORE, _initial(config, material)), (AFTER, synthetic.X)):
+        if not (folder / name).exists():
+            pixels = displayable(material.space.inverse(X))
+            save_png(image_grid(pixels, synthetic.labels, synthetic.classes), folder / name)
+
+
+def _initial(config: Config, material: Material) -> Tensor:
+    dataset, kind = material.dataset, config.outer.initial
+    return initial_images(kind, dataset.train, material.space, dataset.num_classes, config.ipc, config.seed)
 
 
 def _synthetic(config: Config, material: Material, state: OuterState) -> SyntheticSet:
@@ -99,10 +112,9 @@ def _synthetic(config: Config, material: Material, state: OuterState) -> Synthet
 
 def first_state(config: Config, material: Material, device: torch.device) -> OuterState:
     """The state before the first outer step."""
-    dataset, chosen = material.dataset, config.outer
-    X = initial_images(chosen.initial, dataset.train, material.space, dataset.num_classes, config.ipc, config.seed)
-    Y = one_hot(class_labels(dataset.num_classes, config.ipc), dataset.num_classes)
-    return new_state(X.to(device), Y.to(device), chosen.step_size)
+    num_classes = material.dataset.num_classes
+    Y = one_hot(class_labels(num_classes, config.ipc), num_classes)
+    return new_state(_initial(config, material).to(device), Y.to(device), config.outer.step_size)
 
 
 class _Loop:
@@ -118,7 +130,6 @@ class _Loop:
         network, _ = build(assemble.factory(config.network, dataset.shape, dataset.num_classes), 0)
         self.loss = cross_entropy(functional(network.to(self.device)))
         self.first = first_state(config, material, self.device)
-        self.labels = class_labels(dataset.num_classes, config.ipc)
         about = distill_settings(config, material, len(trajectories))
         path = folder / CHECKPOINT
         if path.exists():
