@@ -119,3 +119,22 @@ def test_strategies() -> None:
     assert families("crop_flip") == ("crop", "flip")
     with pytest.raises(ValueError, match="'zoom' is not a family"):
         families("crop_zoom")
+
+
+def resampled(rows: list[list[float]]) -> Tensor:
+    """X through torch's own affine grid, as the published code builds it."""
+    matrix = torch.tensor([rows] * 3, dtype=F64)
+    grid = torch.nn.functional.affine_grid(matrix, list(X.shape), align_corners=True)
+    return torch.nn.functional.grid_sample(X, grid, padding_mode="zeros", align_corners=True)
+
+
+def test_scale_stretches_width_and_height_apart() -> None:
+    horizontal, vertical = (1 / 1.2 + u * (1.2 - 1 / 1.2) for u in (0.1, 0.8))
+    found = augment(X, Draw("scale", uniform(3, 0.1, 0.8)))
+    assert relative_error(found, resampled([[horizontal, 0, 0], [0, vertical, 0]])) < 1e-12
+
+
+def test_rotation_against_the_affine_grid() -> None:
+    angle = math.radians((0.9 * 2 - 1) * 15)
+    rows = [[math.cos(angle), -math.sin(angle), 0], [math.sin(angle), math.cos(angle), 0]]
+    assert relative_error(augment(X, Draw("rotate", uniform(3, 0.9))), resampled(rows)) < 1e-12

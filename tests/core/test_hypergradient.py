@@ -3,8 +3,9 @@ import torch
 from torch import Tensor
 
 from tests.oracles import ALL_FAMILIES, F64, Y0, Quadratic, Small, central_difference, random, relative_error, small
+from trajmatch.core.augment import Draw
 from trajmatch.core.hypergradient import Hypergradient, adjoint, unrolled
-from trajmatch.core.inner import Problem, inner_gradient, rollout
+from trajmatch.core.inner import Problem, inner_gradient, rollout, training_view
 from trajmatch.core.matching import matching
 from trajmatch.core.mixed import MIXED, Mixed
 from trajmatch.core.rate import first_order_rate
@@ -165,3 +166,22 @@ def test_the_sweep_moves_no_argument() -> None:
         assert not new.requires_grad
     mixed: Mixed = MIXED["reverse-over-reverse"]
     assert all(not t.requires_grad for t in mixed(p.problem.loss, p.s, p.X, p.Y, p.g))
+
+
+def test_unrolled_from_a_later_step() -> None:
+    p = small(ALL_FAMILIES)
+    loss, found = unrolled(p.problem, p.s, p.g, p.X, p.Y, p.eta, p.T, first=4)
+    wanted_loss, wanted = reference(p, p.s, 4)
+    assert relative_error(loss, wanted_loss) < 1e-12
+    for f, w in zip(found, wanted, strict=True):
+        assert relative_error(f, w) < 1e-10
+
+
+def test_the_view_takes_images_and_labels_by_the_same_indices() -> None:
+    X, Y = random(5, 1, 4, 4, seed=0), random(5, 3, seed=1)
+    b = [torch.tensor([3, 0]), torch.tensor([4, 2, 0, 1, 3]), torch.arange(5)]
+    view = training_view(b, [Draw("identity", torch.rand(len(i), 3, generator=torch.Generator())) for i in b])
+    for i, index in enumerate(b):
+        z, y = view(X, Y, i)
+        assert torch.equal(z, X[index])
+        assert torch.equal(y, Y[index])
