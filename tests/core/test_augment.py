@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -138,3 +139,61 @@ def test_rotation_against_the_affine_grid() -> None:
     angle = math.radians((0.9 * 2 - 1) * 15)
     rows = [[math.cos(angle), -math.sin(angle), 0], [math.sin(angle), math.cos(angle), 0]]
     assert relative_error(augment(X, Draw("rotate", uniform(3, 0.9))), resampled(rows)) < 1e-12
+
+
+TALL = random(4, 2, 6, 9, seed=1) + 3.0  # no pixel is zero, and the sides differ
+
+
+def parameters(n: int, seed: int = 0) -> Tensor:
+    return torch.rand(n, 3, generator=torch.Generator().manual_seed(seed), dtype=F64)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_image_is_changed_by_its_own_parameters_alone(family: str) -> None:
+    u = parameters(4)
+    together = augment(TALL, Draw(family, u))
+    alone = torch.cat([augment(TALL[k : k + 1], Draw(family, u[k : k + 1])) for k in range(4)])
+    assert relative_error(together, alone) < 1e-12
+    if family != "identity":
+        assert relative_error(augment(TALL, Draw(family, u.flip(0))), together) > 1e-3
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_crop_by_a_loop_over_pixels(seed: int) -> None:
+    u = parameters(4, seed)
+    wanted = torch.zeros_like(TALL)
+    for k, row, column in itertools.product(range(4), range(6), range(9)):
+        # int(0.125 * 6 + 0.5) = 1 up or down, so one of 3 shifts; int(0.125 * 9 + 0.5) = 1 sideways.
+        source = row + int(3 * u[k, 0]) - 1, column + int(3 * u[k, 1]) - 1
+        if 0 <= source[0] < 6 and 0 <= source[1] < 9:
+            wanted[k, :, row, column] = TALL[k, :, source[0], source[1]]
+    assert torch.equal(augment(TALL, Draw("crop", u)), wanted)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_cutout_by_a_loop_over_pixels(seed: int) -> None:
+    """An odd length (3 of 6) has its centre on one of 6 pixels; of 9, int(4.5 + 0.5) = 5 on one of 9."""
+    u = parameters(4, seed)
+    wanted = TALL.clone()
+    for k, row, column in itertools.product(range(4), range(6), range(9)):
+        if abs(row - int(6 * u[k, 0])) <= 1 and abs(column - int(9 * u[k, 1])) <= 2:
+            wanted[k, :, row, column] = 0.0
+    assert not torch.equal(wanted, TALL)
+    assert torch.equal(augment(TALL, Draw("cutout", u)), wanted)
+
+
+def test_published_ranges_of_colour() -> None:
+    """At its ends: brightness +- 1/2, saturation 0 and 2 times, contrast 1/2 and 3/2 times (peers.md 1.1)."""
+    middle, x = 0.5, TALL[:1]
+
+    def at(*u: float) -> Tensor:
+        return augment(x, Draw("color", torch.tensor([u], dtype=F64)))
+
+    assert relative_error(at(middle, middle, middle), x) < 1e-12
+    for end, shift in ((0.0, -0.5), (1.0, 0.5)):
+        assert relative_error(at(end, middle, middle), x + shift) < 1e-12
+    grey = x.mean(1, keepdim=True)
+    for end, factor in ((0.0, 0.0), (1.0, 2.0)):
+        assert relative_error(at(middle, end, middle), grey + factor * (x - grey)) < 1e-12
+    for end, factor in ((0.0, 0.5), (1.0, 1.5)):
+        assert relative_error(at(middle, middle, end), x.mean() + factor * (x - x.mean())) < 1e-12

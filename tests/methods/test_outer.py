@@ -1,6 +1,7 @@
 """The outer step: derived anew with plain autograd, its identities, and its purity."""
 
-from dataclasses import replace
+import math
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from trajmatch.core.augment import augment, draw, families
 from trajmatch.core.descent import Adam, Momentum
 from trajmatch.core.draws import generator
 from trajmatch.core.inner import cross_entropy
-from trajmatch.core.sharpness import ASAM, GSAM, SAM, VaSSO
+from trajmatch.core.sharpness import ASAM, GSAM, SAM, Perturbation, VaSSO
 from trajmatch.core.vector import functional
 from trajmatch.data.networks import build, convnet
 from trajmatch.data.trajectories import Segment
@@ -141,3 +142,140 @@ def test_the_step_size_stays_positive_and_a_lost_one_is_noticed() -> None:
     lost = state()._replace(X=state().X * float("nan"))
     assert not bool(outer_step(SATM, LOSS, lost, SEGMENT, SEED)[1].healthy)
     assert bool(outer_step(SATM, LOSS, state(), SEGMENT, SEED)[1].healthy)
+
+
+@dataclass(frozen=True)
+class Scripted:
+    """A sharpness rule that records what it is given and answers with what the test chose."""
+
+    eps: Tensor
+    way: Tensor
+    seen: list[Tensor] = field(default_factory=list)
+
+    def perturbation(self, d: Tensor, X: Tensor, state: Tensor) -> Perturbation:
+        self.seen.extend((d, X, state))
+        return Perturbation(self.eps, state + 1)
+
+    def direction(self, d: Tensor, d_prime: Tensor) -> Tensor:
+        self.seen.extend((d, d_prime))
+        return self.way
+
+
+@pytest.mark.parametrize("tau", [0, 2, 4, 5])
+def test_what_the_sharpness_rule_is_given_and_what_becomes_of_its_answer(tau: int) -> None:
+    before = state()._replace(ascent=random(6, 1, 8, 8, seed=20))
+    rule = Scripted(0.2 * random(6, 1, 8, 8, seed=21), random(6, 1, 8, 8, seed=22))
+    after, record = outer_step(replace(SATM, sharpness=rule, tau=tau), LOSS, before, SEGMENT, SEED)
+    d, X, ascent, d_again, d_prime = rule.seen
+    assert torch.equal(X, before.X)  # without the noise
+    assert torch.equal(ascent, before.ascent)
+    assert torch.equal(d, d_again)
+    assert torch.equal(after.ascent, before.ascent + 1)
+    assert relative_error(after.X - before.X, -3.0 * (0.5 * before.image_moments[0] + rule.way)) < 1e-10
+    assert relative_error(record.hypergradient_norm, rule.way.norm()) < 1e-12
+    assert torch.equal(record.step_size, before.eta)
+    # Both gradients anew: trajectory 1 on noisy images, trajectory 2 from its iterate tau.
+    noise = torch.randn(X.shape, generator=generator(SEED, "noise", 1), dtype=F64)
+    noisy = X + 0.2 * X.flatten(1).norm(dim=1).view(-1, 1, 1, 1) / 8 * noise
+    assert relative_error(d, unroll(noisy, before.eta, S, 0, 2)[2]) < 1e-10
+    restart, source = S, generator(SEED, "inner", 1)
+    for a in [draw(6, FAMILIES, source) for _ in range(T)][:tau]:
+        restart = restart.detach().requires_grad_()
+        u = torch.autograd.grad(LOSS(restart, augment(noisy, a), before.Y), restart)[0]
+        restart = restart - before.eta * u
+    assert relative_error(d_prime, unroll(X + rule.eps, before.eta, restart.detach(), tau, 2)[2]) < 1e-10
+
+
+@pytest.mark.parametrize("optimiser", ["momentum", "adam"])
+def test_images_over_several_steps_against_torch(optimiser: str) -> None:
+    current = new_state(random(6, 1, 8, 8, seed=3), torch.eye(3, dtype=F64).repeat_interleave(2, 0), 0.1)
+    theirs = current.X.clone().requires_grad_()
+    if optimiser == "momentum":
+        ours: Momentum | Adam = Momentum(0.3, 0.5)
+        reference: torch.optim.Optimizer = torch.optim.SGD([theirs], lr=0.3, momentum=0.5)
+    else:
+        ours, reference = Adam(0.3), torch.optim.Adam([theirs], lr=0.3)
+    for k in range(4):
+        way = random(6, 1, 8, 8, seed=30 + k)
+        rule = Scripted(torch.zeros_like(way), way)
+        current, _ = outer_step(replace(SATM, sharpness=rule, images=ours), LOSS, current, SEGMENT, SEED)
+        theirs.grad = way
+        reference.step()
+        assert int(current.steps) == k + 1
+        assert relative_error(current.X, theirs) < 1e-12
+
+
+def test_the_second_order_rate_by_autograd_through_the_unroll() -> None:
+    before = state()
+    after, _ = outer_step(MTT, LOSS, before, SEGMENT, SEED)
+    source, log_eta = generator(SEED, "inner", 1), before.eta.log().requires_grad_()
+    at = S.clone().requires_grad_()
+    for a in [draw(6, FAMILIES, source) for _ in range(T)]:
+        (u,) = torch.autograd.grad(LOSS(at, augment(before.X, a), before.Y), at, create_graph=True)
+        at = at - log_eta.exp() * u
+    L = (at - SEGMENT.g).square().sum() / (S - SEGMENT.g).square().sum()
+    (slope,) = torch.autograd.grad(L, log_eta)
+    assert relative_error(before.rate_moments[0], slope) > 1e-3  # the momentum counts
+    wanted = -0.1 * (0.5 * before.rate_moments[0] + slope)
+    assert relative_error(after.eta.log() - before.eta.log(), wanted) < 1e-10
+
+
+def still() -> OuterState:
+    """The state with no momentum."""
+    before = state()
+    return before._replace(image_moments=0 * before.image_moments, rate_moments=0 * before.rate_moments)
+
+
+def rate_slope() -> float:
+    """dL / d log eta at `still()`."""
+    after, _ = outer_step(replace(MTT, rate=Momentum(1.0)), LOSS, still(), SEGMENT, SEED)
+    return float(still().eta.log() - after.eta.log())
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("change", [2.0, 30.0, 300.0])
+def test_a_huge_rate_multiplies_the_step_size_and_keeps_it_positive(change: float, sign: int) -> None:
+    """Step eta itself by the same relative change of 2, 30, 300, and one of the two signs turns it negative."""
+    rate = Momentum(sign * change / abs(rate_slope()))
+    after, record = outer_step(replace(MTT, rate=rate), LOSS, still(), SEGMENT, SEED)
+    direction = -math.copysign(1, rate_slope()) * sign
+    assert float(after.eta) == pytest.approx(float(still().eta) * math.exp(direction * change), rel=1e-9)
+    assert float(after.eta) > 0
+    assert bool(record.healthy)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_step_size_that_leaves_the_floats_is_noticed(sign: int) -> None:
+    rate = Momentum(sign * 2000.0 / abs(rate_slope()))  # e^2000 is infinite, and e^-2000 zero
+    after, record = outer_step(replace(MTT, rate=rate), LOSS, still(), SEGMENT, SEED)
+    assert float(after.eta) in (0.0, math.inf)
+    assert after.X.isfinite().all()
+    assert not bool(record.healthy)
+
+
+def test_images_that_leave_the_floats_are_noticed() -> None:
+    after, record = outer_step(replace(MTT, images=Momentum(math.inf)), LOSS, still(), SEGMENT, SEED)
+    assert not after.X.isfinite().all()
+    assert after.eta.isfinite()
+    assert not bool(record.healthy)
+
+
+def test_clipping_shortens_and_never_lengthens() -> None:
+    free, record = outer_step(MTT, LOSS, still(), SEGMENT, SEED)
+    norm = float(record.hypergradient_norm)
+    loose = outer_step(replace(MTT, clip=2 * norm), LOSS, still(), SEGMENT, SEED)[0]
+    assert torch.equal(loose.X, free.X)
+    tight, kept = outer_step(replace(MTT, clip=norm / 4), LOSS, still(), SEGMENT, SEED)
+    assert relative_error(tight.X - still().X, (free.X - still().X) / 4) < 1e-12
+    assert float(kept.hypergradient_norm) == norm  # what is reported is before the clip
+
+
+def test_a_step_depends_on_its_number_and_not_on_the_steps_before() -> None:
+    before = still()
+    far = before._replace(steps=before.steps + 6)
+    first, again = (outer_step(SATM, LOSS, far, SEGMENT, SEED)[0] for _ in range(2))
+    assert torch.equal(first.X, again.X)
+    for gamma, names in ((0.2, FAMILIES), (0.2, ()), (0.0, FAMILIES)):  # the noise and the views, each by itself
+        rule = replace(SATM, gamma=gamma, families=names)
+        here, there = (outer_step(rule, LOSS, at, SEGMENT, SEED)[0] for at in (before, far))
+        assert not torch.equal(here.X, there.X)

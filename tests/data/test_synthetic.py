@@ -1,0 +1,94 @@
+"""The synthetic set's promises: exact numbers back, pixels not clamped, the right real images first."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from trajmatch.data import synthetic
+from trajmatch.data.images import Images
+from trajmatch.data.synthetic import SyntheticSet, class_labels, draw_real, initial_images, one_hot
+from trajmatch.data.whitening import InputSpace, fit
+
+KINDS = ["none", "channel", "zca"]
+SOURCE = torch.Generator().manual_seed(0)
+REAL = Images(torch.randint(0, 256, (30, 3, 4, 4), generator=SOURCE).to(torch.uint8), torch.arange(30) % 3)
+
+
+def example(space: InputSpace, eta: float = 0.1) -> SyntheticSet:
+    X = 3 * torch.randn(6, *space.shape, generator=torch.Generator().manual_seed(1))
+    Y = torch.randn(6, 3, generator=torch.Generator().manual_seed(2)).softmax(1)
+    return SyntheticSet(X, Y, eta, ("a", "b", "c"), space)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_space_comes_back_with_the_set(kind: str, tmp_path: Path) -> None:
+    wanted = example(fit(kind, REAL.x))
+    synthetic.save(wanted, tmp_path / "x")
+    found = synthetic.load(str(tmp_path / "x"))
+    assert (found.space.kind, found.space.shape) == (kind, (3, 4, 4))
+    for name, tensor in wanted.space.to_tensors().items():
+        assert torch.equal(found.space.to_tensors()[name], tensor)
+    assert torch.equal(found.normalise(REAL.x), wanted.normalise(REAL.x))
+
+
+@pytest.mark.parametrize("eta", [1 / 3, 1e-12, 0.1 + 1e-15])
+def test_the_step_size_comes_back_to_the_last_bit(eta: float, tmp_path: Path) -> None:
+    synthetic.save(example(fit("none", REAL.x), eta), tmp_path / "x")
+    assert synthetic.load(tmp_path / "x").step_size == eta
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pixels_are_the_inverse_and_are_not_clamped(kind: str) -> None:
+    found = example(fit(kind, REAL.x))
+    assert found.pixels.min() < -0.01
+    assert found.pixels.max() > 1.01
+    # float32, and a 48 x 48 whitening matrix whose smallest scale is 0.1.
+    torch.testing.assert_close(found.space.forward(found.pixels), found.X, rtol=0, atol=1e-4)
+
+
+def test_soft_labels_name_their_likeliest_class() -> None:
+    found = example(fit("none", REAL.x))
+    assert found.labels.tolist() == [max(range(3), key=row.__getitem__) for row in found.Y.tolist()]
+    assert found.labels.dtype == torch.int64
+    assert len(set(found.labels.tolist())) > 1
+    image, label = found[4]
+    assert torch.equal(image, found.X[4])
+    assert torch.equal(label, found.Y[4])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_real_images_first_are_of_their_class_and_in_the_input_space(kind: str) -> None:
+    space = fit(kind, REAL.x)
+    X = initial_images("real", REAL, space, 3, 4, seed=3)
+    everything = space.forward(REAL.x)
+    # float32 products of different sizes round differently.
+    distance = (X.flatten(1)[:, None] - everything.flatten(1)[None]).abs().amax(2)  # (12, 30)
+    nearest = distance.argmin(1)
+    assert float(distance.min(1).values.max()) < 1e-4
+    assert len(set(nearest.tolist())) == 12
+    assert torch.equal(REAL.y[nearest], class_labels(3, 4))
+
+
+def test_noise_is_standard_in_the_input_space() -> None:
+    space = InputSpace("none", torch.empty(0), torch.empty(0), torch.empty(0), (3, 32, 32))
+    X = initial_images("noise", REAL, space, 3, 4, seed=3)
+    assert X.shape == (12, 3, 32, 32)
+    # 36,864 draws: the standard errors are 0.005 and 0.004.
+    assert abs(float(X.mean())) < 0.03
+    assert float(X.std()) == pytest.approx(1.0, abs=0.03)
+    assert not torch.equal(X, initial_images("noise", REAL, space, 3, 4, seed=4))
+
+
+def test_draws_of_real_images_are_random_in_the_class() -> None:
+    drawn = [draw_real(REAL, 3, 2, torch.Generator().manual_seed(seed)) for seed in range(40)]
+    assert {int(i) for index in drawn for i in index} == set(range(30))
+    # A permutation's first entries come in any order.
+    assert any(int(index[0]) > int(index[1]) for index in drawn)
+    assert any(int(index[0]) < int(index[1]) for index in drawn)
+
+
+def test_labels_as_rows() -> None:
+    found = one_hot(class_labels(3, 2), 3)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, torch.eye(3)[[0, 0, 1, 1, 2, 2]])
