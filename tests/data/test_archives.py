@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sample_images import cifar10_files, cifar_batch, images, write_files, write_tar
 
+from tests.data.sample_images import cifar10_files, cifar_batch, images, write_files, write_tar
 from trajmatch.data import archives
 from trajmatch.data.images import load
 

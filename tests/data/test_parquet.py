@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sample_images import NAMES, TEST, TRAIN, assert_same, images, write_folder, write_table
 
+from tests.data.sample_images import NAMES, TEST, TRAIN, assert_same, images, write_folder, write_table
 from trajmatch.data import parquet
 from trajmatch.data.images import load
 

@@ -7,8 +7,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sample_images import NAMES, TEST, TRAIN, WRITERS, Listed, assert_same, images, png, write_folder, write_table
 
+from tests.data.sample_images import (
+    NAMES,
+    TEST,
+    TRAIN,
+    WRITERS,
+    Listed,
+    assert_same,
+    images,
+    png,
+    write_folder,
+    write_table,
+)
 from trajmatch.data.images import export_folder, load
 from trajmatch.data.records import natural
 

@@ -92,3 +92,24 @@ def test_labels_as_rows() -> None:
     found = one_hot(class_labels(3, 2), 3)
     assert found.dtype == torch.float32
     assert torch.equal(found, torch.eye(3)[[0, 0, 1, 1, 2, 2]])
+
+
+def test_a_loaded_set_does_not_follow_its_file(tmp_path: Path) -> None:
+    path, wanted = tmp_path / "x", example(fit("none", REAL.x))
+    synthetic.save(wanted, path)
+    found = synthetic.load(path)
+    with open(path, "r+b") as file:  # in place, so that a view of the file would see it
+        size = path.stat().st_size
+        file.seek(size // 2)
+        file.write(bytes(size - size // 2))
+    assert not torch.equal(synthetic.load(path).X, wanted.X) or not torch.equal(synthetic.load(path).Y, wanted.Y)
+    assert torch.equal(found.X, wanted.X)
+    assert torch.equal(found.Y, wanted.Y)
+
+
+def test_sets_are_compared_by_identity() -> None:
+    space = fit("none", torch.zeros(2, 3, 4, 4))
+    one, two = example(space), example(space)
+    assert one == one
+    assert one != two
+    assert len({one, two}) == 2

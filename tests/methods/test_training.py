@@ -93,3 +93,10 @@ def test_schedule() -> None:
     assert {c.e for c in found} == {0, 1, 2}
     assert rule.choose(3, seed=1, step=7) == found[7]
     assert Uniform(4, 5).choose(1, 0, 0) == Choice(0, 4)
+
+
+def test_a_single_epoch_is_trained_at_the_full_rate() -> None:
+    ours, theta = build(network, 0)
+    loss = cross_entropy(functional(ours.double()))
+    ends = [list(train(loss, theta.double(), X, Y, Training(0.2, 1, 10, lr_drop=d), 0))[-1].theta for d in (0.5, None)]
+    assert torch.equal(*ends)

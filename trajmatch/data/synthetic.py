@@ -21,7 +21,7 @@ from trajmatch.data.whitening import InputSpace
 SpaceName = Literal["input", "pixels"]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class SyntheticSet(TorchDataset[tuple[Tensor, Tensor]]):
     """A distilled set, usable as a torch data set: `len(set)`, `set[i]` -> (image, label), `DataLoader(set)`.
 

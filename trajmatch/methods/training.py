@@ -49,7 +49,7 @@ def train(loss: Loss, theta: Tensor, x: Tensor, y: Tensor, recipe: Training, see
     """
     source = generator(seed, "training")
     velocity, step = torch.zeros_like(theta), 0
-    drop = None if recipe.lr_drop is None else int(recipe.epochs * recipe.lr_drop)
+    drop = None if recipe.lr_drop is None else max(1, int(recipe.epochs * recipe.lr_drop))
     lr = recipe.lr
     for epoch in range(recipe.epochs):
         if epoch == drop:
