@@ -161,6 +161,12 @@ def test_wrong_flags_are_suggested(capsys: Captured) -> None:
     assert "--images.size" in capsys.readouterr().err
 
 
+def test_experts_close_to_chance_are_remarked_on(tmp_path: Path, capsys: Captured) -> None:
+    words = command("distill", "--experts", 1, "--expert.lr", "1e-6", "--steps", 1, "--out", tmp_path / "r")
+    succeed(*words)
+    assert "close to chance (10.00%)" in capsys.readouterr().err
+
+
 def test_a_folder_of_another_run_is_refused(whole: Path, experts: Path, capsys: Captured) -> None:
     before = {p: p.read_bytes() for p in whole.rglob("*") if p.is_file()}
     words = command("distill", "--experts", experts, "--steps", 25, "--out", whole)

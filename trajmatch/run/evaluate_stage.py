@@ -135,7 +135,7 @@ def _whole(config: Config, found: dict[str, list[float]], trajectories: Sequence
         return None
     accuracies = [float(t.header["test_accuracy"][-1]) for t in trajectories]
     epochs = trajectories[0].header["epochs"]
-    how = f"the experts' final test accuracy, each trained on all of the experts' images for {epochs} epochs"
+    how = f"the experts' final test accuracy, each trained for {epochs} epochs"
     return Score.of(accuracies, how)
 
 

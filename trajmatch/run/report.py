@@ -116,12 +116,12 @@ def _per_cent(score: Record) -> str:
 
 def _headline(summary: Record) -> str:
     scores = summary["accuracy"]
-    count, real = summary.get("synthetic_images", "?"), summary.get("real_images")
+    count, real = summary.get("synthetic_images", "?"), summary.get("whole_images")
     sentence = f"{count} synthetic images train a network to {_per_cent(scores['distilled'])}"
     if "random" in scores:
         sentence += f"; {count} random real ones to {_per_cent(scores['random'])}"
     if "whole" in scores:
-        sentence += f"; all {real:,} real images to {_per_cent(scores['whole'])}" if real else ""
+        sentence += f"; {real:,} real images to {_per_cent(scores['whole'])}" if real else ""
     made = f"{summary['method'].upper()}, {summary['ipc']} per class, {summary.get('steps', '?')} outer steps, "
     made += f"learned step size {summary['step_size']:.4g}" if "step_size" in summary else ""
     title = f"<h1>{escape(str(summary['dataset']))} in {count} images</h1>"

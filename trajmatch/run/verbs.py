@@ -104,7 +104,13 @@ class Run:
         }
         write_json(self.folder / EXPERTS_JSON, record)
         finals = [accuracies[-1] for accuracies in record["test_accuracy"]]
-        self.say(f"{len(finals)} experts: mean test accuracy {sum(finals) / len(finals):.2%}")
+        mean, chance = sum(finals) / len(finals), 1 / self.material.dataset.num_classes
+        self.say(f"{len(finals)} experts: mean test accuracy {mean:.2%}")
+        if mean < 1.5 * chance:
+            self.say(
+                f"  that is close to chance ({chance:.2%}), and a set distilled from such experts can't be better: train "
+                "them longer (--expert.epochs), faster (--expert.lr) or in smaller batches (--expert.batch)"
+            )
 
     def _train(self, count: int) -> None:
         path = self.folder / EXPERTS_JSON
@@ -187,6 +193,7 @@ class Run:
             "cores": cores(),
             "compression": real / synthetic,
             "real_images": real,
+            "whole_images": len(dataset.train),  # without the validation images where those are held out
             "synthetic_images": synthetic,
             "commands": [self.command, quoted(["evaluate", str(self.folder)])],
         }
