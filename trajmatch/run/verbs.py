@@ -108,8 +108,8 @@ class Run:
         self.say(f"{len(finals)} experts: mean test accuracy {mean:.2%}")
         if mean < 1.5 * chance:
             self.say(
-                f"  that is close to chance ({chance:.2%}), and a set distilled from such experts can't be better: train "
-                "them longer (--expert.epochs), faster (--expert.lr) or in smaller batches (--expert.batch)"
+                f"  that is close to chance ({chance:.2%}), and a set distilled from such experts can't be better: "
+                "train them longer (--expert.epochs), faster (--expert.lr) or in smaller batches (--expert.batch)"
             )
 
     def _train(self, count: int) -> None:
