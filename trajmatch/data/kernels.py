@@ -1,0 +1,189 @@
+"""The block's kernels: `block.cpp`, built once for this machine by its own C++ compiler, called through ctypes."""
+
+import ctypes
+import functools
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from hashlib import blake2b
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
+FLAGS = ("-O3", "-march=native", "-mprefer-vector-width=512", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno")
+
+
+class _Shape(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("n", "h", "w", "C", "pool")),
+        ("eps", ctypes.c_double),
+    )
+
+    @classmethod
+    def of(cls, c: Tensor, pool: int, eps: float = 0.0) -> "_Shape":
+        n, channels, h, w = c.shape
+        return cls(n, h, w, channels, pool, eps)
+
+
+class CompiledKernels:
+    """`core.block.Kernels` for tensors on the CPU, channels last, in float32, float64 or bfloat16.
+
+    They are torch operators, `torch.ops.trajmatch.*`, so that a compiler of whole graphs can call them too.
+    """
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self.library = library
+        # The operators live as long as the process; the library object only has to be kept.
+        self.operators = torch.library.Library("trajmatch", "DEF")
+        for schema, real, fake in (
+            (FORWARD, self._forward, _fake_forward),
+            (GRADIENT, self._gradient, _fake_gradient),
+            (CURVATURE, self._curvature, _fake_curvature),
+        ):
+            name = self.operators.define(schema)
+            self.operators.impl(name, real, "CPU")
+            torch.library.register_fake(f"trajmatch::{name}", fake, lib=self.operators)
+
+    def forward(self, c: Tensor, w: Tensor, b: Tensor, pool: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        """p, mean, rstd."""
+        return torch.ops.trajmatch.block_forward(c, w, b, pool, eps)
+
+    def gradient(
+        self, gp: Tensor, c: Tensor, w: Tensor, b: Tensor, mean: Tensor, rstd: Tensor, pool: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """gc, S1, S2."""
+        return torch.ops.trajmatch.block_gradient(gp, c, w, b, mean, rstd, pool)
+
+    def curvature(
+        self,
+        v: tuple[Tensor, Tensor, Tensor],
+        gp: Tensor,
+        c: Tensor,
+        parameters: tuple[Tensor, Tensor],
+        statistics: tuple[Tensor, Tensor],
+        sums: tuple[Tensor, Tensor],
+        pool: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """d/dgp, d/dc, d/dw (n, C)."""
+        tensors = (*v, gp, c, *parameters, *statistics, *sums)
+        return torch.ops.trajmatch.block_curvature(*tensors, pool)
+
+    def _call(self, name: str, shape: _Shape, *tensors: Tensor) -> None:
+        dtype = next(t.dtype for t in tensors if t.dim() == 4)
+        function = getattr(self.library, f"{name}_{DTYPES[dtype]}")
+        function.argtypes = [_Shape, *[ctypes.c_void_p] * len(tensors)]
+        function.restype = None
+        function(shape, *[t.data_ptr() for t in tensors])
+
+    def _forward(self, c: Tensor, w: Tensor, b: Tensor, pool: int, eps: float) -> tuple[Tensor, ...]:
+        found = _fake_forward(c, w, b, pool, eps)
+        self._call("forward", _Shape.of(c, pool, eps), _last(c), w, b, *found)
+        return found
+
+    def _gradient(
+        self, gp: Tensor, c: Tensor, w: Tensor, b: Tensor, mean: Tensor, rstd: Tensor, pool: int
+    ) -> tuple[Tensor, ...]:
+        found = _fake_gradient(gp, c, w, b, mean, rstd, pool)
+        self._call("gradient", _Shape.of(c, pool), _last(gp), _last(c), w, b, mean, rstd, *found)
+        return found
+
+    def _curvature(self, v: Tensor, vw: Tensor, vb: Tensor, gp: Tensor, c: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+        *tensors, pool = rest
+        found = _fake_curvature(v, vw, vb, gp, c, *rest)
+        self._call("curvature", _Shape.of(c, pool), _last(v), vw, vb, _last(gp), _last(c), *tensors, *found)
+        return found
+
+
+_STATISTICS = "Tensor w, Tensor b, Tensor mean, Tensor rstd"
+FORWARD = "block_forward(Tensor c, Tensor w, Tensor b, int pool, float eps) -> (Tensor, Tensor, Tensor)"
+GRADIENT = f"block_gradient(Tensor gp, Tensor c, {_STATISTICS}, int pool) -> (Tensor, Tensor, Tensor)"
+CURVATURE = (
+    f"block_curvature(Tensor v, Tensor vw, Tensor vb, Tensor gp, Tensor c, {_STATISTICS}, Tensor S1, Tensor S2, "
+    "int pool) -> (Tensor, Tensor, Tensor)"
+)
+
+
+def _last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _empty(shape: Sequence[int], like: Tensor) -> Tensor:
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
+
+
+# What each operator returns, not yet filled in: all that a compiler needs to know of it.
+def _fake_forward(c: Tensor, w: Tensor, b: Tensor, pool: int, eps: float) -> tuple[Tensor, ...]:
+    n, channels, height, width = c.shape
+    statistics = w.new_empty(n, channels), w.new_empty(n, channels)
+    return _empty((n, channels, height // pool, width // pool), c), *statistics
+
+
+def _fake_gradient(
+    gp: Tensor, c: Tensor, w: Tensor, b: Tensor, mean: Tensor, rstd: Tensor, pool: int
+) -> tuple[Tensor, ...]:
+    return _empty(c.shape, c), torch.empty_like(mean), torch.empty_like(mean)
+
+
+def _fake_curvature(v: Tensor, vw: Tensor, vb: Tensor, gp: Tensor, c: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    return _empty(gp.shape, gp), _empty(c.shape, c), torch.empty_like(rest[2])
+
+
+@functools.cache
+def compiled_kernels() -> CompiledKernels | str:
+    """The kernels, built at the first call on a machine (two seconds); or, where they cannot be, why, in words."""
+    compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++", "c++")), None)
+    if compiler is None:
+        return "no C++ compiler was found (g++, clang++ or the one named in CXX)"
+    source = resources.files("trajmatch.data").joinpath("block.cpp").read_bytes()
+    key = blake2b(source + _machine().encode() + compiler.encode(), digest_size=8).hexdigest()
+    errors = ""
+    for folder in (cache_folder(), Path(tempfile.gettempdir()) / f"trajmatch-{os.getuid()}"):
+        path = folder / f"block-{key}.so"
+        try:
+            if not path.exists():
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                errors = _build(compiler, source, path)
+            return errors or CompiledKernels(ctypes.CDLL(str(path)))
+        except OSError as error:
+            errors = f"{path} could not be written or loaded: {error}"
+    return errors
+
+
+def cache_folder() -> Path:
+    """Where what is built for this machine is kept: $TRAJMATCH_CACHE, or trajmatch in the user's cache."""
+    named = os.environ.get("TRAJMATCH_CACHE")
+    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trajmatch"
+
+
+def _machine() -> str:
+    """What the code is built for: a home folder may be shared by machines of several kinds."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    except OSError:
+        flags = platform.processor()
+    return f"{platform.system()} {platform.machine()} {flags}"
+
+
+def _build(compiler: str, source: bytes, path: Path) -> str:
+    """Compile into `path`, whole or not at all; the compiler's complaint, or nothing. Raises OSError."""
+    complaint = ""
+    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
+        code, built = Path(scratch) / "block.cpp", Path(scratch) / "block.so"
+        code.write_bytes(source)
+        # With OpenMP where the compiler has it; the library resolves to the one that torch has loaded.
+        for threads in (("-fopenmp",), ()):
+            command = [compiler, *FLAGS, *threads, str(code), "-o", str(built)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode == 0:
+                built.replace(path)
+                return ""
+            complaint = done.stderr.strip().splitlines()[0] if done.stderr.strip() else f"{compiler} failed"
+    return f"{compiler} could not build the kernels: {complaint}"
