@@ -7,7 +7,11 @@ import torch
 from torch import Tensor
 
 from trajmatch.core.augment import FAMILIES, Draw
-from trajmatch.core.inner import Problem, cross_entropy, training_view
+from trajmatch.core.estimators import Task
+from trajmatch.core.inner import Problem, training_view
+from trajmatch.core.loss import cross_entropy
+from trajmatch.core.mixed import MIXED
+from trajmatch.core.student import plain
 from trajmatch.core.vector import functional
 from trajmatch.data.networks import build, convnet
 
@@ -47,7 +51,15 @@ class Quadratic:
     @property
     def problem(self) -> Problem:
         """The inner problem; labels play no part."""
-        return Problem(lambda X, Y, i: (X, Y), lambda theta, z, y: (theta - z) @ self.A @ (theta - z) / 2 + 0 * y.sum())
+        return self.problem_by("reverse-over-reverse")
+
+    def problem_by(self, mixed: str) -> Problem:
+        """The same with a mixed derivative of another kind."""
+
+        def loss(theta: Tensor, z: Tensor, y: Tensor) -> Tensor:
+            return (theta - z) @ self.A @ (theta - z) / 2 + 0 * y.sum()
+
+        return Problem(lambda X, Y, i: (X, Y), plain(loss, MIXED[mixed]))
 
     def power(self, k: int) -> Tensor:
         """R^k."""
@@ -77,8 +89,15 @@ class Small:
     eta: Tensor
     T: int
 
+    @property
+    def task(self) -> Task:
+        """What an estimator is asked for: all T steps from s."""
+        return Task(self.problem, self.s, self.g, self.X, self.Y, self.eta, self.T)
 
-def small(families: Sequence[str], n: int = 7, batch: int | None = None, seed: int = 0) -> Small:
+
+def small(
+    families: Sequence[str], n: int = 7, batch: int | None = None, seed: int = 0, mixed: str = "reverse-over-reverse"
+) -> Small:
     """One inner step per family; mini-batches in an order with a short last chunk where `batch` is given."""
     network, theta = build(lambda: convnet((2, 8, 8), 3, depth=2, width=4), 5)
     network.double()
@@ -90,7 +109,7 @@ def small(families: Sequence[str], n: int = 7, batch: int | None = None, seed: i
     b = [torch.arange(n)] * T if batch is None else chunks[:T]
     a = [Draw(f, torch.rand(len(i), 3, generator=source, dtype=F64)) for f, i in zip(families, b, strict=True)]
     X, Y = random(n, 2, 8, 8, seed=seed + 11), random(n, 3, seed=seed + 12).softmax(1)
-    problem = Problem(training_view(b, a), cross_entropy(functional(network)))
+    problem = Problem(training_view(b, a), plain(cross_entropy(functional(network)), MIXED[mixed]))
     return Small(problem, s, g, X, Y, torch.tensor(0.2, dtype=F64), T)
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from tests.oracles import F64, random, relative_error
 from trajmatch.core.descent import Adam, Momentum, new_moments
 from trajmatch.core.draws import batches, derive, generator, smoothing_noise
-from trajmatch.core.inner import cross_entropy
+from trajmatch.core.loss import cross_entropy
 from trajmatch.core.matching import matching
 from trajmatch.core.rate import is_valid_rate, logarithmic
 from trajmatch.core.vector import Layout, functional

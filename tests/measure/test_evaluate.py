@@ -1,11 +1,12 @@
 import statistics
+from functools import partial
 
 import pytest
 import torch
 
 from trajmatch.core.augment import families
 from trajmatch.core.draws import derive
-from trajmatch.core.inner import cross_entropy
+from trajmatch.core.loss import cross_entropy, gradient
 from trajmatch.core.vector import functional
 from trajmatch.data.networks import build, convnet
 from trajmatch.measure.evaluate import Score, train_and_test
@@ -52,7 +53,7 @@ def test_a_score_is_of_the_last_weights_on_the_test_images() -> None:
     for seed in range(4):
         module, theta = build(lambda: convnet((1, 8, 8), 3, 2, 8), derive(seed, "weights"))
         forward = functional(module)
-        for now in train(cross_entropy(forward), theta, X, Y, recipe, derive(seed, "batches")):
+        for now in train(partial(gradient, cross_entropy(forward)), theta, X, Y, recipe, derive(seed, "batches")):
             theta = now.theta
         wanted.append(accuracy(forward, theta, test_x, test_y))
         found.append(train_and_test(lambda: convnet((1, 8, 8), 3, 2, 8), X, Y, recipe, test_x, test_y, seed))

@@ -1,5 +1,7 @@
 """Experts derived anew from `train`: which iterates are kept, on what they are scored, from which seeds."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -7,7 +9,7 @@ from torch import Tensor, nn
 from tests.oracles import random
 from trajmatch.core.augment import Draw, augment, draw
 from trajmatch.core.draws import derive, generator
-from trajmatch.core.inner import cross_entropy
+from trajmatch.core.loss import cross_entropy, gradient
 from trajmatch.core.vector import functional
 from trajmatch.data.networks import build, convnet
 from trajmatch.methods.experts import Expert, Real, expert
@@ -35,7 +37,7 @@ def iterates(seed: int, index: int) -> tuple[list[Tensor], nn.Module]:
     """theta after every step, the initial one first."""
     module, theta = build(network, derive(seed, "expert", index, "weights"))
     loss, Y = cross_entropy(functional(module)), nn.functional.one_hot(LABELS, 3).float()
-    steps = train(loss, theta, X, Y, RECIPE, derive(seed, "expert", index, "batches"))
+    steps = train(partial(gradient, loss), theta, X, Y, RECIPE, derive(seed, "expert", index, "batches"))
     return [theta, *(now.theta for now in steps)], module
 
 

@@ -1,9 +1,11 @@
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
 from tests.oracles import F64, random, relative_error
-from trajmatch.core.inner import cross_entropy
+from trajmatch.core.loss import cross_entropy, gradient
 from trajmatch.core.vector import Layout, functional
 from trajmatch.data.networks import build, convnet
 from trajmatch.methods.experts import Expert, Real, expert
@@ -21,7 +23,7 @@ def test_train_against_torch_sgd_with_a_drop_that_restarts_momentum() -> None:
     recipe = Training(lr=0.2, epochs=5, batch=4, momentum=0.9, weight_decay=1e-2, lr_drop=0.5)
     ours, theta = build(network, 0)
     ours.double()
-    progress = list(train(cross_entropy(functional(ours)), theta.double(), X, Y, recipe, seed=3))
+    progress = list(train(partial(gradient, cross_entropy(functional(ours))), theta.double(), X, Y, recipe, seed=3))
     assert [p.step for p in progress] == list(range(1, 16))
     assert [p.epoch_ended for p in progress] == [False, False, True] * 5
 
@@ -98,5 +100,8 @@ def test_schedule() -> None:
 def test_a_single_epoch_is_trained_at_the_full_rate() -> None:
     ours, theta = build(network, 0)
     loss = cross_entropy(functional(ours.double()))
-    ends = [list(train(loss, theta.double(), X, Y, Training(0.2, 1, 10, lr_drop=d), 0))[-1].theta for d in (0.5, None)]
+    ends = [
+        list(train(partial(gradient, loss), theta.double(), X, Y, Training(0.2, 1, 10, lr_drop=d), 0))[-1].theta
+        for d in (0.5, None)
+    ]
     assert torch.equal(*ends)

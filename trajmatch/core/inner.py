@@ -3,38 +3,27 @@
 Legend: n images in a mini-batch, C classes, P parameters, T inner steps.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from trajmatch.core.augment import Draw, augment
-from trajmatch.core.vector import Forward
+from trajmatch.core.student import Student
 
 View = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
-Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class Problem(NamedTuple):
     """The inner problem, split in two so that the view never enters a second derivative (method.md section 2).
 
     view: (X, Y, i) -> (z, y), the augmented mini-batch of inner step i.
-    loss: (theta, z, y) -> l(f(theta; z), y), a scalar.
+    student: the loss l(f(theta; z), y) and its derivatives.
     """
 
     view: View
-    loss: Loss
-
-
-def cross_entropy(forward: Forward) -> Loss:
-    """l(theta, z, y) = mean_b - sum_c y_bc log softmax(f(theta; z_b))_c; hard labels are one-hot rows of y (n, C)."""
-
-    def loss(theta: Tensor, z: Tensor, y: Tensor) -> Tensor:
-        return -(y * F.log_softmax(forward(theta, z), 1)).sum(1).mean()
-
-    return loss
+    student: Student
 
 
 def training_view(b: list[Tensor], a: list[Draw]) -> View:
@@ -53,19 +42,64 @@ def inner_gradient(problem: Problem, theta: Tensor, X: Tensor, Y: Tensor, i: int
     """u_i = grad_theta l(f(theta; aug(X[b_i]; a_i)), Y[b_i])   (P,), a constant."""
     with torch.no_grad():
         z, y = problem.view(X, Y, i)
-    theta = theta.detach().requires_grad_()
-    with torch.enable_grad():
-        # torch.func.grad returns the same and takes up to twice as long on small networks.
-        (u,) = torch.autograd.grad(problem.loss(theta, z, y), theta)
-    return u
+    return problem.student.gradient(theta.detach(), z, y)
 
 
-def rollout(problem: Problem, s: Tensor, X: Tensor, Y: Tensor, eta: Tensor, T: int, first: int = 0) -> list[Tensor]:
-    """theta_first = s, theta_{i+1} = theta_i - eta u_i, ..., theta_T: T - first + 1 constants, each (P,).
+class Iterates:
+    """theta_first ... theta_last of one trajectory, each (P,) and a constant, by their step.
 
+    Those that are not kept are computed again when they are asked for, from the last kept one before them and up to
+    the next, which are then at hand: going backwards through all of them computes each at most once more.
+    """
+
+    def __init__(self, first: int, last: int, again: Callable[[Tensor, int], Tensor]) -> None:
+        """again: (theta_i, i) -> theta_{i+1}, the inner step."""
+        self.first, self.last, self._again = first, last, again
+        self._kept: dict[int, Tensor] = {}
+        self._between: dict[int, Tensor] = {}
+
+    def keep(self, i: int, theta: Tensor) -> None:
+        """Keep theta_i."""
+        self._kept[i] = theta
+
+    def __getitem__(self, i: int) -> Tensor:
+        """theta_i, for first <= i <= last."""
+        if not self.first <= i <= self.last:
+            raise IndexError(f"theta_{i} is not among theta_{self.first} to theta_{self.last}")
+        if i in self._kept:
+            return self._kept[i]
+        if i not in self._between:
+            start = max(j for j in self._kept if j < i)
+            self._between, theta = {}, self._kept[start]
+            for j in range(start, min(k for k in self._kept if k > i) - 1):
+                theta = self._again(theta, j)
+                self._between[j + 1] = theta
+        return self._between[i]
+
+
+def rollout(
+    problem: Problem,
+    start: Tensor,
+    X: Tensor,
+    Y: Tensor,
+    eta: Tensor,
+    T: int,
+    first: int = 0,
+    kept: Collection[int] | None = None,
+) -> Iterates:
+    """theta_first = start, theta_{i+1} = theta_i - eta u_i, ..., theta_T.
+
+    kept: the steps whose iterates stay in memory (the first and the last always do); None keeps all T - first + 1.
     Cost: T - first inner gradients; memory of one, beside the iterates.
     """
-    thetas = [s]
+
+    def step(theta: Tensor, i: int) -> Tensor:
+        return theta - eta * inner_gradient(problem, theta, X, Y, i)
+
+    thetas, theta = Iterates(first, T, step), start
+    thetas.keep(first, start)
     for i in range(first, T):
-        thetas.append(thetas[-1] - eta * inner_gradient(problem, thetas[-1], X, Y, i))
+        theta = step(theta, i)
+        if kept is None or i + 1 == T or i + 1 in kept:
+            thetas.keep(i + 1, theta)
     return thetas

@@ -1,5 +1,6 @@
-"""The mixed derivative h = <grad_theta loss, a> and dh/d(theta, z, y), three ways (method.md section 2).
+"""Mixed second derivatives dh/d(theta, z, y) of h = <grad_theta loss, a>, three ways (method.md section 2).
 
+h itself costs nothing: <u_i, a> is known from two iterates (core/hypergradient.py).
 Legend: P parameters; z (n, c, h, w) and y (n, C) one mini-batch; a (P,) the adjoint.
 """
 
@@ -9,37 +10,45 @@ import torch
 from torch import Tensor
 from torch.func import grad, jvp
 
-from trajmatch.core.inner import Loss
+from trajmatch.core.loss import Loss
 
-Four = tuple[Tensor, Tensor, Tensor, Tensor]
-Mixed = Callable[[Loss, Tensor, Tensor, Tensor, Tensor], Four]
+Three = tuple[Tensor, Tensor, Tensor]
+MixedOf = Callable[[Loss, Tensor, Tensor, Tensor, Tensor], Three]
 
 
-def reverse_over_reverse(loss: Loss, theta: Tensor, z: Tensor, y: Tensor, a: Tensor) -> Four:
-    """h and dh/d(theta, z, y): the gradient's graph is kept, and its product with a differentiated again."""
+def reverse_over_reverse(loss: Loss, theta: Tensor, z: Tensor, y: Tensor, a: Tensor) -> Three:
+    """dh/d(theta, z, y): the gradient's graph is kept, and its product with a differentiated again."""
     theta, z, y = theta.detach().requires_grad_(), z.detach().requires_grad_(), y.detach().requires_grad_()
     with torch.enable_grad():
         (u,) = torch.autograd.grad(loss(theta, z, y), theta, create_graph=True)
-        h = u @ a
         # A loss need not couple theta with every input: what is not reached has derivative zero.
-        h_theta, h_z, h_y = torch.autograd.grad(h, (theta, z, y), allow_unused=True, materialize_grads=True)
-    return h.detach(), h_theta, h_z, h_y
+        found = torch.autograd.grad(u, (theta, z, y), a, allow_unused=True, materialize_grads=True)
+    return found[0], found[1], found[2]
 
 
-def forward_over_reverse(loss: Loss, theta: Tensor, z: Tensor, y: Tensor, a: Tensor) -> Four:
-    """The same four values: h is the derivative of the loss along a, so push the whole gradient forward along a.
+def inputs_alone(loss: Loss, theta: Tensor, z: Tensor, y: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+    """dh/d(z, y) by reverse over reverse: all that TESLA's estimator asks for, at less cost."""
+    theta, z, y = theta.detach().requires_grad_(), z.detach().requires_grad_(), y.detach().requires_grad_()
+    with torch.enable_grad():
+        (u,) = torch.autograd.grad(loss(theta, z, y), theta, create_graph=True)
+        h_z, h_y = torch.autograd.grad(u, (z, y), a, allow_unused=True, materialize_grads=True)
+    return h_z, h_y
+
+
+def forward_over_reverse(loss: Loss, theta: Tensor, z: Tensor, y: Tensor, a: Tensor) -> Three:
+    """The same three values: h is the derivative of the loss along a, so push the whole gradient forward along a.
 
     MixFlow's mixed mode (arXiv 2505.00793).
     """
     along_a = (a, torch.zeros_like(z), torch.zeros_like(y))
     # Three values only with `has_aux`, which the stubs do not tell apart.
-    gradients, pushed = jvp(grad(loss, argnums=(0, 1, 2)), (theta, z, y), along_a)  # type: ignore[misc]
+    _, pushed = jvp(grad(loss, argnums=(0, 1, 2)), (theta, z, y), along_a)  # type: ignore[misc]
     h_theta, h_z, h_y = pushed
-    return gradients[0] @ a, h_theta, h_z, h_y
+    return h_theta, h_z, h_y
 
 
-def central_difference(loss: Loss, theta: Tensor, z: Tensor, y: Tensor, a: Tensor, step: float = 1e-4) -> Four:
-    """The same four values from gradients at theta +- r a, |r a| = step |theta|: biased, for study only.
+def central_difference(loss: Loss, theta: Tensor, z: Tensor, y: Tensor, a: Tensor, step: float = 1e-4) -> Three:
+    """The same three values from gradients at theta +- r a, |r a| = step |theta|: biased, for study only.
 
     First-order kernels alone, but ReLU kinks and normalisation make the error large at any step.
     """
@@ -47,10 +56,10 @@ def central_difference(loss: Loss, theta: Tensor, z: Tensor, y: Tensor, a: Tenso
     gradients = grad(loss, argnums=(0, 1, 2))
     ahead, behind = gradients(theta + r * a, z, y), gradients(theta - r * a, z, y)
     h_theta, h_z, h_y = ((f - b) / (2 * r) for f, b in zip(ahead, behind, strict=True))
-    return (ahead[0] + behind[0]) @ a / 2, h_theta, h_z, h_y
+    return h_theta, h_z, h_y
 
 
-MIXED: dict[str, Mixed] = {
+MIXED: dict[str, MixedOf] = {
     "reverse-over-reverse": reverse_over_reverse,
     "forward-over-reverse": forward_over_reverse,
     "central-difference": central_difference,

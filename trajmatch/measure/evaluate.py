@@ -11,9 +11,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from trajmatch.core.draws import derive
-from trajmatch.core.inner import cross_entropy
-from trajmatch.core.vector import functional
 from trajmatch.data.networks import build
+from trajmatch.methods import engines
+from trajmatch.methods.engines import EAGER, Engine
 from trajmatch.methods.training import Training, accuracy, train
 
 
@@ -47,14 +47,16 @@ def train_and_test(
     test_x: Tensor,
     test_y: Tensor,
     seed: int,
+    engine: Engine = EAGER,
 ) -> float:
     """Accuracy on test_x of one network, initialised from `seed`, trained on X (n, c, h, w) with labels Y (n, C).
 
     It is tested once, at the end: nothing is chosen here.
     """
     network, theta = build(factory, derive(seed, "weights"))
-    forward = functional(network.to(X.device))
+    network = network.to(X.device)
+    forward, student = engines.forward(network, engine), engines.student(network, engine)
     theta = theta.to(X.device)
-    for now in train(cross_entropy(forward), theta, X, Y, recipe, derive(seed, "batches")):
+    for now in train(student.gradient, theta, X, Y, recipe, derive(seed, "batches")):
         theta = now.theta
     return accuracy(forward, theta, test_x, test_y)

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trajmatch.core.draws import derive
-from trajmatch.core.inner import cross_entropy
-from trajmatch.core.vector import functional
 from trajmatch.data.networks import build
+from trajmatch.methods import engines
+from trajmatch.methods.engines import EAGER, Engine
 from trajmatch.methods.training import Training, accuracy, train
 
 
@@ -45,6 +45,7 @@ def expert(
     index: int,
     save_every: int | None = None,
     report: Callable[[int, float], None] | None = None,
+    engine: Engine = EAGER,
 ) -> Expert:
     """Train expert `index`, a function of (seed, index) and the other arguments alone; MTT section 3, peers.md 1.1.
 
@@ -53,12 +54,13 @@ def expert(
     Raises FloatingPointError, with the epoch, when the weights stop being finite.
     """
     network, theta = build(factory, derive(seed, "expert", index, "weights"))
-    forward = functional(network.to(training.x.device))
+    network = network.to(training.x.device)
+    forward, student = engines.forward(network, engine), engines.student(network, engine)
     theta = theta.to(training.x.device)
     y = F.one_hot(training.y, num_classes).to(training.x.dtype)
     # `.clone()` because on a CPU `.cpu()` would keep an alias of the live weights (decisions.md, trap 13).
     result = Expert([theta.cpu().clone()], [accuracy(forward, theta, test.x, test.y)])
-    for now in train(cross_entropy(forward), theta, training.x, y, recipe, derive(seed, "expert", index, "batches")):
+    for now in train(student.gradient, theta, training.x, y, recipe, derive(seed, "expert", index, "batches")):
         theta = now.theta
         if now.epoch_ended if save_every is None else now.step % save_every == 0:
             result.rows.append(theta.cpu().clone())

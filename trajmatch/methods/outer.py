@@ -13,12 +13,11 @@ from torch import Tensor
 from trajmatch.core.augment import draw
 from trajmatch.core.descent import Adam, Momentum, new_moments
 from trajmatch.core.draws import batches, generator, smoothing_noise
-from trajmatch.core.hypergradient import Hypergradient, adjoint
-from trajmatch.core.inner import Loss, Problem, rollout, training_view
-from trajmatch.core.matching import matching
-from trajmatch.core.mixed import Mixed, reverse_over_reverse
+from trajmatch.core.estimators import Estimate, Estimator, Task, random_window, tesla, truncated, unrolled
+from trajmatch.core.inner import Problem, training_view
 from trajmatch.core.rate import first_order_rate, is_valid_rate, logarithmic
 from trajmatch.core.sharpness import Sharpness
+from trajmatch.core.student import Student
 from trajmatch.data.trajectories import Segment
 
 
@@ -34,6 +33,8 @@ class Rule:
     images, rate: optimisers of X and of log eta.
     clip:       largest norm of the descent direction, or None.
     ema:        decay of the delivered average of X, or None to deliver X itself.
+    estimator:  sweep (truncated, and exact where iota = T), unrolled, tesla or random-window; method.md section 2.
+    interval:   keep one iterate in this many and compute the others again, for networks of many parameters.
     """
 
     T: int
@@ -48,7 +49,13 @@ class Rule:
     second_order_rate: bool = True
     clip: float | None = None
     ema: float | None = None
-    mixed: Mixed = reverse_over_reverse
+    estimator: str = "sweep"
+    interval: int = 1
+
+    def kept(self) -> frozenset[int]:
+        """The inner steps whose iterates stay in memory: those that the sweep and trajectory 2 will ask for."""
+        since = self.T - self.iota if self.estimator == "sweep" else 0
+        return frozenset((self.tau, *range(since, self.T, self.interval)))
 
 
 class OuterState(NamedTuple):
@@ -79,15 +86,6 @@ class Record(NamedTuple):
     healthy: Tensor
 
 
-class Match(NamedTuple):
-    """One trajectory matched: its iterates, loss, cotangent and hypergradient."""
-
-    thetas: list[Tensor]
-    loss: Tensor
-    q: Tensor
-    d: Hypergradient
-
-
 def new_state(X: Tensor, Y: Tensor, eta: float) -> OuterState:
     """The state before the first step, from images (n, c, h, w), labels (n, C) and the inner step size."""
     step_size = torch.tensor(eta, dtype=X.dtype, device=X.device)
@@ -105,50 +103,54 @@ def new_state(X: Tensor, Y: Tensor, eta: float) -> OuterState:
     )
 
 
-def match(
-    rule: Rule, problem: Problem, X: Tensor, Y: Tensor, eta: Tensor, start: Tensor, segment: Segment, first: int
-) -> Match:
-    """Train from `start` over inner steps first..T-1 and differentiate the last iota of them (SATM eq. 8)."""
-    thetas = rollout(problem, start, X, Y, eta, rule.T, first)
-    loss, q = matching(thetas[-1], segment.s, segment.g)
-    swept = max(first, rule.T - rule.iota)
-    d = adjoint(problem, thetas[swept - first :], q, X, Y, eta, swept, rule.mixed)
-    return Match(thetas, loss, q, d)
+def estimator(rule: Rule, seed: int, step: int) -> Estimator:
+    """The estimator of one outer step; a random window's end is drawn from (seed, step), uniform in iota..T."""
+    if rule.estimator == "random-window":
+        source = generator(seed, "window", step)
+        return random_window(rule.iota, int(torch.randint(rule.iota, rule.T + 1, (), generator=source)))
+    return {"sweep": truncated(rule.iota), "unrolled": unrolled, "tesla": tesla}[rule.estimator]
 
 
-def inner_problem(rule: Rule, loss: Loss, n: int, seed: int, step: int) -> Problem:
+def inner_problem(rule: Rule, student: Student, n: int, seed: int, step: int) -> Problem:
     """The inner problem of one outer step: its mini-batches b_i and augmentations a_i, drawn from (seed, step)."""
     source = generator(seed, "inner", step)
     stream = batches(n, rule.batch, source)
     b = [next(stream) for _ in range(rule.T)]
-    return Problem(training_view(b, [draw(len(b_i), rule.families, source) for b_i in b]), loss)
+    return Problem(training_view(b, [draw(len(b_i), rule.families, source) for b_i in b]), student)
 
 
-def outer_step(rule: Rule, loss: Loss, state: OuterState, segment: Segment, seed: int) -> tuple[OuterState, Record]:
+def outer_step(
+    rule: Rule, student: Student, state: OuterState, segment: Segment, seed: int
+) -> tuple[OuterState, Record]:
     """One outer step: method.md section 3, its steps numbered here; without a sharpness rule, MTT's single trajectory.
 
-    loss: inner loss l(theta, z, y). A pure function of its arguments; `state.steps` numbers the step.
+    student: the inner loss and its derivatives. A pure function of its arguments; `state.steps` numbers the step.
     """
     X, Y, eta, step = state.X, state.Y, state.eta, int(state.steps)
-    problem = inner_problem(rule, loss, len(X), seed, step)
+    problem, estimate = inner_problem(rule, student, len(X), seed, step), estimator(rule, seed, step)
+    task = Task(problem, segment.s, segment.g, X, Y, eta, rule.T, kept=rule.kept())
     if rule.sharpness is None:
-        one = match(rule, problem, X, Y, eta, segment.s, segment, first=0)
+        one = estimate(task)
         direction, ascent, loss_perturbed = one.d.X, state.ascent, None
     else:
         # 1, 2: trajectory 1 on noisy images
         noise = smoothing_noise(X, rule.gamma, generator(seed, "noise", step))
-        one = match(rule, problem, X + noise, Y, eta, segment.s, segment, first=0)
+        one = estimate(task._replace(X=X + noise))
         # 3: ascent
         eps, ascent = rule.sharpness.perturbation(one.d.X, X, state.ascent)
         # 4: trajectory 2 goes on from theta_tau on X + eps, with the same b_i and a_i
-        two = match(rule, problem, X + eps, Y, eta, one.thetas[rule.tau], segment, first=rule.tau)
+        two = estimate(task._replace(X=X + eps, first=rule.tau, start=one.thetas[rule.tau]))
         direction, loss_perturbed = rule.sharpness.direction(one.d.X, two.d.X), two.loss
     # 5: descent, on X along the direction and on log eta
-    deta = one.d.eta if rule.second_order_rate else first_order_rate(one.q, segment.s, one.thetas[-1], eta)
+    deta = one.d.eta if rule.second_order_rate else _closed_form(one, eta)
     after = _descend(rule, state, direction, deta)._replace(ascent=ascent)
     norm = direction.norm()
     healthy = torch.isfinite(one.loss) & torch.isfinite(norm) & is_valid_rate(after.eta) & after.X.isfinite().all()
     return after, Record(one.loss, loss_perturbed, norm, eta, healthy)
+
+
+def _closed_form(one: Estimate, eta: Tensor) -> Tensor:
+    return first_order_rate(one.q, one.thetas[0], one.thetas[one.thetas.last], eta)
 
 
 def _descend(rule: Rule, state: OuterState, direction: Tensor, deta: Tensor) -> OuterState:
@@ -157,7 +159,8 @@ def _descend(rule: Rule, state: OuterState, direction: Tensor, deta: Tensor) -> 
     if rule.clip is not None:
         direction = direction * (rule.clip / direction.norm().clamp_min(1e-30)).clamp_max(1.0)
     moved, image_moments = rule.images.step(state.X, direction, state.image_moments, count)
-    X = state.X + state.scale * (moved - state.X) if float(state.scale) != 1.0 else moved
+    # Not `if`: reading the scale would make a GPU wait.
+    X = torch.where(state.scale == 1, moved, state.X + state.scale * (moved - state.X))
     log_eta, rate_moments = rule.rate.step(state.eta.log(), logarithmic(deta, state.eta), state.rate_moments, count)
     average = X if rule.ema is None else rule.ema * state.average + (1 - rule.ema) * X
     return state._replace(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from trajmatch.core.augment import augment, draw
 from trajmatch.core.draws import generator
-from trajmatch.core.inner import Loss
+from trajmatch.core.student import Gradient
 from trajmatch.core.vector import Forward
 
 
@@ -42,10 +42,11 @@ class Progress(NamedTuple):
     epoch_ended: bool
 
 
-def train(loss: Loss, theta: Tensor, x: Tensor, y: Tensor, recipe: Training, seed: int) -> Iterator[Progress]:
+def train(gradient: Gradient, theta: Tensor, x: Tensor, y: Tensor, recipe: Training, seed: int) -> Iterator[Progress]:
     """Train from theta (P,) on images x (n, c, h, w) with labels y (n, C); yield a fresh theta after every step.
 
-    Each epoch is a new permutation; every batch has its own augmentation. A function of its arguments alone.
+    gradient: that of the loss in theta, on a mini-batch. Each epoch is a new permutation; every batch has its own
+    augmentation. A function of its arguments alone.
     """
     source = generator(seed, "training")
     velocity, step = torch.zeros_like(theta), 0
@@ -58,10 +59,9 @@ def train(loss: Loss, theta: Tensor, x: Tensor, y: Tensor, recipe: Training, see
         for index in chunks:
             a = draw(len(index), recipe.families, source)
             here = index.to(x.device)
-            theta = theta.detach().requires_grad_()
-            (u,) = torch.autograd.grad(loss(theta, augment(x[here], a), y[here]), theta)
-            velocity = recipe.momentum * velocity + u + recipe.weight_decay * theta.detach()
-            theta = theta.detach() - lr * velocity
+            u = gradient(theta, augment(x[here], a), y[here])
+            velocity = recipe.momentum * velocity + u + recipe.weight_decay * theta
+            theta = theta - lr * velocity
             step += 1
             yield Progress(theta, step, epoch + 1, index is chunks[-1])
 

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from trajmatch.core.augment import families
 from trajmatch.core.descent import Adam, Momentum
-from trajmatch.core.mixed import MIXED
 from trajmatch.core.sharpness import ASAM, GSAM, SAM, Sharpness, VaSSO
 from trajmatch.data import images
 from trajmatch.data.files import read_header, read_tensors, save_tensors
@@ -38,6 +37,12 @@ class Material:
     space: InputSpace
     content: str
     """Hash of the pixels, labels and class names: what "the same data" means, wherever it was read from."""
+
+    @property
+    def nbytes(self) -> float:
+        """Bytes of the pixels and of the input space."""
+        pixels = sum(split.x.nbytes for split in (self.dataset.train, self.dataset.validation, self.dataset.test))
+        return float(pixels + self.space.basis.nbytes)
 
 
 def device(name: str) -> torch.device:
@@ -145,7 +150,8 @@ def rule(config: Config) -> Rule:
         second_order_rate=m.rate == "exact",
         clip=o.clip,
         ema=o.ema,
-        mixed=MIXED[m.mixed],
+        estimator="sweep" if m.estimator in ("adjoint", "truncated") else m.estimator,
+        interval=m.keep_every,
     )
 
 

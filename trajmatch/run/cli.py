@@ -206,9 +206,9 @@ def _parsed(flat: dict[str, object]) -> Config:
 
 
 def _prepare_process() -> None:
-    from trajmatch.run.allocator import keep_freed_memory
+    from trajmatch.run.compute import prepare_process
 
-    keep_freed_memory()
+    prepare_process()
 
 
 def _again(words: list[str]) -> str:

@@ -107,6 +107,11 @@ class Matching:
     """VaSSO's k: weight of the newest gradient in its average."""
     rate: Literal["auto", "closed-form", "exact", "fixed"] = "auto"
     """Derivative of the learned step size: auto is closed-form for satm and exact (by the sweep) for mtt."""
+    estimator: Literal["auto", "adjoint", "unrolled", "truncated", "tesla", "random-window"] = "auto"
+    """How the hypergradient is estimated: auto is adjoint, the exact value, where all steps are differentiated, and
+    truncated where only the last ones are."""
+    keep_every: int = 1
+    """Keep one iterate in this many and compute the others again: less memory for networks of many parameters."""
     mixed: Literal["reverse-over-reverse", "forward-over-reverse", "central-difference"] = "reverse-over-reverse"
     """How the mixed second derivative is taken; the first two are exact."""
 
@@ -134,7 +139,8 @@ class Outer:
     ema: float | None = None
     """Deliver the moving average of the images with this decay; None delivers the last images."""
     threads: int | None = None
-    """Threads of the outer loop; None takes one per core. Results repeat bitwise for the same number."""
+    """Threads of the outer loop; None takes one for small networks and one per core for large ones. Results repeat
+    bitwise for the same number."""
     checkpoint_seconds: float = 30.0
     """Seconds between checkpoints."""
     snapshots: int = 4
@@ -188,6 +194,16 @@ class Config:
     """Seed of everything."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
+    engine: Literal["auto", "eager", "fused", "compiled"] = "auto"
+    """How derivatives are computed: torch's operations one by one, fused kernels (CPU), or torch.compile; auto takes
+    the fastest for the length of the run."""
+    precision: Literal["float32", "bf16-sweep", "bf16", "tf32"] = "float32"
+    """Arithmetic of the inner loop: bf16-sweep rounds to bfloat16 in the sweep alone, bf16 in its training too, tf32 is
+    CUDA's. Weights, hypergradients, experts and scores are float32 always."""
+    micro_batch: int | None = None
+    """At most this many images at a time in an inner step: less memory, the same values; None takes all."""
+    memory: str | None = None
+    """Most memory that the outer loop may take, such as 4GB: chooses --micro-batch to fit."""
     resume: bool = False
     """Go on from the checkpoint of an interrupted run."""
     images: Images = field(default_factory=Images)

@@ -10,22 +10,20 @@ import torch
 from torch import Tensor
 
 from trajmatch.core.draws import derive
-from trajmatch.core.inner import cross_entropy
-from trajmatch.core.vector import functional
 from trajmatch.data.files import save_tensors
 from trajmatch.data.grid import displayable, image_grid, save_png
 from trajmatch.data.networks import build
 from trajmatch.data.synthetic import SyntheticSet, class_labels, initial_images, one_hot, save
 from trajmatch.data.trajectories import Trajectory
+from trajmatch.methods import engines
 from trajmatch.methods.outer import OuterState, Record, new_state, outer_step
 from trajmatch.methods.schedule import Choice
-from trajmatch.run import assemble
+from trajmatch.run import assemble, compute
 from trajmatch.run.assemble import Material
 from trajmatch.run.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, truncate_metrics
 from trajmatch.run.config import Config
 from trajmatch.run.expert_stage import expert_settings
 from trajmatch.run.interrupts import deferred
-from trajmatch.run.pool import cores
 from trajmatch.run.progress import Meter
 from trajmatch.run.settings import DISTILL_FIELDS, flatten, settings
 
@@ -128,7 +126,10 @@ class _Loop:
         self.keep = set(snapshot_steps(config))
         dataset = material.dataset
         network, _ = build(assemble.factory(config.network, dataset.shape, dataset.num_classes), 0)
-        self.loss = cross_entropy(functional(network.to(self.device)))
+        network = network.to(self.device)
+        synthetic = (config.ipc * dataset.num_classes, *dataset.shape)
+        self.compute = compute.outer_compute(config, network, self.device, synthetic, material.nbytes)
+        self.student = engines.student(network, self.compute.engine)
         self.first = first_state(config, material, self.device)
         about = distill_settings(config, material, len(trajectories))
         path = folder / CHECKPOINT
@@ -155,7 +156,8 @@ class _Loop:
     def run(self, quiet: bool) -> None:
         """Steps until the last, with checkpoints in between and one at the end, also when interrupted."""
         start, steps = self.checkpoint.step, self.config.steps
-        torch.set_num_threads(self.config.outer.threads or cores())
+        torch.set_num_threads(self.compute.threads)
+        compute.set_precision(self.config.precision)
         saved = time.monotonic()
         with Meter("distill", steps, start, quiet=quiet) as meter, deferred() as check_interrupt:
             try:
@@ -178,7 +180,7 @@ class _Loop:
         segment = self.trajectories[choice.e].segment(choice.e, choice.t, self.config.matching.expert_epochs)
         segment = segment._replace(s=segment.s.to(self.device), g=segment.g.to(self.device))
         seed = derive(self.config.seed, "distill")
-        state, record = outer_step(self.rule, self.loss, before.state, segment, seed)
+        state, record = outer_step(self.rule, self.student, before.state, segment, seed)
         seconds = before.seconds + time.monotonic() - began
         if not bool(record.healthy):
             self.roll_back(record, seconds)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from trajmatch.core.draws import derive, generator
 from trajmatch.data.files import read_tensors
+from trajmatch.data.networks import build
 from trajmatch.data.synthetic import SyntheticSet, class_labels, draw_real, one_hot
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.measure.evaluate import Score, train_and_test
@@ -25,6 +26,7 @@ from trajmatch.run.assemble import (
     opened,
     shared,
 )
+from trajmatch.run.compute import training_engine
 from trajmatch.run.config import Config
 from trajmatch.run.distill_stage import snapshot_path, snapshot_steps
 from trajmatch.run.pool import Peak, Report, cores, run_jobs
@@ -192,4 +194,5 @@ def _train_one(material: Path, config: Config, where: str, job: Job, report: Rep
         X, Y = t["train.x"], one_hot(t["train.y"], len(mapped.classes))
     make = factory(config.network, mapped.shape, len(mapped.classes))
     test_x, test_y = t[f"{job.split}.x"].to(place), t[f"{job.split}.y"].to(place)
-    return train_and_test(make, X.to(place), Y.to(place), job.recipe, test_x, test_y, job.seed)
+    engine = training_engine(config, build(make, 0)[0], place)
+    return train_and_test(make, X.to(place), Y.to(place), job.recipe, test_x, test_y, job.seed, engine)

@@ -13,6 +13,7 @@ from trajmatch.data.networks import build
 from trajmatch.data.trajectories import Trajectory, save_trajectory
 from trajmatch.methods.experts import Real, expert
 from trajmatch.run.assemble import Material, device, expert_training, factory, opened, shared
+from trajmatch.run.compute import training_engine
 from trajmatch.run.config import Config
 from trajmatch.run.pool import Peak, Report, cores, run_jobs
 from trajmatch.run.progress import Meter
@@ -96,6 +97,7 @@ def _train_one(
     make = factory(config.network, mapped.shape, len(mapped.classes))
     began = time.monotonic()
     recipe = expert_training(config)
+    network, _ = build(make, 0)
     result = expert(
         make,
         training,
@@ -106,8 +108,9 @@ def _train_one(
         index,
         config.expert.save_every,
         lambda epoch, accuracy: report((epoch, accuracy)),
+        training_engine(config, network, place),
     )
-    layout = Layout.of(build(make, 0)[0])
+    layout = Layout.of(network)
     header = {
         "settings": about,
         "index": index,

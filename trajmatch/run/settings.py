@@ -4,14 +4,15 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from trajmatch.run.config import Config
+from trajmatch.run.config import Config, Matching
 
 # What each stage's result depends on, by field or group. What is not here may change freely between two calls.
 EXPERT_FIELDS = ("seed", "images", "network", "expert")
-DISTILL_FIELDS = (*EXPERT_FIELDS, "ipc", "method", "steps", "matching", "outer")
+DISTILL_FIELDS = (*EXPERT_FIELDS, "ipc", "method", "steps", "precision", "matching", "outer")
 EVALUATE_FIELDS = (*DISTILL_FIELDS, "evaluation")
 # How fast, where and how safely, never what.
 INCIDENTAL = {"expert.workers", "expert.shard", "outer.checkpoint_seconds", "evaluation.workers"}
+INCIDENTAL |= {"matching.keep_every"}
 
 
 def flatten(config: Config) -> dict[str, Any]:
@@ -64,6 +65,7 @@ def resolve(config: Config) -> Config:
         sharpness=rule,
         smoothing=smoothing,
         rate=("closed-form" if satm else "exact") if m.rate == "auto" else m.rate,
+        estimator=("adjoint" if iota == m.inner_steps else "truncated") if m.estimator == "auto" else m.estimator,
     )
     config = dataclasses.replace(config, matching=m)
     check(config)
@@ -96,6 +98,7 @@ def check(config: Config) -> None:
             f"--matching.restart-step is {m.restart_step} and must be below the {m.inner_steps} of "
             "--matching.inner-steps"
         )
+    _check_estimator(m)
     if m.last_epoch <= m.first_epoch:
         raise ValueError(
             f"--matching.last-epoch is {m.last_epoch} and must be above --matching.first-epoch, {m.first_epoch}"
@@ -108,12 +111,30 @@ def check(config: Config) -> None:
         )
 
 
+def _check_estimator(m: Matching) -> None:
+    """Refuse combinations of estimator, truncation and reuse that mean nothing."""
+    if m.estimator in ("adjoint", "unrolled", "tesla") and m.differentiated_steps != m.inner_steps:
+        raise ValueError(
+            f"--matching.estimator is {m.estimator}, which differentiates all {m.inner_steps} inner steps, and "
+            f"--matching.differentiated-steps is {m.differentiated_steps}: leave one of them out"
+        )
+    if m.estimator == "random-window" and m.restart_step:
+        raise ValueError(
+            f"--matching.restart-step is {m.restart_step} and must be 0 with --matching.estimator random-window, whose "
+            "trajectory may end before it"
+        )
+    if m.estimator in ("unrolled", "tesla") and m.mixed != "reverse-over-reverse":
+        raise ValueError(
+            f"--matching.mixed is {m.mixed} and has no effect with --matching.estimator {m.estimator}: leave it out"
+        )
+
+
 AT_LEAST = {
     "ipc steps images.size network.depth network.width outer.threads": 1,
     "expert.epochs expert.batch expert.threads expert.workers": 1,
     "expert.save_every matching.inner_steps matching.expert_epochs matching.batch matching.differentiated_steps": 1,
     "evaluation.networks evaluation.epochs evaluation.batch evaluation.workers evaluation.whole_epochs": 1,
-    "outer.snapshots": 1,
+    "outer.snapshots matching.keep_every micro_batch": 1,
     "seed matching.first_epoch matching.restart_step matching.smoothing matching.radius expert.weight_decay": 0,
     "evaluation.random_draws evaluation.validation_networks evaluation.weight_decay outer.checkpoint_seconds": 0,
     "matching.asam_offset matching.gsam_alpha": 0,

@@ -1,0 +1,126 @@
+"""Every estimator of the hypergradient behind one signature: task -> Estimate (method.md section 2, its table).
+
+Legend: n images of c x h x w, C classes, P parameters, T inner steps, iota of them differentiated.
+"""
+
+from collections.abc import Callable, Collection
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import vjp
+
+from trajmatch.core.hypergradient import Hypergradient, sweep
+from trajmatch.core.inner import Iterates, Problem, rollout
+from trajmatch.core.matching import matching
+from trajmatch.core.rate import first_order_rate
+
+
+class Task(NamedTuple):
+    """A trajectory to be matched and differentiated.
+
+    s, g (P,): the expert's segment. X (n, c, h, w), Y (n, C), eta (): the synthetic set.
+    first, start: the student starts from the constant theta_first = start, or from s at step 0.
+    kept: inner steps whose iterates stay in memory, None for all; the others are computed again when needed.
+    """
+
+    problem: Problem
+    s: Tensor
+    g: Tensor
+    X: Tensor
+    Y: Tensor
+    eta: Tensor
+    T: int
+    first: int = 0
+    start: Tensor | None = None
+    kept: Collection[int] | None = None
+
+    def rollout(self, T: int) -> Iterates:
+        """The iterates up to theta_T."""
+        start = self.s if self.start is None else self.start
+        return rollout(self.problem, start, self.X, self.Y, self.eta, T, self.first, self.kept)
+
+
+class Estimate(NamedTuple):
+    """A trajectory matched: its iterates, the loss L, its cotangent q at the last iterate, and dL/d(X, Y, eta)."""
+
+    thetas: Iterates
+    loss: Tensor
+    q: Tensor
+    d: Hypergradient
+
+
+Estimator = Callable[[Task], Estimate]
+
+
+def unrolled(task: Task) -> Estimate:
+    """One autograd graph through all inner steps, as MTT and FTD do: the reference. It keeps every iterate.
+
+    Cost: as the sweep over all steps; memory grows with T, a full double-backward graph for each step.
+    """
+    problem, start = task.problem, task.s if task.start is None else task.start
+    inputs = [t.detach().requires_grad_() for t in (task.X, task.Y, task.eta)]
+    thetas = Iterates(task.first, task.T, _never)
+    thetas.keep(task.first, start)
+    with torch.enable_grad():
+        theta = start.detach().requires_grad_()
+        for i in range(task.first, task.T):
+            z, y = problem.view(inputs[0], inputs[1], i)
+            (u,) = torch.autograd.grad(problem.student.loss(theta, z, y), theta, create_graph=True)
+            theta = theta - inputs[2] * u
+            thetas.keep(i + 1, theta.detach())
+        L, q = matching(theta, task.s, task.g)
+        dX, dY, deta = torch.autograd.grad(L, inputs, allow_unused=True, materialize_grads=True)
+    return Estimate(thetas, L.detach(), q.detach(), Hypergradient(dX, dY, deta))
+
+
+def _never(theta: Tensor, i: int) -> Tensor:
+    raise AssertionError("every iterate is kept")
+
+
+def adjoint(task: Task) -> Estimate:
+    """The exact hypergradient by the sweep over all steps, with the memory of one of them."""
+    return _swept(task, task.T, task.T)
+
+
+def truncated(iota: int) -> Estimator:
+    """The sweep over the last iota steps (SATM eq. 8): exact where that is all of them."""
+    return lambda task: _swept(task, iota, task.T)
+
+
+def random_window(iota: int, end: int) -> Estimator:
+    """The sweep over the iota steps before step `end`, which the caller draws; the trajectory ends there (RaT-BPTT).
+
+    The estimator raises ValueError for an end that is not after the task's first step and within its T.
+    """
+
+    def estimate(task: Task) -> Estimate:
+        if not task.first < end <= task.T:
+            raise ValueError(f"end is {end} and must be above {task.first} and at most {task.T}")
+        return _swept(task, iota, end)
+
+    return estimate
+
+
+def _swept(task: Task, iota: int, T: int) -> Estimate:
+    thetas = task.rollout(T)
+    loss, q = matching(thetas[T], task.s, task.g)
+    d = sweep(task.problem, thetas, q, task.X, task.Y, task.eta, since=max(task.first, T - iota))
+    return Estimate(thetas, loss, q, d)
+
+
+def tesla(task: Task) -> Estimate:
+    """The sweep with every adjoint a_{i+1} replaced by q, dropping d theta_i / dX (TESLA, arXiv 2211.10586).
+
+    Two passes, as published, for q is known after the first. Biased; the published program forgets a factor 2 besides,
+    and this does not. Cost: per step a gradient, and a mixed derivative in the inputs alone.
+    """
+    problem, X, Y, eta, T = task.problem, task.X, task.Y, task.eta, task.T
+    thetas = task.rollout(T)
+    loss, q = matching(thetas[T], task.s, task.g)
+    dX, dY = torch.zeros_like(X), torch.zeros_like(Y)
+    for i in reversed(range(task.first, T)):
+        (z, y), pull = vjp(lambda X, Y, i=i: problem.view(X, Y, i), X, Y)  # type: ignore[misc]
+        h_X, h_Y = pull(problem.student.inputs_alone(thetas[i], z, y, q))
+        dX, dY = dX - eta * h_X, dY - eta * h_Y
+    return Estimate(thetas, loss, q, Hypergradient(dX, dY, first_order_rate(q, thetas[task.first], thetas[T], eta)))

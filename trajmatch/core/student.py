@@ -1,0 +1,70 @@
+"""The student: the inner loss with the derivatives that training and the sweep take of it.
+
+How they are computed is an engine's business (methods/engines.py); that they are the loss's derivatives is all that
+the rest of the core knows of them. Legend: P parameters; z (n, c, h, w) and y (n, C) one mini-batch; a (P,).
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from trajmatch.core.loss import Loss, gradient
+from trajmatch.core.mixed import MixedOf, Three, inputs_alone, reverse_over_reverse
+
+Gradient = Callable[[Tensor, Tensor, Tensor], Tensor]
+Mixed = Callable[[Tensor, Tensor, Tensor, Tensor], Three]
+InputsAlone = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class Student(NamedTuple):
+    """The inner loss l(theta, z, y) and its derivatives; with u = grad_theta l and h = <u, a>,
+
+    gradient:     (theta, z, y) -> u (P,)
+    mixed:        (theta, z, y, a) -> dh/dtheta (P,), dh/dz, dh/dy
+    inputs_alone: (theta, z, y, a) -> dh/dz, dh/dy
+    """
+
+    loss: Loss
+    gradient: Gradient
+    mixed: Mixed
+    inputs_alone: InputsAlone
+
+
+def plain(loss: Loss, mixed: MixedOf = reverse_over_reverse) -> Student:
+    """A student whose derivatives are autograd's, one operation after another."""
+    return Student(loss, partial(gradient, loss), partial(mixed, loss), partial(inputs_alone, loss))
+
+
+def micro_batched(student: Student, size: int) -> Student:
+    """The same derivatives from at most `size` images at a time: memory that does not grow with the mini-batch.
+
+    Exact for a loss that is a mean over the mini-batch and a network that does not couple its images, as instance,
+    group and layer norm do not and batch norm does: the derivatives are means over chunks, weighted by their sizes.
+    """
+
+    def chunks(z: Tensor, y: Tensor) -> list[tuple[Tensor, Tensor, float]]:
+        return [(zk, yk, len(zk) / len(z)) for zk, yk in zip(z.split(size), y.split(size), strict=True)]
+
+    def total_gradient(theta: Tensor, z: Tensor, y: Tensor) -> Tensor:
+        u = torch.zeros_like(theta)
+        for zk, yk, weight in chunks(z, y):
+            u = u + weight * student.gradient(theta, zk, yk)
+        return u
+
+    def total_mixed(theta: Tensor, z: Tensor, y: Tensor, a: Tensor) -> Three:
+        h_theta, h_z, h_y = torch.zeros_like(theta), [], []
+        for zk, yk, weight in chunks(z, y):
+            along_theta, along_z, along_y = student.mixed(theta, zk, yk, a)
+            h_theta = h_theta + weight * along_theta
+            h_z.append(weight * along_z)
+            h_y.append(weight * along_y)
+        return h_theta, torch.cat(h_z), torch.cat(h_y)
+
+    def all_inputs(theta: Tensor, z: Tensor, y: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+        parts = [(student.inputs_alone(theta, zk, yk, a), weight) for zk, yk, weight in chunks(z, y)]
+        return torch.cat([w * h_z for (h_z, _), w in parts]), torch.cat([w * h_y for (_, h_y), w in parts])
+
+    return Student(student.loss, total_gradient, total_mixed, all_inputs)

@@ -1,0 +1,174 @@
+"""Engines: how a student's derivatives are computed. All of them compute the same ones.
+
+eager     torch's own operations, on any device and any network.
+fused     on a CPU, for networks with [convolution, instance norm, ReLU, pooling]: kernels that do norm, ReLU and
+          pooling in one pass (data/kernels.py), and convolutions with fast second derivatives (core/convolution.py).
+compiled  whole derivatives through torch.compile, of the fused network where there is one.
+
+docs/performance.md has what each of them gains.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from trajmatch.core.loss import cross_entropy, gradient, lowered
+from trajmatch.core.mixed import MIXED, inputs_alone
+from trajmatch.core.student import Student, micro_batched
+from trajmatch.core.vector import Forward, functional
+from trajmatch.data.fused import fused
+from trajmatch.data.kernels import compiled_kernels
+
+ENGINES = ("eager", "fused", "compiled")
+PRECISIONS = ("float32", "bf16-sweep", "bf16", "tf32")
+# Compiling takes half a minute and saves about three milliseconds per inner step (docs/performance.md).
+WORTH_COMPILING = 20_000
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How derivatives are computed.
+
+    name: one of ENGINES. precision: one of PRECISIONS; bf16-sweep rounds networks and images to bfloat16 in the sweep
+    alone, bf16 in training too; weights, losses, adjoints and hypergradients are float32 always. tf32 is a setting of
+    CUDA's (run/device.py) and changes nothing here. micro_batch: most images at a time, or None.
+    """
+
+    name: str = "eager"
+    precision: str = "float32"
+    mixed: str = "reverse-over-reverse"
+    micro_batch: int | None = None
+
+
+EAGER = Engine()
+
+
+def choose(network: nn.Module, device: torch.device, inner_steps: int) -> tuple[str, str]:
+    """The fastest engine for this many inner steps, a function of its arguments and the machine; and why, in words."""
+    compiler = no_compiler(device)
+    if inner_steps >= WORTH_COMPILING and compiler is None:
+        return "compiled", f"{inner_steps} inner steps are worth half a minute of compiling"
+    if device.type != "cpu":
+        return "eager", compiler or "too few inner steps to be worth compiling"
+    if (why := _not_fused(network, device)) is not None:
+        return "eager", why
+    return "fused", "too few inner steps to be worth compiling"
+
+
+def _not_fused(network: nn.Module, device: torch.device) -> str | None:
+    """Why the fused engine can't serve here, or None."""
+    if device.type != "cpu":
+        return f"its kernels are for the CPU and not for {device.type}"
+    kernels = compiled_kernels()
+    if isinstance(kernels, str):
+        return kernels
+    if fused(network, kernels) is None:
+        return "the network has no block of convolution, instance norm and ReLU to fuse"
+    return None
+
+
+def no_compiler(device: torch.device) -> str | None:
+    """Why torch.compile can't work here, or None."""
+    if device.type == "cpu":
+        kernels = compiled_kernels()
+        return kernels if isinstance(kernels, str) else None
+    if device.type == "cuda":
+        from torch.utils._triton import has_triton
+
+        return None if has_triton() else "torch finds no Triton, which its compiler needs on a GPU"
+    return f"torch's compiler is not used on {device.type}"
+
+
+def check(engine: Engine, network: nn.Module, device: torch.device, shape: tuple[int, int, int]) -> None:
+    """Raise ValueError for an engine that this machine or this network, on images of `shape`, can't have."""
+    if engine.name == "compiled" and (why := no_compiler(device)) is not None:
+        raise ValueError(f"--engine is compiled, but {why}; eager always works")
+    if engine.name == "fused" and (why := _not_fused(network, device)) is not None:
+        raise ValueError(f"--engine is fused, but {why}; eager always works")
+    if engine.precision == "tf32" and device.type != "cuda":
+        raise ValueError(f"--precision is tf32, which CUDA has and {device.type} does not; bf16-sweep works everywhere")
+    if engine.micro_batch is not None and couples(network, shape):
+        raise ValueError(
+            f"--micro-batch is {engine.micro_batch}, but this network's output for one image depends on the others of "
+            "its mini-batch (batch norm does that), so that parts would not add up to the whole; leave it out"
+        )
+
+
+@torch.no_grad()
+def couples(network: nn.Module, shape: tuple[int, int, int]) -> bool:
+    """Whether the output for one image depends on which others are in the mini-batch."""
+    like = next(network.parameters())
+    images = torch.randn(4, *shape, generator=torch.Generator().manual_seed(0)).to(like)
+    together, alone = network(images)[:2], network(images[:2])
+    return bool((together - alone).norm() > 1e-3 * together.norm())
+
+
+def forward(network: nn.Module, engine: Engine) -> Forward:
+    """The network's outputs f(theta, z), with fast derivatives where the engine has them."""
+    return functional(_twin(network, engine, weigh=True))
+
+
+def student(network: nn.Module, engine: Engine) -> Student:
+    """The cross-entropy of a network with its derivatives."""
+    train = cross_entropy(_rounded(forward(network, engine), engine.precision == "bf16"))
+    # The fused network has no forward mode.
+    twin = _twin(network, engine, weigh=False) if engine.mixed == "reverse-over-reverse" else network
+    swept = cross_entropy(_rounded(functional(twin), engine.precision in ("bf16", "bf16-sweep")))
+    derivatives: tuple[Callable[..., Any], ...] = (
+        partial(gradient, train),
+        partial(MIXED[engine.mixed], swept),
+        partial(inputs_alone, swept),
+    )
+    if engine.name == "compiled":
+        derivatives = tuple(Compiled(f) for f in derivatives)
+    made = Student(train, *derivatives)
+    return made if engine.micro_batch is None else micro_batched(made, engine.micro_batch)
+
+
+def _twin(network: nn.Module, engine: Engine, weigh: bool) -> nn.Module:
+    if engine.name == "eager":
+        return network
+    kernels = compiled_kernels() if next(network.parameters()).device.type == "cpu" else None
+    return fused(network, None if isinstance(kernels, str) else kernels, weigh) or network
+
+
+def _rounded(forward: Forward, low: bool) -> Forward:
+    return lowered(forward, torch.bfloat16) if low else forward
+
+
+class Compiled:
+    """A pure function of tensors, compiled whole for each combination of shapes that it is called with.
+
+    It is traced down to single operations first, second derivatives included: torch.compile itself does not look
+    into `torch.autograd.grad`. Compiled code is cached on disk between runs by torch.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.made: dict[tuple[tuple[torch.Size, torch.dtype], ...], Callable[..., Any]] = {}
+
+    def __call__(self, *arguments: Tensor) -> Any:
+        key = tuple((t.shape, t.dtype) for t in arguments)
+        with torch.no_grad():
+            if key not in self.made:
+                self.made[key] = self._compile(arguments)
+            return self.made[key](*arguments)
+
+    def _compile(self, arguments: tuple[Tensor, ...]) -> Callable[..., Any]:
+        traced = make_fx(self.function)(*arguments)
+        if arguments[0].device.type != "cuda":
+            return torch.compile(traced, dynamic=False)
+        # CUDA graphs: the next replay overwrites its outputs, so they are copied.
+        replayed = torch.compile(traced, dynamic=False, mode="reduce-overhead")
+
+        def run(*values: Tensor) -> Any:
+            torch.compiler.cudagraph_mark_step_begin()
+            found = replayed(*values)
+            return found.clone() if isinstance(found, Tensor) else tuple(t.clone() for t in found)
+
+        return run

@@ -1,0 +1,95 @@
+"""How a run computes: engine, precision, micro-batch and threads, decided once from the settings and the machine.
+
+Every decision is a function of settings, network and machine alone, never of a measured time: results repeat bitwise
+only where the same code computes them.
+"""
+
+import os
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from trajmatch.data.kernels import cache_folder
+from trajmatch.methods import engines
+from trajmatch.methods.engines import Engine
+from trajmatch.run.allocator import keep_freed_memory
+from trajmatch.run.config import Config
+from trajmatch.run.memory import held_bytes, micro_batch, parse_memory, step_bytes
+from trajmatch.run.pool import cores
+
+# Below this much convolution in a mini-batch's forward pass two threads are at most a tenth faster than one, and
+# where a core is busy with something else they are many times slower (docs/performance.md).
+WORTH_A_THREAD = 2e8
+
+
+def prepare_process() -> None:
+    """What every process of a run does before it computes."""
+    keep_freed_memory()
+    # What torch.compile makes stays beside our own kernels, and not in /tmp until the next restart.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How the outer loop computes; `why` explains the engine in words."""
+
+    engine: Engine
+    threads: int
+    why: str
+
+
+def outer_compute(
+    config: Config, network: nn.Module, device: torch.device, synthetic: tuple[int, int, int, int], data_bytes: float
+) -> Compute:
+    """How the outer loop of a resolved configuration computes. Raises ValueError for what can't be had here.
+
+    synthetic: shape of the synthetic images. data_bytes: what the real images and their input space take.
+    """
+    total, *rest = synthetic
+    shape = (rest[0], rest[1], rest[2])
+    n = min(config.matching.batch or total, total)
+    inner_steps = config.steps * config.matching.inner_steps
+    auto = config.engine == "auto"
+    name, why = engines.choose(network, device, inner_steps) if auto else (config.engine, "as asked")
+    parts = config.micro_batch
+    if parts is None and config.memory is not None:
+        num_parameters = sum(p.numel() for p in network.parameters())
+        held = held_bytes(config, device, num_parameters, prod(synthetic), data_bytes)
+        parts = micro_batch(parse_memory(config.memory), held, step_bytes(network, shape, name), n)
+    parts = None if parts is None or parts >= n else parts
+    engine = Engine(name, config.precision, config.matching.mixed, parts)
+    engines.check(engine, network, device, shape)
+    if parts is not None and config.matching.estimator == "unrolled":
+        raise ValueError(
+            f"--micro-batch is {parts}, and --matching.estimator is unrolled, which keeps every graph: adjoint gives "
+            "the same hypergradient in parts"
+        )
+    work = convolution_flops(network, (engine.micro_batch or n, *shape))
+    threads = config.outer.threads or (cores() if work >= WORTH_A_THREAD else 1)
+    return Compute(engine, threads, why)
+
+
+def training_engine(config: Config, network: nn.Module, device: torch.device) -> Engine:
+    """How experts and the networks of an evaluation are trained: in float32, and never compiled unless asked.
+
+    Their batches are large, where compiled code is no faster than the fused kernels.
+    """
+    name = engines.choose(network, device, 0)[0] if config.engine == "auto" else config.engine
+    return Engine(name)
+
+
+def set_precision(precision: str) -> None:
+    """Set CUDA's matrix units, which torch lets convolutions use by default: TF32 only where it is asked for."""
+    chosen = "tf32" if precision == "tf32" else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = chosen
+    torch.backends.cudnn.conv.fp32_precision = chosen  # type: ignore[attr-defined]
+
+
+def convolution_flops(network: nn.Module, shape: tuple[int, int, int, int]) -> float:
+    """Floating-point operations of the convolutions and matrix products of one forward pass on images of `shape`."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros(shape, device=next(network.parameters()).device))
+    return float(counter.get_total_flops())
