@@ -21,12 +21,13 @@ verbs:
   distill    optimise the synthetic images against the experts
   evaluate   train networks on a distilled set (a run folder or a .safetensors file) and test them
   report     write report.html of a run folder again
+  plan       say what time, memory and disk a run would take on this machine, by doing a little of it
   presets    list the presets, or show all settings of one
 
 `trajmatch run` alone runs the preset digits-ipc1; `trajmatch run --data FOLDER` starts from the preset images.
 `trajmatch VERB --help` lists the flags.
 """
-VERBS = ("run", "experts", "distill", "evaluate", "report", "presets")
+VERBS = ("run", "experts", "distill", "evaluate", "report", "plan", "presets")
 
 
 class UsageError(ValueError):
@@ -77,7 +78,7 @@ def _dispatch(words: list[str]) -> int:
 
 
 def _work(verb: str, rest: list[str], words: list[str]) -> int:
-    """The verbs that make something from a configuration: run, experts, distill."""
+    """The verbs that take a whole configuration: run, experts, distill, plan."""
     name, rest = _positional(rest)
     base, given = preset(name or DEFAULT), None
     config, given = _configuration(f"trajmatch {verb}", base, rest)
@@ -97,6 +98,9 @@ def _work(verb: str, rest: list[str], words: list[str]) -> int:
         verbs.run_experts(config, folder if config.out else folder / "experts", verbs.Peak())
     elif verb == "run":
         verbs.run(config, folder, command, name or (DEFAULT if base == preset(DEFAULT) and not given else None))
+    elif verb == "plan":
+        for line in verbs.plan(config):
+            print(line)
     else:
         this = verbs.Run(config, folder, command)
         this.experts()

@@ -40,6 +40,12 @@ class Compute:
     threads: int
     why: str
 
+    def words(self) -> str:
+        """The choice, for the user."""
+        parts = f", {self.engine.micro_batch} images at a time" if self.engine.micro_batch else ""
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        return f"engine: {self.engine.name} ({self.why}), {self.engine.precision}{parts}, {threads}"
+
 
 def outer_compute(
     config: Config, network: nn.Module, device: torch.device, synthetic: tuple[int, int, int, int], data_bytes: float

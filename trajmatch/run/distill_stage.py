@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,16 +69,21 @@ def snapshot_path(folder: Path, step: int) -> Path:
 
 
 def distill(
-    config: Config, material: Material, trajectories: list[Trajectory], folder: Path, quiet: bool = False
+    config: Config,
+    material: Material,
+    trajectories: list[Trajectory],
+    folder: Path,
+    say: Callable[[str], None],
+    quiet: bool = False,
 ) -> Distilled:
     """Run the outer loop of a resolved configuration in a run folder; go on from its checkpoint where there is one.
 
     Raises ValueError (settings), OSError (files), DivergedError, KeyboardInterrupt (after saving a checkpoint).
     """
-    loop = _Loop(config, material, trajectories, folder)
-    (folder / SNAPSHOTS).mkdir(exist_ok=True)
+    loop = Loop(config, material, trajectories, folder)
+    say(loop.compute.words())
     loop.run(quiet)
-    synthetic = _synthetic(config, material, loop.checkpoint.state)
+    synthetic = delivered(config, material, loop.checkpoint.state)
     draw_pictures(config, material, synthetic, folder)
     save(synthetic, folder / DISTILLED)  # last: it says that the stage is done
     return Distilled(synthetic, loop.checkpoint.seconds)
@@ -96,7 +102,8 @@ def _initial(config: Config, material: Material) -> Tensor:
     return initial_images(kind, dataset.train, material.space, dataset.num_classes, config.ipc, config.seed)
 
 
-def _synthetic(config: Config, material: Material, state: OuterState) -> SyntheticSet:
+def delivered(config: Config, material: Material, state: OuterState) -> SyntheticSet:
+    """What a distillation in this state delivers."""
     info = {
         "dataset": material.dataset.name,
         "method": config.method,
@@ -115,11 +122,12 @@ def first_state(config: Config, material: Material, device: torch.device) -> Out
     return new_state(_initial(config, material).to(device), Y.to(device), config.outer.step_size)
 
 
-class _Loop:
+class Loop:
     """State of the loop: what a step needs, and the checkpoint that it moves."""
 
     def __init__(self, config: Config, material: Material, trajectories: list[Trajectory], folder: Path) -> None:
         self.config, self.trajectories, self.folder = config, trajectories, folder
+        (folder / SNAPSHOTS).mkdir(exist_ok=True)
         self.device = assemble.device(config.device)
         self.rule, self.schedule = assemble.rule(config), assemble.schedule(config)
         self._check_segments()
@@ -181,13 +189,13 @@ class _Loop:
         segment = segment._replace(s=segment.s.to(self.device), g=segment.g.to(self.device))
         seed = derive(self.config.seed, "distill")
         state, record = outer_step(self.rule, self.student, before.state, segment, seed)
+        row = _row(before.step + 1, record, choice)
         seconds = before.seconds + time.monotonic() - began
-        if not bool(record.healthy):
+        if row is None:
             self.roll_back(record, seconds)
             return f"step {before.step + 1} was not finite: back to {self.checkpoint.step} with half the learning rate"
-        row = _row(before.step + 1, record, choice, seconds)
         with open(self.folder / METRICS, "a", encoding="utf-8") as log:
-            log.write(json.dumps(row, allow_nan=False) + "\n")
+            log.write(json.dumps({**row, "seconds": round(seconds, 3)}, allow_nan=False) + "\n")
         if int(state.steps) in self.keep:
             self.keep_snapshot(state)
         anchor = state if int(state.steps) % ANCHOR_STEPS == 0 else before.anchor
@@ -219,15 +227,20 @@ class _Loop:
         save_tensors(snapshot_path(self.folder, step), tensors, {"step": step})
 
 
-def _row(step: int, record: Record, choice: Choice, seconds: float) -> dict[str, Any]:
-    perturbed = None if record.loss_perturbed is None else float(record.loss_perturbed)
+def _row(step: int, record: Record, choice: Choice) -> dict[str, Any] | None:
+    """A step's line in the log, None where the step was not finite."""
+    perturbed = record.loss if record.loss_perturbed is None else record.loss_perturbed
+    scalars = (record.healthy, record.loss, perturbed, record.step_size, record.hypergradient_norm)
+    # One transfer, and with it the only time in a step that this process waits for a GPU.
+    healthy, loss, at_perturbed, step_size, norm = torch.stack([s.to(record.loss.dtype) for s in scalars]).tolist()
+    if not healthy:
+        return None
     return {
         "step": step,
-        "loss": float(record.loss),
-        "loss_perturbed": perturbed,
-        "step_size": float(record.step_size),
-        "hypergradient_norm": float(record.hypergradient_norm),
+        "loss": loss,
+        "loss_perturbed": None if record.loss_perturbed is None else at_perturbed,
+        "step_size": step_size,
+        "hypergradient_norm": norm,
         "expert": choice.e,
         "start_epoch": choice.t,
-        "seconds": round(seconds, 3),
     }

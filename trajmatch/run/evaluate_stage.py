@@ -170,10 +170,15 @@ def snapshots(config: Config, folder: Path) -> list[Candidate]:
     return found
 
 
+def evaluation_workers(config: Config, where: torch.device) -> int:
+    """Processes that train networks on synthetic sets at once."""
+    return config.evaluation.workers or (cores() if where.type == "cpu" else 1)
+
+
 def _accuracies(config: Config, path: Path, peak: Peak, quiet: bool, jobs: Sequence[Job]) -> dict[str, list[float]]:
     """Accuracies by the jobs' keys, in the jobs' order, however they were spread over processes."""
     where = device(config.device)
-    workers = config.evaluation.workers or (cores() if where.type == "cpu" else 1)
+    workers = evaluation_workers(config, where)
     results: dict[int, float] = {}
     arguments = [(path, config, str(where), job) for job in jobs]
     with Meter("evaluate", len(jobs), unit="networks", quiet=quiet) as meter:

@@ -12,7 +12,7 @@ from trajmatch.core.vector import Layout
 from trajmatch.data.networks import build
 from trajmatch.data.trajectories import Trajectory, save_trajectory
 from trajmatch.methods.experts import Real, expert
-from trajmatch.run.assemble import Material, device, expert_training, factory, opened, shared
+from trajmatch.run.assemble import Mapped, Material, device, expert_training, factory, opened, shared
 from trajmatch.run.compute import training_engine
 from trajmatch.run.config import Config
 from trajmatch.run.pool import Peak, Report, cores, run_jobs
@@ -60,6 +60,11 @@ def shard_of(shard: str | None, count: int) -> list[int]:
     return list(range(int(i), count, int(n)))
 
 
+def expert_workers(config: Config, where: torch.device) -> int:
+    """Processes that train experts at once."""
+    return config.expert.workers or (cores() if where.type == "cpu" else 1)
+
+
 def train_experts(
     config: Config, material: Material, folder: Path, count: int, peak: Peak, quiet: bool = False
 ) -> list[Trajectory]:
@@ -72,7 +77,7 @@ def train_experts(
     missing = [index for index in shard_of(config.expert.shard, count) if index not in have]
     if missing:
         where = device(config.device)
-        workers = config.expert.workers or (cores() if where.type == "cpu" else 1)
+        workers = expert_workers(config, where)
         total = len(missing) * config.expert.epochs
         about = expert_settings(config, material)
         with shared(material, folder) as path, Meter("experts", total, unit="epochs", quiet=quiet) as meter:
@@ -87,13 +92,17 @@ def train_experts(
     return open_experts(config, material, folder, count)
 
 
+def real(mapped: Mapped, split: str, place: torch.device) -> Real:
+    """One split of the shared images, on a device."""
+    return Real(mapped.tensors[f"{split}.x"].to(place), mapped.tensors[f"{split}.y"].to(place))
+
+
 def _train_one(
     material: Path, config: Config, where: str, index: int, path: Path, about: dict[str, Any], report: Report
 ) -> None:
     mapped = opened(material)
     place = torch.device(where)
-    t = mapped.tensors
-    training, test = (Real(t[f"{split}.x"].to(place), t[f"{split}.y"].to(place)) for split in ("train", "test"))
+    training, test = (real(mapped, split, place) for split in ("train", "test"))
     make = factory(config.network, mapped.shape, len(mapped.classes))
     began = time.monotonic()
     recipe = expert_training(config)

@@ -14,6 +14,7 @@ from trajmatch.data import synthetic as sets
 from trajmatch.data.files import write_json
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.run import assemble, distill_stage, evaluate_stage, expert_stage
+from trajmatch.run import plan as planning
 from trajmatch.run.assemble import Material
 from trajmatch.run.config import Config
 from trajmatch.run.expert_stage import stopwatch
@@ -137,7 +138,7 @@ class Run:
             self.seconds["distill"] = checkpoint.seconds
             distill_stage.draw_pictures(self.config, self.material, sets.load(self.folder), self.folder)
             return
-        done = distill_stage.distill(self.config, self.material, self.trajectories, self.folder, self.quiet)
+        done = distill_stage.distill(self.config, self.material, self.trajectories, self.folder, self.say, self.quiet)
         self.seconds["distill"] = done.seconds
         self.say(f"distilled set: {path}, step size {done.synthetic.eta:.4g}")
 
@@ -213,6 +214,13 @@ def run(config: Config, folder: Path, command: str, preset: str | None, say: Say
     for line in headline(accuracy):
         say(line)
     return summary
+
+
+def plan(config: Config) -> list[str]:
+    """What a run would need here, as lines of text."""
+    config = resolve(config)
+    assemble.check(config)
+    return planning.plan(config, count_or_folder(config.experts)).lines()
 
 
 def headline(accuracy: dict[str, Any]) -> list[str]:

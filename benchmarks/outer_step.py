@@ -1,0 +1,329 @@
+"""Time, memory and error of one outer step's hypergradient: `python -m benchmarks.outer_step [--quick] [--json FILE]`.
+
+Every row is one estimator on one engine in one precision; `unrolled` and `tesla` on the eager engine in float32 are
+what the published programs do. All rows of a case are timed alternately in one process; memory is that of a fresh
+process for each; errors are against float64. The student is ConvNetD3 on 32 x 32 colour images, matching a segment of
+a network that was trained on the data (the embedded digits, or --data).
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from benchmarks import measure
+from trajmatch.core.augment import draw, families
+from trajmatch.core.draws import generator
+from trajmatch.core.estimators import Estimator, Task, adjoint, random_window, tesla, truncated, unrolled
+from trajmatch.core.hypergradient import Hypergradient
+from trajmatch.core.inner import Problem, training_view
+from trajmatch.data.files import read_tensors, save_tensors, write_json
+from trajmatch.data.networks import build, convnet
+from trajmatch.methods import engines
+from trajmatch.methods.engines import Engine
+from trajmatch.methods.training import Training, train
+from trajmatch.run import assemble
+from trajmatch.run.compute import prepare_process, set_precision
+from trajmatch.run.config import Config, Images
+from trajmatch.run.pool import cores
+
+FAMILIES = families("color_crop_cutout_flip_scale_rotate")
+ETA = 0.01
+ESTIMATORS = ("adjoint", "truncated", "random-window", "tesla", "unrolled")
+
+
+@dataclass(frozen=True)
+class Side:
+    """One way to compute a hypergradient."""
+
+    estimator: str
+    engine: str = "eager"
+    precision: str = "float32"
+    micro_batch: int | None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """A size of inner problem. timed_steps: inner steps of the timed runs, where T would take too long."""
+
+    batch: int
+    inner_steps: int
+    timed_steps: int
+    rounds: int
+    width: int = 128
+
+
+CASES = (Case(10, 50, 50, 7), Case(100, 30, 10, 5), Case(500, 80, 3, 3))
+QUICK = (Case(10, 50, 8, 5), Case(100, 30, 2, 3))
+UNROLLED, TESLA = Side("unrolled"), Side("tesla")
+
+
+def sides(device: torch.device, case: Case, quick: bool) -> list[Side]:
+    """The rows of a case; those of `--quick` are compiled in one precision alone."""
+    fused = ["fused"] if device.type == "cpu" else []
+    low = ["bf16-sweep", "bf16"] + (["tf32"] if device.type == "cuda" else [])
+    made = [UNROLLED, TESLA]
+    made += [Side("adjoint", engine) for engine in ("eager", *fused, "compiled")]
+    made += [
+        Side("adjoint", engine, precision)
+        for precision in low
+        for engine in (*fused, "compiled")
+        if not (quick and engine == "compiled")
+    ]
+    best = fused[0] if fused else "compiled"
+    made += [Side(estimator, best) for estimator in ("truncated", "random-window", "tesla", "unrolled")]
+    if case.batch > 20:
+        made.append(Side("adjoint", best, micro_batch=20))
+    return made
+
+
+class Segment(NamedTuple):
+    """Real images (n, c, h, w), their labels (n,), and two states of a network trained on them, (P,) each."""
+
+    x: Tensor
+    y: Tensor
+    s: Tensor
+    g: Tensor
+
+
+def segment(data: str, width: int, num_images: int = 1000) -> Segment:
+    """A segment of an expert: s after one epoch, g after three."""
+    config = Config(data=data, images=Images(size=32, colour="rgb", normalise="channel"))
+    material = assemble.load_material(config)
+    chosen = torch.randperm(len(material.dataset.train), generator=generator(0, "benchmark"))[:num_images]
+    x, y = material.space.forward(material.dataset.train.x[chosen]), material.dataset.train.y[chosen]
+    network, theta = build(lambda: convnet((3, 32, 32), 10, 3, width), 0)
+    engine = Engine(engines.choose(network, torch.device("cpu"), 0)[0])
+    recipe = Training(0.01, 3, 64, families=FAMILIES)
+    student = engines.student(network, engine)
+    ends = [now.theta for now in train(student.gradient, theta, x, torch.eye(10)[y], recipe, 0) if now.epoch_ended]
+    return Segment(x, y, ends[0], ends[2])
+
+
+def task(case: Case, side: Side, found: Segment, device: torch.device, T: int, dtype: torch.dtype) -> Task:
+    """The inner problem: `batch` real images as the synthetic ones, all of them in every step, augmented."""
+    network, _ = build(lambda: convnet((3, 32, 32), 10, 3, case.width), 0)
+    network = network.to(device, dtype)
+    student = engines.student(network, Engine(side.engine, side.precision, micro_batch=side.micro_batch))
+    source = generator(0, "benchmark", case.batch)
+    b = [torch.arange(case.batch)] * T
+    view = training_view(b, [draw(case.batch, FAMILIES, source) for _ in range(T)])
+    X, Y = found.x[: case.batch].to(device, dtype), torch.eye(10, dtype=dtype)[found.y[: case.batch]].to(device)
+    eta = torch.tensor(ETA, dtype=dtype, device=device)
+    return Task(Problem(view, student), found.s.to(device, dtype), found.g.to(device, dtype), X, Y, eta, T)
+
+
+def estimator(name: str, T: int) -> Estimator:
+    """An estimator by its name: a third of the steps where it differentiates a part, from the middle for a window."""
+    third = max(1, T // 3)
+    return {
+        "adjoint": adjoint,
+        "truncated": truncated(third),
+        "random-window": random_window(third, max(1, 2 * T // 3)),
+        "tesla": tesla,
+        "unrolled": unrolled,
+    }[name]
+
+
+def step(case: Case, side: Side, found: Segment, device: torch.device, T: int) -> Callable[[], Hypergradient]:
+    """The computation that is measured, as a function of nothing."""
+    set_precision(side.precision)
+    given, estimate = task(case, side, found, device, T, torch.float32), estimator(side.estimator, T)
+
+    def run() -> Hypergradient:
+        set_precision(side.precision)
+        return estimate(given).d
+
+    return run
+
+
+def exact(case: Case, found: Segment, device: torch.device, T: int) -> Tensor:
+    """dL/dX in float64, by the sweep (which equals the unrolled value to 1e-10: tests/core/test_estimators.py)."""
+    plain = Side("adjoint", micro_batch=50)
+    return adjoint(task(case, plain, found, device, T, torch.float64)).d.X
+
+
+def errors(found: Tensor, wanted: Tensor) -> tuple[float, float]:
+    """Relative error and cosine of a hypergradient."""
+    found = found.double()
+    cosine = (found * wanted).sum() / (found.norm() * wanted.norm())
+    return float((found - wanted).norm() / wanted.norm()), float(cosine)
+
+
+def probe(about: dict[str, Any]) -> float:
+    """Peak memory in MB of one side over what the process held before, in this process."""
+    device, case, side = torch.device(about["device"]), Case(**about["case"]), Side(**about["side"])
+    prepare_process()
+    torch.set_num_threads(about["threads"])
+    found = Segment(**read_tensors(Path(about["segment"])))
+    step(case, side, found, device, 1)()  # libraries load and compile now; that is not the method's memory
+    run = step(case, side, found, device, about["steps"])
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        return (torch.cuda.max_memory_allocated(device) - before) / 1e6
+    measure.forget_peak()
+    held = measure.resident_mb()
+    run()
+    return measure.peak_mb() - held
+
+
+def run_case(case: Case, chosen: list[Side], data: Path, device: torch.device, threads: int) -> list[dict[str, Any]]:
+    """All rows of one case."""
+    found = Segment(**read_tensors(data))
+    steps = [step(case, side, found, device, case.timed_steps) for side in chosen]
+    wanted = exact(case, found, device, case.timed_steps)
+    found_errors = []
+    for side, run in zip(chosen, steps, strict=True):
+        say(f"batch {case.batch}: {side}")
+        found_errors.append(errors(run().X, wanted))  # and warm
+    seconds = measure.alternating(steps, case.rounds, device)
+    rows = []
+    for k, side in enumerate(chosen):
+        about = {"case": asdict(case), "side": asdict(side), "device": str(device), "threads": threads}
+        # Autograd's graph through all steps at batch 500 does not fit; its memory is that of the timed steps.
+        memory_steps = case.timed_steps if side.estimator == "unrolled" and case.batch > 100 else case.inner_steps
+        memory = measure.in_fresh_process(
+            "benchmarks.outer_step", {**about, "segment": str(data), "steps": memory_steps}
+        )
+        rows.append(
+            {
+                **asdict(side),
+                "batch": case.batch,
+                "inner_steps": case.inner_steps,
+                "timed_steps": case.timed_steps,
+                "seconds": statistics.median(seconds[k]),
+                "seconds_spread": measure.spread(seconds[k]),
+                "peak_memory_mb": memory,
+                "memory_steps": memory_steps,
+                "relative_error": found_errors[k][0],
+                "cosine": found_errors[k][1],
+                "speedup_vs_unrolled": measure.paired_ratio(seconds[chosen.index(UNROLLED)], seconds[k]),
+                "speedup_vs_tesla": measure.paired_ratio(seconds[chosen.index(TESLA)], seconds[k]),
+            }
+        )
+        say(f"batch {case.batch}: {side} {rows[-1]['seconds']:.3f} s, {memory:.0f} MB")
+    return rows
+
+
+COLUMNS = {
+    "estimator": "estimator",
+    "engine": "engine",
+    "precision": "precision",
+    "micro_batch": "micro",
+    "seconds": "seconds",
+    "seconds_spread": "+-",
+    "speedup_vs_unrolled": "x unrolled",
+    "speedup_vs_tesla": "x tesla",
+    "peak_memory_mb": "peak MB",
+    "relative_error": "error",
+    "cosine": "cosine",
+}
+
+
+def text(about: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    """All tables, with how they were measured."""
+    lines = [", ".join(f"{key} {value}" for key, value in about.items())]
+    for batch in sorted({row["batch"] for row in rows}):
+        these = [row for row in rows if row["batch"] == batch]
+        timed, T = these[0]["timed_steps"], these[0]["inner_steps"]
+        lines += ["", f"**batch {batch}**, seconds and errors at T = {timed}, memory at T = {T}", ""]
+        for row in these:
+            if row["memory_steps"] != T:
+                lines[-2] += f" ({row['estimator']}, {row['engine']}: T = {row['memory_steps']})"
+        lines.append(measure.table(these, COLUMNS))
+    return "\n".join(lines)
+
+
+def _colour(row: dict[str, Any]) -> str:
+    return "0.55" if row["engine"] == "eager" else "C0" if row["precision"] == "float32" else "C1"
+
+
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Speed-up over `unrolled` against peak memory, one panel for each batch."""
+    from matplotlib.figure import Figure
+
+    sizes = sorted({row["batch"] for row in rows})
+    figure = Figure(figsize=(4.6 * len(sizes), 4.2), layout="constrained")
+    for axes, batch in zip(figure.subplots(1, len(sizes), squeeze=False)[0], sizes, strict=True):
+        these = [row for row in rows if row["batch"] == batch]
+        labels = [
+            " ".join(str(row[k]) for k in ("estimator", "engine", "precision") if row[k] not in ("float32",))
+            + (f" /{row['micro_batch']}" if row["micro_batch"] else "")
+            for row in these
+        ]
+        colours = [
+            "0.55" if row["engine"] == "eager" else "C0" if row["precision"] == "float32" else "C1" for row in these
+        ]
+        places = range(len(these))
+        axes.barh(places, [row["speedup_vs_unrolled"] for row in these], color=colours)
+        axes.set_yticks(places, labels, fontsize=7)
+        axes.invert_yaxis()
+        axes.axvline(1, color="black", linewidth=0.8)
+        axes.set_xlabel("times faster than unrolled, eager")
+        axes.set_title(f"batch {batch}", fontsize=10)
+        for place, row in zip(places, these, strict=True):
+            axes.text(row["speedup_vs_unrolled"], place, f" {row['peak_memory_mb']:.0f} MB", va="center", fontsize=7)
+        axes.margins(x=0.2)
+    figure.savefig(path, dpi=110)
+
+
+def say(line: str) -> None:
+    """A line about progress."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def arguments(words: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.outer_step", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="fewer inner steps and rows: 5 minutes on two cores")
+    parser.add_argument("--json", type=Path, help="write the rows into this file")
+    parser.add_argument("--plot", type=Path, help="write a picture of the speed-ups into this file")
+    parser.add_argument("--data", default="digits", help="images, as for trajmatch --data (default: digits)")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=cores())
+    parser.add_argument("--width", type=int, default=128, help="channels of the ConvNet (default: 128)")
+    parser.add_argument("--batch", type=int, nargs="*", help="only the cases of these batch sizes")
+    parser.add_argument("--probe", help=argparse.SUPPRESS)
+    return parser.parse_args(words)
+
+
+def main(words: list[str] | None = None) -> None:
+    """Measure and print."""
+    given = arguments(words)
+    if given.probe:
+        print(json.dumps(probe(json.loads(given.probe))))
+        return
+    prepare_process()
+    torch.set_num_threads(given.threads)
+    device = assemble.device(given.device)
+    cases = [replace(case, width=given.width) for case in (QUICK if given.quick else CASES)]
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory() as scratch:
+        data = Path(scratch) / "segment.safetensors"
+        save_tensors(data, segment(given.data, given.width)._asdict(), {})
+        rows = [
+            row
+            for case in cases
+            if given.batch is None or case.batch in given.batch
+            for row in run_case(case, sides(device, case, given.quick), data, device, given.threads)
+        ]
+    about = {**measure.machine(device, given.threads), "network": f"ConvNetD3, width {given.width}, 32 x 32"}
+    print(text(about, rows))
+    if given.json:
+        write_json(given.json, {"about": about, "rows": rows})
+    if given.plot:
+        plot(rows, given.plot)
+
+
+if __name__ == "__main__":
+    main()
