@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 FLAGS = {flag(key) for key in flatten(Config())} | {"--config", "--images.no-hold-out", "--help"}
 PIP = {"--no-deps", "--index-url", "--check"}
+BENCHMARKS = {"--quick", "--json", "--plot", "--batch", "--probe"}
 
 
 def shell_lines(text: str) -> list[str]:
@@ -30,7 +31,7 @@ def shell_lines(text: str) -> list[str]:
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_flags_exist(path: Path) -> None:
     for name in re.findall(r"(?<![\w-])--[a-z][\w.-]*", path.read_text(encoding="utf-8")):
-        assert name.rstrip(".") in FLAGS | PIP, name
+        assert name.rstrip(".") in FLAGS | PIP | BENCHMARKS, name
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
@@ -56,7 +57,7 @@ def test_commands_parse(words: list[str]) -> None:
     assert verb in VERBS
     base = preset("digits-ipc1")
     if rest and not rest[0].startswith("-"):
-        if verb in ("run", "experts", "distill"):
+        if verb in ("run", "experts", "distill", "plan"):
             base = preset(rest[0])
         rest = rest[1:]
     tyro.cli(Config, args=rest, default=base)

@@ -1,5 +1,7 @@
 """A student's derivatives: whole, in micro-batches, and in a lower precision."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,6 +16,7 @@ from trajmatch.data.networks import build, convnet
 
 N = 7
 EXACT = ["reverse-over-reverse", "forward-over-reverse"]
+Factory = Callable[[], nn.Module]
 DERIVATIVES = ("gradient", "mixed", "inputs_alone")
 
 
@@ -21,15 +24,20 @@ def convolutional() -> nn.Module:
     return convnet((2, 8, 8), 3, depth=2, width=4)
 
 
+def smooth() -> nn.Module:
+    """The same network without kinks."""
+    return nn.Sequential(*(nn.Tanh() if isinstance(layer, nn.ReLU) else layer for layer in convolutional().children()))
+
+
 def batch_normalised() -> nn.Module:
-    """The same network with batch norm, without running statistics."""
+    """A network with batch norm, without running statistics."""
     layers = [nn.Conv2d(2, 4, 3, padding=1), nn.BatchNorm2d(4, track_running_stats=False), nn.ReLU(), nn.AvgPool2d(4)]
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(16, 3))
 
 
-def made(factory: type | object = convolutional, n: int = N) -> tuple[Forward, tuple[Tensor, ...]]:
+def made(factory: Factory = convolutional, n: int = N) -> tuple[Forward, tuple[Tensor, ...]]:
     """A network in float64, and theta, n images, soft labels and an adjoint."""
-    network, theta = build(factory, 3)  # type: ignore[arg-type]
+    network, theta = build(factory, 3)
     theta = theta.double()
     values = theta, random(n, 2, 8, 8, seed=1), random(n, 3, seed=2).softmax(1), random(len(theta), seed=3)
     return functional(network.double()), values
@@ -128,11 +136,13 @@ def test_a_lowered_network_rounds_what_goes_in_and_returns_in_theta_s_dtype() ->
 
 
 @pytest.mark.parametrize("mixed", EXACT)
-def test_derivatives_of_a_lowered_network_are_float32_and_close_to_the_true_ones(mixed: str) -> None:
-    forward, doubles = made(n=32)
+@pytest.mark.parametrize(("factory", "tolerance"), [(smooth, 0.05), (convolutional, 0.2)])
+def test_derivatives_of_a_lowered_network_are_float32_and_close(factory: Factory, tolerance: float, mixed: str) -> None:
+    """Within 5 %; with ReLU, rounding also moves outputs over its kink, and those few make most of the error."""
+    forward, doubles = made(factory, n=32)
     values = [t.float() for t in doubles]
     true = derivatives(plain(cross_entropy(forward), MIXED[mixed]), *values)
     low = derivatives(plain(cross_entropy(lowered(forward, torch.bfloat16)), MIXED[mixed]), *values)
     for name, wanted in true.items():
         assert low[name].dtype == torch.float32, name
-        assert 1e-4 < relative_error(low[name], wanted) < 0.05, name
+        assert 1e-4 < relative_error(low[name], wanted) < tolerance, name

@@ -29,9 +29,12 @@ def generator(seed: int, *purpose: Purpose) -> torch.Generator:
 def batches(n: int, batch: int | None, source: torch.Generator) -> Iterator[Tensor]:
     """Mini-batch indices b_0, b_1, ...: chunks of one random permutation of n after another, without end.
 
-    `batch` None or >= n takes the whole set, in order, at every step. The last chunk of a permutation may be short.
+    `batch` None or n takes the whole set, in order, at every step. The last chunk of a permutation may be short.
+    Raises ValueError, at the first one, for a batch that is larger than the set.
     """
-    if batch is None or batch >= n:
+    if batch is not None and not 1 <= batch <= n:
+        raise ValueError(f"batch is {batch} and must be at least 1 and at most the {n} images of the set")
+    if batch is None or batch == n:
         everything = torch.arange(n)
         while True:
             yield everything

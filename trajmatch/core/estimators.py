@@ -13,7 +13,7 @@ from torch.func import vjp
 from trajmatch.core.hypergradient import Hypergradient, sweep
 from trajmatch.core.inner import Iterates, Problem, rollout
 from trajmatch.core.matching import matching
-from trajmatch.core.rate import first_order_rate
+from trajmatch.core.rate import first_order_rate, is_valid_rate
 
 
 class Task(NamedTuple):
@@ -53,11 +53,30 @@ class Estimate(NamedTuple):
 Estimator = Callable[[Task], Estimate]
 
 
+def check(task: Task, iota: int = 1) -> None:
+    """Raise ValueError for a task that has no hypergradient, or not the one that was asked for.
+
+    iota: the steps to be differentiated. A trajectory that goes on from another (first > 0) was checked with it.
+    """
+    if task.first > 0:
+        return
+    if not bool(is_valid_rate(task.eta)):
+        raise ValueError(f"eta is {float(task.eta)} and must be finite and positive")
+    if not 1 <= iota <= task.T:
+        raise ValueError(f"iota is {iota} and must be at least 1 and at most T, {task.T}")
+    X = task.X.detach().requires_grad_()
+    with torch.enable_grad():
+        z, _ = task.problem.view(X, task.Y.detach(), 0)
+    if not z.requires_grad:
+        raise ValueError("view: the images it returns must depend on X differentiably, and they are constants")
+
+
 def unrolled(task: Task) -> Estimate:
     """One autograd graph through all inner steps, as MTT and FTD do: the reference. It keeps every iterate.
 
     Cost: as the sweep over all steps; memory grows with T, a full double-backward graph for each step.
     """
+    check(task)
     problem, start = task.problem, task.s if task.start is None else task.start
     inputs = [t.detach().requires_grad_() for t in (task.X, task.Y, task.eta)]
     thetas = Iterates(task.first, task.T, _never)
@@ -80,12 +99,21 @@ def _never(theta: Tensor, i: int) -> Tensor:
 
 def adjoint(task: Task) -> Estimate:
     """The exact hypergradient by the sweep over all steps, with the memory of one of them."""
+    check(task)
     return _swept(task, task.T, task.T)
 
 
 def truncated(iota: int) -> Estimator:
-    """The sweep over the last iota steps (SATM eq. 8): exact where that is all of them."""
-    return lambda task: _swept(task, iota, task.T)
+    """The sweep over the last iota steps (SATM eq. 8): exact where that is all of them.
+
+    A trajectory that starts late (first > T - iota) is differentiated from its start.
+    """
+
+    def estimate(task: Task) -> Estimate:
+        check(task, iota)
+        return _swept(task, iota, task.T)
+
+    return estimate
 
 
 def random_window(iota: int, end: int) -> Estimator:
@@ -95,6 +123,7 @@ def random_window(iota: int, end: int) -> Estimator:
     """
 
     def estimate(task: Task) -> Estimate:
+        check(task, iota)
         if not task.first < end <= task.T:
             raise ValueError(f"end is {end} and must be above {task.first} and at most {task.T}")
         return _swept(task, iota, end)
@@ -115,6 +144,7 @@ def tesla(task: Task) -> Estimate:
     Two passes, as published, for q is known after the first. Biased; the published program forgets a factor 2 besides,
     and this does not. Cost: per step a gradient, and a mixed derivative in the inputs alone.
     """
+    check(task)
     problem, X, Y, eta, T = task.problem, task.X, task.Y, task.eta, task.T
     thetas = task.rollout(T)
     loss, q = matching(thetas[T], task.s, task.g)

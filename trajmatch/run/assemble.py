@@ -89,6 +89,12 @@ def load_material(config: Config, source: Any = None) -> Material:
         seed=config.seed,
     )
     images.check_ipc(dataset, config.ipc)
+    batch, total = config.matching.batch, config.ipc * dataset.num_classes
+    if batch is not None and batch > total:
+        raise ValueError(
+            f"--matching.batch is {batch} and must be at most the {total} synthetic images ({config.ipc} for each of "
+            f"{dataset.num_classes} classes)"
+        )
     build(factory(config.network, dataset.shape, dataset.num_classes), 0)  # refuse at once a network that does not fit
     digest = blake2b(repr(dataset.classes).encode(), digest_size=16)
     for split in (dataset.train, dataset.validation, dataset.test):

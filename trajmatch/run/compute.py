@@ -56,7 +56,7 @@ def outer_compute(
     """
     total, *rest = synthetic
     shape = (rest[0], rest[1], rest[2])
-    n = min(config.matching.batch or total, total)
+    n = config.matching.batch or total
     inner_steps = config.steps * config.matching.inner_steps
     auto = config.engine == "auto"
     name, why = engines.choose(network, device, inner_steps) if auto else (config.engine, "as asked")
