@@ -30,6 +30,7 @@ CORE_ORDER = [
     "rate",
     "estimators",
     "sharpness",
+    "combine",
     "descent",
 ]
 MAX_FILE_LINES = 300

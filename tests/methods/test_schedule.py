@@ -1,12 +1,15 @@
-"""Segments: every start epoch and expert about equally often, and no period."""
+"""Segments: every start epoch and expert about equally often, no period, strata, and a window that grows."""
 
+from itertools import product
+
+import pytest
 import torch
 
-from trajmatch.methods.schedule import Uniform
+from trajmatch.methods.schedule import Choice, Window
 
 
 def test_start_epochs_and_experts_are_uniform_and_independent() -> None:
-    chosen = [Uniform(3, 7).choose(2, seed=5, step=step) for step in range(1600)]
+    chosen = [Window(3, 7).choose(2, seed=5, step=step)[0] for step in range(1600)]
     counts = torch.zeros(4, 2)
     for e, t in chosen:
         counts[t - 3, e] += 1
@@ -15,7 +18,41 @@ def test_start_epochs_and_experts_are_uniform_and_independent() -> None:
 
 
 def test_choices_have_no_short_period_and_follow_the_seed() -> None:
-    chosen = [Uniform(0, 50).choose(10, seed=5, step=step) for step in range(200)]
+    chosen = [Window(0, 50).choose(10, seed=5, step=step) for step in range(200)]
     for period in (1, 2, 10, 50, 100):
         assert chosen[:-period] != chosen[period:]
-    assert chosen != [Uniform(0, 50).choose(10, seed=6, step=step) for step in range(200)]
+    assert chosen != [Window(0, 50).choose(10, seed=6, step=step) for step in range(200)]
+
+
+@pytest.mark.parametrize(("K", "width"), list(product([2, 3, 4, 7], [1, 2, 3, 5, 20])))
+def test_concurrent_segments_cover_the_window_evenly(K: int, width: int) -> None:
+    window = Window(2, 2 + width)
+    counts = torch.zeros(width)
+    for step in range(400):
+        chosen = window.choose(5, 0, step, K)
+        starts = [t for _, t in chosen]
+        assert len(starts) == K
+        assert starts == sorted(starts)
+        assert len(set(starts)) == min(K, width)  # one in each stratum
+        assert len({e for e, _ in chosen}) == min(K, 5)
+        counts += torch.bincount(torch.tensor(starts) - 2, minlength=width)
+    assert counts.min() > 0
+    if width % K == 0 or K % width == 0:
+        # Each start is expected 400 K / width times; five standard deviations of a binomial count.
+        expected = 400 * K / width
+        assert float((counts - expected).abs().max()) <= 5 * expected**0.5
+
+
+def test_one_segment_is_the_plain_choice() -> None:
+    assert Window(0, 1).choose(1, 0, 0) == [Choice(0, 0)]
+    assert Window(0, 9).choose(4, 3, 8, 1) == Window(0, 9).choose(4, 3, 8)
+
+
+def test_a_growing_window_by_hand() -> None:
+    window = Window(1, 21, start=11, grows=1000)
+    assert [window.upper(step) for step in (0, 99, 100, 550, 999, 1000, 5000)] == [11, 11, 12, 16, 20, 21, 21]
+    late = [t for step in range(300) for _, t in window.choose(3, 0, step)]
+    assert (min(late), max(late)) == (1, 12)
+    # A window that starts at its end, or has no time to grow, is the fixed one.
+    for fixed in (Window(1, 21, start=21, grows=7), Window(1, 21, start=3, grows=0)):
+        assert all(fixed.choose(3, 0, step) == Window(1, 21).choose(3, 0, step) for step in range(50))

@@ -9,7 +9,7 @@ from trajmatch.core.loss import cross_entropy, gradient
 from trajmatch.core.vector import Layout, functional
 from trajmatch.data.networks import build, convnet
 from trajmatch.methods.experts import Expert, Real, expert
-from trajmatch.methods.schedule import Choice, Uniform
+from trajmatch.methods.schedule import Choice, Window
 from trajmatch.methods.training import Training, accuracy, train
 
 X, Y = random(10, 1, 8, 8, seed=1), torch.eye(3, dtype=F64)[torch.arange(10) % 3]
@@ -89,12 +89,12 @@ def test_an_expert_that_diverges_says_so() -> None:
 
 
 def test_schedule() -> None:
-    rule = Uniform(2, 5)
-    found = [rule.choose(3, seed=1, step=step) for step in range(200)]
+    rule = Window(2, 5)
+    found = [rule.choose(3, seed=1, step=step)[0] for step in range(200)]
     assert {c.t for c in found} == {2, 3, 4}
     assert {c.e for c in found} == {0, 1, 2}
-    assert rule.choose(3, seed=1, step=7) == found[7]
-    assert Uniform(4, 5).choose(1, 0, 0) == Choice(0, 4)
+    assert rule.choose(3, seed=1, step=7) == [found[7]]
+    assert Window(4, 5).choose(1, 0, 0) == [Choice(0, 4)]
 
 
 def test_a_single_epoch_is_trained_at_the_full_rate() -> None:

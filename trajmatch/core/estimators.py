@@ -58,12 +58,12 @@ def check(task: Task, iota: int = 1) -> None:
 
     iota: the steps to be differentiated. A trajectory that goes on from another (first > 0) was checked with it.
     """
+    if not 1 <= iota <= task.T:
+        raise ValueError(f"iota is {iota} and must be at least 1 and at most T, {task.T}")
     if task.first > 0:
         return
     if not bool(is_valid_rate(task.eta)):
         raise ValueError(f"eta is {float(task.eta)} and must be finite and positive")
-    if not 1 <= iota <= task.T:
-        raise ValueError(f"iota is {iota} and must be at least 1 and at most T, {task.T}")
     X = task.X.detach().requires_grad_()
     with torch.enable_grad():
         z, _ = task.problem.view(X, task.Y.detach(), 0)
@@ -138,11 +138,12 @@ def _swept(task: Task, iota: int, T: int) -> Estimate:
     return Estimate(thetas, loss, q, d)
 
 
-def tesla(task: Task) -> Estimate:
+def tesla(task: Task, halved: bool = False) -> Estimate:
     """The sweep with every adjoint a_{i+1} replaced by q, dropping d theta_i / dX (TESLA, arXiv 2211.10586).
 
-    Two passes, as published, for q is known after the first. Biased; the published program forgets a factor 2 besides,
-    and this does not. Cost: per step a gradient, and a mixed derivative in the inputs alone.
+    Two passes, as published, for q is known after the first. Biased. The published program forgets the factor 2 of q
+    for X and Y besides; `halved` does so too, to repeat its runs at its learning rates. Cost: per step a gradient, and
+    a mixed derivative in the inputs alone.
     """
     check(task)
     problem, X, Y, eta, T = task.problem, task.X, task.Y, task.eta, task.T
@@ -153,4 +154,6 @@ def tesla(task: Task) -> Estimate:
         (z, y), pull = vjp(lambda X, Y, i=i: problem.view(X, Y, i), X, Y)  # type: ignore[misc]
         h_X, h_Y = pull(problem.student.inputs_alone(thetas[i], z, y, q))
         dX, dY = dX - eta * h_X, dY - eta * h_Y
-    return Estimate(thetas, loss, q, Hypergradient(dX, dY, first_order_rate(q, thetas[task.first], thetas[T], eta)))
+    factor = 0.5 if halved else 1.0
+    deta = first_order_rate(q, thetas[task.first], thetas[T], eta)
+    return Estimate(thetas, loss, q, Hypergradient(factor * dX, factor * dY, deta))

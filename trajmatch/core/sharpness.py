@@ -38,6 +38,12 @@ def _radial(rho: float, v: Tensor) -> Tensor:
     return torch.where(norm > 0, rho / norm.clamp_min(torch.finfo(v.dtype).tiny), 0.0) * v
 
 
+def _surrogate(d: Tensor, d_prime: Tensor, alpha: float) -> Tensor:
+    """Direction d' - alpha d_perp, d_perp the part of d orthogonal to d'."""
+    along = (d * d_prime).sum() / d_prime.square().sum().clamp_min(torch.finfo(d.dtype).tiny)
+    return d_prime - alpha * (d - along * d_prime)
+
+
 @dataclass(frozen=True)
 class SAM:
     """Eps = rho d / |d|; step along d' (arXiv 2010.01412; SATM eq. 7)."""
@@ -77,8 +83,21 @@ class GSAM:
         return Perturbation(_radial(self.rho, d), state)
 
     def direction(self, d: Tensor, d_prime: Tensor) -> Tensor:
-        along = (d * d_prime).sum() / d_prime.square().sum().clamp_min(torch.finfo(d.dtype).tiny)
-        return d_prime - self.alpha * (d - along * d_prime)
+        return _surrogate(d, d_prime, self.alpha)
+
+
+@dataclass(frozen=True)
+class FlatGSAM:
+    """Eps = rho X^2 d / ||X| d|, ASAM's with c = 0; GSAM's direction: FTD's rule for experts (arXiv 2211.11004)."""
+
+    rho: float = 0.01
+    alpha: float = 0.3
+
+    def perturbation(self, d: Tensor, X: Tensor, state: Tensor) -> Perturbation:
+        return Perturbation(X.abs() * _radial(self.rho, X.abs() * d), state)
+
+    def direction(self, d: Tensor, d_prime: Tensor) -> Tensor:
+        return _surrogate(d, d_prime, self.alpha)
 
 
 @dataclass(frozen=True)

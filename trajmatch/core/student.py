@@ -13,6 +13,7 @@ from torch import Tensor
 
 from trajmatch.core.loss import Loss, gradient
 from trajmatch.core.mixed import MixedOf, Three, inputs_alone, reverse_over_reverse
+from trajmatch.core.vector import Forward
 
 Gradient = Callable[[Tensor, Tensor, Tensor], Tensor]
 Mixed = Callable[[Tensor, Tensor, Tensor, Tensor], Three]
@@ -25,12 +26,14 @@ class Student(NamedTuple):
     gradient:     (theta, z, y) -> u (P,)
     mixed:        (theta, z, y, a) -> dh/dtheta (P,), dh/dz, dh/dy
     inputs_alone: (theta, z, y, a) -> dh/dz, dh/dy
+    forward:      (theta, z) -> the network's outputs, for labels that an expert gives; None where nobody asks
     """
 
     loss: Loss
     gradient: Gradient
     mixed: Mixed
     inputs_alone: InputsAlone
+    forward: Forward | None = None
 
 
 def plain(loss: Loss, mixed: MixedOf = reverse_over_reverse) -> Student:
@@ -67,4 +70,4 @@ def micro_batched(student: Student, size: int) -> Student:
         parts = [(student.inputs_alone(theta, zk, yk, a), weight) for zk, yk, weight in chunks(z, y)]
         return torch.cat([w * h_z for (h_z, _), w in parts]), torch.cat([w * h_y for (_, h_y), w in parts])
 
-    return Student(student.loss, total_gradient, total_mixed, all_inputs)
+    return Student(student.loss, total_gradient, total_mixed, all_inputs, student.forward)

@@ -115,19 +115,23 @@ def forward(network: nn.Module, engine: Engine) -> Forward:
 
 def student(network: nn.Module, engine: Engine) -> Student:
     """The cross-entropy of a network with its derivatives."""
-    train = cross_entropy(_rounded(forward(network, engine), engine.precision == "bf16"))
+    outputs = forward(network, engine)
+    train = cross_entropy(_rounded(outputs, engine.precision == "bf16"))
     # The fused network has no forward mode.
     twin = _twin(network, engine, weigh=False) if engine.mixed == "reverse-over-reverse" else network
     swept = cross_entropy(_rounded(functional(twin), engine.precision in ("bf16", "bf16-sweep")))
-    derivatives: tuple[Callable[..., Any], ...] = (
-        partial(gradient, train),
-        partial(MIXED[engine.mixed], swept),
-        partial(inputs_alone, swept),
+    made = Student(
+        train,
+        _made(engine, partial(gradient, train)),
+        _made(engine, partial(MIXED[engine.mixed], swept)),
+        _made(engine, partial(inputs_alone, swept)),
+        outputs,
     )
-    if engine.name == "compiled":
-        derivatives = tuple(Compiled(f) for f in derivatives)
-    made = Student(train, *derivatives)
     return made if engine.micro_batch is None else micro_batched(made, engine.micro_batch)
+
+
+def _made(engine: Engine, derivative: Callable[..., Any]) -> Callable[..., Any]:
+    return Compiled(derivative) if engine.name == "compiled" else derivative
 
 
 def _twin(network: nn.Module, engine: Engine, weigh: bool) -> nn.Module:
@@ -142,7 +146,7 @@ def _rounded(forward: Forward, low: bool) -> Forward:
 
 
 class Compiled:
-    """A pure function of tensors, compiled whole for each combination of shapes that it is called with.
+    """A pure function of tensors, compiled whole for each combination of shapes and strides that it meets.
 
     It is traced down to single operations first, second derivatives included: torch.compile itself does not look
     into `torch.autograd.grad`. Compiled code is cached on disk between runs by torch.
@@ -150,10 +154,10 @@ class Compiled:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
-        self.made: dict[tuple[tuple[torch.Size, torch.dtype], ...], Callable[..., Any]] = {}
+        self.made: dict[tuple[Any, ...], Callable[..., Any]] = {}
 
     def __call__(self, *arguments: Tensor) -> Any:
-        key = tuple((t.shape, t.dtype) for t in arguments)
+        key = tuple((t.shape, t.dtype, t.stride()) for t in arguments)
         with torch.no_grad():
             if key not in self.made:
                 self.made[key] = self._compile(arguments)

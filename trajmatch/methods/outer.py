@@ -1,24 +1,31 @@
-"""One outer step of trajectory matching: state, segment, seed -> state, record (method.md section 3).
+"""One outer step of trajectory matching: state, segments, seed -> state, record (method.md sections 3 to 5).
 
-MTT and SATM are values of one `Rule`; every ablation changes one of its fields.
-Legend: n synthetic images of c x h x w, C classes, P parameters, T inner steps.
+Every system is a value of one `Rule`; every ablation changes one of its fields.
+Legend: n synthetic images of c x h x w, C classes, P parameters, T inner steps, K segments.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from trajmatch.core.augment import draw
+from trajmatch.core.combine import combine, cosine_matrix, gramian
 from trajmatch.core.descent import Adam, Momentum, new_moments
 from trajmatch.core.draws import batches, generator, smoothing_noise
 from trajmatch.core.estimators import Estimate, Estimator, Task, random_window, tesla, truncated, unrolled
+from trajmatch.core.hypergradient import Hypergradient
 from trajmatch.core.inner import Problem, training_view
 from trajmatch.core.rate import first_order_rate, is_valid_rate, logarithmic
 from trajmatch.core.sharpness import Sharpness
 from trajmatch.core.student import Student
 from trajmatch.data.trajectories import Segment
+from trajmatch.methods.combining import weights
+
+FIXED = Momentum(0.0)
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,11 @@ class Rule:
     ema:        decay of the delivered average of X, or None to deliver X itself.
     estimator:  sweep (truncated, and exact where iota = T), unrolled, tesla or random-window; method.md section 2.
     interval:   keep one iterate in this many and compute the others again, for networks of many parameters.
+    halved:     with tesla, the published program's half of the images' hypergradient.
+    combining:  how the hypergradients of K segments become one (methods/combining.py).
+    labels:     fixed; learned, as logits; or teacher: what the expert at the segment's end says of the images.
+    label:      optimiser of learned labels.
+    guard:      a step whose loss is above this changes nothing, or None.
     """
 
     T: int
@@ -51,6 +63,11 @@ class Rule:
     ema: float | None = None
     estimator: str = "sweep"
     interval: int = 1
+    halved: bool = False
+    combining: str = "mean"
+    labels: str = "fixed"
+    label: Momentum = FIXED
+    guard: float | None = None
 
     def kept(self) -> frozenset[int]:
         """The inner steps whose iterates stay in memory: those that the sweep and trajectory 2 will ask for."""
@@ -61,8 +78,9 @@ class Rule:
 class OuterState(NamedTuple):
     """Everything that an outer step reads and changes; tensors only, so that it can be saved as it is.
 
-    X, Y, eta: the synthetic set. average: its delivered images (X where there is no EMA). ascent: the sharpness
-    rule's state. scale: factor on the image learning rate. steps: outer steps taken, ().
+    X, eta: images and step size. Y (n, C): label probabilities, or their logits where labels are learned. average: the
+    delivered images (X where there is no EMA). ascent: the sharpness rule's state. scale: factor on the image learning
+    rate. steps: outer steps taken, ().
     """
 
     X: Tensor
@@ -70,6 +88,7 @@ class OuterState(NamedTuple):
     eta: Tensor
     average: Tensor
     image_moments: Tensor
+    label_moments: Tensor
     rate_moments: Tensor
     ascent: Tensor
     scale: Tensor
@@ -77,30 +96,40 @@ class OuterState(NamedTuple):
 
 
 class Record(NamedTuple):
-    """What happened in a step, as scalars (): losses at X (or X + noise) and at X + eps, norm of the direction."""
+    """What happened in a step, as scalars (): losses at X (or X + noise) and at X + eps, norm of the direction.
+
+    Losses are means over the segments. conflict: the smallest cosine between two segments' hypergradients, None for
+    one segment.
+    """
 
     loss: Tensor
     loss_perturbed: Tensor | None
     hypergradient_norm: Tensor
     step_size: Tensor
+    conflict: Tensor | None
     healthy: Tensor
 
 
 def new_state(X: Tensor, Y: Tensor, eta: float) -> OuterState:
-    """The state before the first step, from images (n, c, h, w), labels (n, C) and the inner step size."""
+    """The state before the first step, from images (n, c, h, w), labels or logits (n, C), and the inner step size."""
     step_size = torch.tensor(eta, dtype=X.dtype, device=X.device)
-    zero = torch.zeros((), dtype=torch.int64)
     return OuterState(
-        X,
-        Y,
-        step_size,
-        X,
-        new_moments(X),
-        new_moments(step_size),
-        torch.zeros_like(X),
-        torch.ones_like(step_size),
-        zero,
+        X=X,
+        Y=Y,
+        eta=step_size,
+        average=X,
+        image_moments=new_moments(X),
+        label_moments=new_moments(Y),
+        rate_moments=new_moments(step_size),
+        ascent=torch.zeros_like(X),
+        scale=torch.ones_like(step_size),
+        steps=torch.zeros((), dtype=torch.int64),
     )
+
+
+def probabilities(rule: Rule, state: OuterState) -> Tensor:
+    """Labels (n, C) that a network is to be trained on."""
+    return state.Y.softmax(1) if rule.labels == "learned" else state.Y
 
 
 def estimator(rule: Rule, seed: int, step: int) -> Estimator:
@@ -108,53 +137,110 @@ def estimator(rule: Rule, seed: int, step: int) -> Estimator:
     if rule.estimator == "random-window":
         source = generator(seed, "window", step)
         return random_window(rule.iota, int(torch.randint(rule.iota, rule.T + 1, (), generator=source)))
-    return {"sweep": truncated(rule.iota), "unrolled": unrolled, "tesla": tesla}[rule.estimator]
+    made: dict[str, Estimator] = {
+        "sweep": truncated(rule.iota),
+        "unrolled": unrolled,
+        "tesla": partial(tesla, halved=rule.halved),
+    }
+    return made[rule.estimator]
 
 
-def inner_problem(rule: Rule, student: Student, n: int, seed: int, step: int) -> Problem:
-    """The inner problem of one outer step: its mini-batches b_i and augmentations a_i, drawn from (seed, step)."""
-    source = generator(seed, "inner", step)
+def inner_problem(rule: Rule, student: Student, n: int, seed: int, step: int, k: int = 0) -> Problem:
+    """The inner problem of segment k in one outer step: its b_i and a_i, drawn from (seed, step, k)."""
+    source = generator(seed, "inner", step, *([k] if k else []))
     stream = batches(n, rule.batch, source)
     b = [next(stream) for _ in range(rule.T)]
     return Problem(training_view(b, [draw(len(b_i), rule.families, source) for b_i in b]), student)
 
 
-def outer_step(
-    rule: Rule, student: Student, state: OuterState, segment: Segment, seed: int
-) -> tuple[OuterState, Record]:
-    """One outer step: method.md section 3, its steps numbered here; without a sharpness rule, MTT's single trajectory.
+def tasks(rule: Rule, student: Student, state: OuterState, segments: Sequence[Segment], seed: int) -> list[Task]:
+    """What one outer step differentiates: a task for each segment, with draws, and a teacher, of its own."""
+    n, step, Y = len(state.X), int(state.steps), probabilities(rule, state)
+    made = []
+    for k, (s, g, *_) in enumerate(segments):
+        problem = inner_problem(rule, student, n, seed, step, k)
+        labels = _teacher(student, g, state.X) if rule.labels == "teacher" else Y
+        made.append(Task(problem, s, g, state.X, labels, state.eta, rule.T, kept=rule.kept()))
+    return made
 
-    student: the inner loss and its derivatives. A pure function of its arguments; `state.steps` numbers the step.
+
+@torch.no_grad()
+def _teacher(student: Student, theta: Tensor, X: Tensor) -> Tensor:
+    """softmax f(theta; X): the labels that an expert gives the synthetic images (TESLA)."""
+    if student.forward is None:
+        raise ValueError("student: labels from a teacher need its `forward`")
+    return student.forward(theta, X).softmax(1)
+
+
+class Matched(NamedTuple):
+    """K trajectories matched: their estimates, the weights w (K,), the mean loss, the combined hypergradient."""
+
+    estimates: list[Estimate]
+    w: Tensor
+    loss: Tensor
+    d: Hypergradient
+    conflict: Tensor | None
+
+
+def match(rule: Rule, estimate: Estimator, given: Sequence[Task], seed: int, step: int) -> Matched:
+    """Match every task and combine: weights from the images' hypergradients, the same for labels and step size."""
+    estimates = [estimate(task) for task in given]
+    loss = torch.stack([one.loss for one in estimates]).mean()
+    first = estimates[0].d
+    if len(estimates) == 1:
+        return Matched(estimates, torch.ones_like(loss).unsqueeze(0), loss, first, None)
+    G = gramian([one.d.X for one in estimates])
+    w = weights(rule.combining, G, seed, step)
+    X, Y, eta = (combine([one.d[k] for one in estimates], w) for k in range(3))
+    return Matched(estimates, w, loss, Hypergradient(X, Y, eta), cosine_matrix(G).min())
+
+
+def outer_step(
+    rule: Rule, student: Student, state: OuterState, segments: Sequence[Segment], seed: int
+) -> tuple[OuterState, Record]:
+    """One outer step: method.md section 3, its steps numbered here; without a sharpness rule, one trajectory each.
+
+    student: the inner loss and its derivatives. segments: one, or the K of a concurrent step. A pure function of its
+    arguments; `state.steps` numbers the step.
     """
-    X, Y, eta, step = state.X, state.Y, state.eta, int(state.steps)
-    problem, estimate = inner_problem(rule, student, len(X), seed, step), estimator(rule, seed, step)
-    task = Task(problem, segment.s, segment.g, X, Y, eta, rule.T, kept=rule.kept())
+    X, step = state.X, int(state.steps)
+    given, estimate = tasks(rule, student, state, segments, seed), estimator(rule, seed, step)
     if rule.sharpness is None:
-        one = estimate(task)
+        one = two = match(rule, estimate, given, seed, step)
         direction, ascent, loss_perturbed = one.d.X, state.ascent, None
     else:
         # 1, 2: trajectory 1 on noisy images
-        noise = smoothing_noise(X, rule.gamma, generator(seed, "noise", step))
-        one = estimate(task._replace(X=X + noise))
+        noisy = X + smoothing_noise(X, rule.gamma, generator(seed, "noise", step))
+        one = match(rule, estimate, [task._replace(X=noisy) for task in given], seed, step)
         # 3: ascent
         eps, ascent = rule.sharpness.perturbation(one.d.X, X, state.ascent)
         # 4: trajectory 2 goes on from theta_tau on X + eps, with the same b_i and a_i
-        two = estimate(task._replace(X=X + eps, first=rule.tau, start=one.thetas[rule.tau]))
+        on = [
+            task._replace(X=X + eps, first=rule.tau, start=found.thetas[rule.tau])
+            for task, found in zip(given, one.estimates, strict=True)
+        ]
+        two = match(rule, estimate, on, seed, step)
         direction, loss_perturbed = rule.sharpness.direction(one.d.X, two.d.X), two.loss
-    # 5: descent, on X along the direction and on log eta
-    deta = one.d.eta if rule.second_order_rate else _closed_form(one, eta)
-    after = _descend(rule, state, direction, deta)._replace(ascent=ascent)
+    # 5: descent, on X along the direction, on labels where they are learned, and on log eta
+    deta = one.d.eta if rule.second_order_rate else _closed_form(one, state.eta)
+    if rule.labels == "teacher":
+        state = state._replace(Y=torch.stack([task.Y for task in given]).mean(0))
+    after = _descend(rule, state, direction, two.d.Y, deta)._replace(ascent=ascent)
+    if rule.guard is not None:
+        after = _guarded(state, after, one.loss <= rule.guard)
     norm = direction.norm()
     healthy = torch.isfinite(one.loss) & torch.isfinite(norm) & is_valid_rate(after.eta) & after.X.isfinite().all()
-    return after, Record(one.loss, loss_perturbed, norm, eta, healthy)
+    healthy = healthy & after.Y.isfinite().all()
+    return after, Record(one.loss, loss_perturbed, norm, state.eta, one.conflict, healthy)
 
 
-def _closed_form(one: Estimate, eta: Tensor) -> Tensor:
-    return first_order_rate(one.q, one.thetas[0], one.thetas[one.thetas.last], eta)
+def _closed_form(one: Matched, eta: Tensor) -> Tensor:
+    rates = [first_order_rate(e.q, e.thetas[0], e.thetas[e.thetas.last], eta) for e in one.estimates]
+    return torch.stack(rates) @ one.w
 
 
-def _descend(rule: Rule, state: OuterState, direction: Tensor, deta: Tensor) -> OuterState:
-    """Step X against the direction and log eta against eta dL/deta."""
+def _descend(rule: Rule, state: OuterState, direction: Tensor, dY: Tensor, deta: Tensor) -> OuterState:
+    """Step X against the direction, learned logits against their derivative, and log eta against eta dL/deta."""
     count = int(state.steps)
     if rule.clip is not None:
         direction = direction * (rule.clip / direction.norm().clamp_min(1e-30)).clamp_max(1.0)
@@ -163,7 +249,7 @@ def _descend(rule: Rule, state: OuterState, direction: Tensor, deta: Tensor) -> 
     X = torch.where(state.scale == 1, moved, state.X + state.scale * (moved - state.X))
     log_eta, rate_moments = rule.rate.step(state.eta.log(), logarithmic(deta, state.eta), state.rate_moments, count)
     average = X if rule.ema is None else rule.ema * state.average + (1 - rule.ema) * X
-    return state._replace(
+    after = state._replace(
         X=X,
         eta=log_eta.exp(),
         average=average,
@@ -171,3 +257,16 @@ def _descend(rule: Rule, state: OuterState, direction: Tensor, deta: Tensor) -> 
         rate_moments=rate_moments,
         steps=state.steps + 1,
     )
+    if rule.labels != "learned":
+        return after
+    Y = state.Y.softmax(1)
+    logits, label_moments = rule.label.step(
+        state.Y, Y * (dY - (Y * dY).sum(1, keepdim=True)), state.label_moments, count
+    )
+    return after._replace(Y=logits, label_moments=label_moments)
+
+
+def _guarded(before: OuterState, after: OuterState, accepted: Tensor) -> OuterState:
+    """The state after where the step is accepted, else the one before; the step counts in both cases."""
+    chosen = {name: torch.where(accepted, getattr(after, name), getattr(before, name)) for name in OuterState._fields}
+    return OuterState(**{**chosen, "steps": after.steps})

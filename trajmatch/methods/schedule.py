@@ -1,4 +1,4 @@
-"""Which segment an outer step matches: the expert e and the start epoch t."""
+"""Which segments an outer step matches: experts e and start epochs t."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,17 +16,39 @@ class Choice(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Uniform:
-    """t uniform in [first, last) and e uniform among the experts, as MTT and SATM draw them.
+class Window:
+    """Start epochs from [first, U), whose upper end U may grow during distillation, from easy to hard.
 
-    first, last: T- and T+, in snapshots.
+    first, last: T- and T+, in snapshots. start, grows: U is `start` at step 0 and `last` from step `grows` on, as
+    DATM's curriculum (arXiv 2310.05773); by default `last` from the beginning, as MTT and SATM draw.
     """
 
     first: int
     last: int
+    start: int | None = None
+    grows: int = 0
 
-    def choose(self, num_experts: int, seed: int, step: int) -> Choice:
-        """The segment of one outer step: a function of (seed, step), whatever was drawn before."""
-        source = generator(seed, "segment", step)
-        e = int(torch.randint(num_experts, (), generator=source))
-        return Choice(e, int(torch.randint(self.first, self.last, (), generator=source)))
+    def upper(self, step: int) -> int:
+        """U at an outer step: min(T+, T + int((T+ - T) step / E))."""
+        if self.start is None or self.grows == 0:
+            return self.last
+        return min(self.last, self.start + int((self.last - self.start) * step / self.grows))
+
+    def choose(self, num_experts: int, seed: int, step: int, K: int = 1) -> list[Choice]:
+        """The K segments of one outer step: a function of (seed, step), whatever was drawn before.
+
+        One from each of K strata of the window, uniform in it (strata share epochs where K exceeds the window's
+        width), from different experts where there are enough.
+        """
+        source, width = generator(seed, "segment", step), self.upper(step) - self.first
+        if K == 1:
+            experts = [int(torch.randint(num_experts, (), generator=source))]
+        else:
+            order = torch.randperm(num_experts, generator=source).tolist()
+            experts = [order[k % num_experts] for k in range(K)]
+        chosen = []
+        for k, e in enumerate(experts):
+            low = self.first + k * width // K
+            high = max(low + 1, self.first + (k + 1) * width // K)
+            chosen.append(Choice(e, int(torch.randint(low, high, (), generator=source))))
+        return chosen

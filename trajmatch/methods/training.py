@@ -12,6 +12,7 @@ from torch import Tensor
 
 from trajmatch.core.augment import augment, draw
 from trajmatch.core.draws import generator
+from trajmatch.core.sharpness import Sharpness
 from trajmatch.core.student import Gradient
 from trajmatch.core.vector import Forward
 
@@ -21,7 +22,8 @@ class Training:
     """How a network is trained.
 
     lr_drop: the share of the epochs after which the learning rate falls to a tenth and momentum starts anew, as the
-    published evaluation does; None keeps the rate.
+    published evaluation does; None keeps the rate. sharpness: a rule that perturbs the weights at every step, at the
+    price of a second gradient: flat experts.
     """
 
     lr: float
@@ -31,6 +33,7 @@ class Training:
     weight_decay: float = 0.0
     families: tuple[str, ...] = ()
     lr_drop: float | None = None
+    sharpness: Sharpness | None = None
 
 
 class Progress(NamedTuple):
@@ -49,7 +52,7 @@ def train(gradient: Gradient, theta: Tensor, x: Tensor, y: Tensor, recipe: Train
     augmentation. A function of its arguments alone.
     """
     source = generator(seed, "training")
-    velocity, step = torch.zeros_like(theta), 0
+    velocity, ascent, step = torch.zeros_like(theta), torch.zeros_like(theta), 0
     drop = None if recipe.lr_drop is None else max(1, int(recipe.epochs * recipe.lr_drop))
     lr = recipe.lr
     for epoch in range(recipe.epochs):
@@ -59,7 +62,11 @@ def train(gradient: Gradient, theta: Tensor, x: Tensor, y: Tensor, recipe: Train
         for index in chunks:
             a = draw(len(index), recipe.families, source)
             here = index.to(x.device)
-            u = gradient(theta, augment(x[here], a), y[here])
+            z = augment(x[here], a)
+            u = gradient(theta, z, y[here])
+            if recipe.sharpness is not None:
+                eps, ascent = recipe.sharpness.perturbation(u, theta, ascent)
+                u = recipe.sharpness.direction(u, gradient(theta + eps, z, y[here]))
             velocity = recipe.momentum * velocity + u + recipe.weight_decay * theta
             theta = theta - lr * velocity
             step += 1

@@ -17,14 +17,15 @@ from torch import Tensor, nn
 
 from trajmatch.core.augment import families
 from trajmatch.core.descent import Adam, Momentum
-from trajmatch.core.sharpness import ASAM, GSAM, SAM, Sharpness, VaSSO
+from trajmatch.core.sharpness import ASAM, GSAM, SAM, FlatGSAM, Sharpness, VaSSO
 from trajmatch.data import images
 from trajmatch.data.files import read_header, read_tensors, save_tensors
 from trajmatch.data.images import Dataset
 from trajmatch.data.networks import build, convnet
 from trajmatch.data.whitening import InputSpace, fit
+from trajmatch.methods.combining import check_rule
 from trajmatch.methods.outer import Rule
-from trajmatch.methods.schedule import Uniform
+from trajmatch.methods.schedule import Window
 from trajmatch.methods.training import Training
 from trajmatch.run.config import Config, Network
 
@@ -70,6 +71,7 @@ def device(name: str) -> torch.device:
 def check(config: Config) -> None:
     """Raise ValueError now for what would be refused later: an unknown device or family of augmentations."""
     device(config.device)
+    check_rule(config.matching.combine)
     rule(config)
     expert_training(config)
     evaluation_training(config, 1.0)
@@ -111,7 +113,8 @@ def factory(network: Network, shape: tuple[int, int, int], num_classes: int) -> 
 def expert_training(config: Config) -> Training:
     """How experts are trained."""
     e = config.expert
-    return Training(e.lr, e.epochs, e.batch, e.momentum, e.weight_decay, families(e.augment))
+    flat = FlatGSAM(e.flat_radius, e.flat_alpha) if e.flat == "yes" else None
+    return Training(e.lr, e.epochs, e.batch, e.momentum, e.weight_decay, families(e.augment), sharpness=flat)
 
 
 def evaluation_training(config: Config, step_size: float) -> Training:
@@ -120,9 +123,10 @@ def evaluation_training(config: Config, step_size: float) -> Training:
     return Training(step_size, e.epochs, e.batch, e.momentum, e.weight_decay, families(e.augment), lr_drop=0.5)
 
 
-def schedule(config: Config) -> Uniform:
+def schedule(config: Config) -> Window:
     """Which segments are matched."""
-    return Uniform(config.matching.first_epoch, config.matching.last_epoch)
+    m = config.matching
+    return Window(m.first_epoch, m.last_epoch, m.window_start, m.window_steps or 0)
 
 
 def _sharpness(config: Config) -> Sharpness | None:
@@ -155,9 +159,14 @@ def rule(config: Config) -> Rule:
         tau=m.restart_step,
         second_order_rate=m.rate == "exact",
         clip=o.clip,
-        ema=o.ema,
+        ema=o.ema or None,
         estimator="sweep" if m.estimator in ("adjoint", "truncated") else m.estimator,
         interval=m.keep_every,
+        halved=m.halved,
+        combining=m.combine,
+        labels="fixed" if o.labels == "hard" else o.labels,
+        label=Momentum(o.lr_labels, o.momentum_labels),
+        guard=o.guard or None,
     )
 
 

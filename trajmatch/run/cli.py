@@ -80,6 +80,7 @@ def _dispatch(words: list[str]) -> int:
 def _work(verb: str, rest: list[str], words: list[str]) -> int:
     """The verbs that take a whole configuration: run, experts, distill, plan."""
     name, rest = _positional(rest)
+    rest = [part for word in rest for part in (["--expert.flat", "yes"] if word == "--flat" else [word])]
     base, given = preset(name or DEFAULT), None
     config, given = _configuration(f"trajmatch {verb}", base, rest)
     if name is None and config.data != base.data:

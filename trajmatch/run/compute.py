@@ -58,6 +58,10 @@ def outer_compute(
     shape = (rest[0], rest[1], rest[2])
     n = config.matching.batch or total
     inner_steps = config.steps * config.matching.inner_steps
+    unrolled = config.matching.estimator == "unrolled"
+    if unrolled:
+        _check_unrolled(config)
+        inner_steps = 0  # its one graph through all steps is not compiled
     auto = config.engine == "auto"
     name, why = engines.choose(network, device, inner_steps) if auto else (config.engine, "as asked")
     parts = config.micro_batch
@@ -68,14 +72,24 @@ def outer_compute(
     parts = None if parts is None or parts >= n else parts
     engine = Engine(name, config.precision, config.matching.mixed, parts)
     engines.check(engine, network, device, shape)
-    if parts is not None and config.matching.estimator == "unrolled":
-        raise ValueError(
-            f"--micro-batch is {parts}, and --matching.estimator is unrolled, which keeps every graph: adjoint gives "
-            "the same hypergradient in parts"
-        )
     work = convolution_flops(network, (engine.micro_batch or n, *shape))
     threads = config.outer.threads or (cores() if work >= WORTH_A_THREAD else 1)
     return Compute(engine, threads, why)
+
+
+def _check_unrolled(config: Config) -> None:
+    """Refuse what one autograd graph through all inner steps can't have."""
+    for flag, value, wrong in (
+        ("--micro-batch", config.micro_batch, config.micro_batch is not None),
+        ("--memory", config.memory, config.memory is not None),
+        ("--engine", config.engine, config.engine == "compiled"),
+        ("--precision", config.precision, config.precision == "bf16-sweep"),
+    ):
+        if wrong:
+            raise ValueError(
+                f"{flag} is {value}, which --matching.estimator unrolled can't have, for it keeps one graph through "
+                "all inner steps: adjoint gives the same hypergradient"
+            )
 
 
 def training_engine(config: Config, network: nn.Module, device: torch.device) -> Engine:

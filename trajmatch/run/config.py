@@ -7,7 +7,8 @@ first_epoch T-, last_epoch T+, step_size eta.
 from dataclasses import dataclass, field
 from typing import Literal
 
-Sharpness = Literal["auto", "none", "sam", "asam", "gsam", "vasso"]
+Sharpness = Literal["auto", "none", "sam", "asam", "gsam", "vasso", "satm"]
+MethodName = Literal["mtt", "ftd", "tesla", "datm", "satm", "satm-fi", "satm-da", "contra", "satm-contra"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,13 @@ class Expert:
     """Real images per step."""
     augment: str = "color_crop_cutout_flip_scale_rotate"
     """Families of augmentation, joined by '_', or none."""
+    flat: Literal["auto", "yes", "no"] = "auto"
+    """Train for flatness, as FTD does: every step perturbs the weights and takes two gradients. auto is yes for ftd and
+    satm-fi and no for others; --flat is short for yes."""
+    flat_radius: float = 0.01
+    """Radius of that perturbation (rho), relative to the weights."""
+    flat_alpha: float = 0.3
+    """Weight of the part of the gradient that is orthogonal to the perturbed one."""
     save_every: int | None = None
     """Steps between snapshots; None keeps one per epoch. Where set, the matching group's epochs count snapshots."""
     storage: Literal["float32", "fp16-deltas"] = "float32"
@@ -84,21 +92,32 @@ class Matching:
     """First epoch at which a segment may start (T-)."""
     last_epoch: int = 2
     """Segments start before this epoch (T+)."""
+    window_start: int | None = None
+    """Where the window of start epochs ends at first, growing to last_epoch; None is half of it for datm and satm-da,
+    and last_epoch, no growth, for others."""
+    window_steps: int | None = None
+    """Outer steps over which it grows; None is a tenth of them."""
+    segments: int | None = None
+    """Segments matched concurrently in one outer step (K), of different experts and start epochs; None is 4 for
+    contra and satm-contra and 1 for others."""
+    combine: Literal["mean", "adaptive", "pcgrad", "mgda", "upgrad"] = "mean"
+    """How the hypergradients of concurrent segments become one; the last three need torchjd."""
     batch: int | None = None
     """Synthetic images per inner step; None takes all."""
     augment: str = "color_crop_cutout_flip_scale_rotate"
     """Families of augmentation, joined by '_', or none."""
     differentiated_steps: int | None = None
-    """Last inner steps that are differentiated (iota); None is a third for satm and all for mtt."""
+    """Last inner steps that are differentiated (iota); None is a third for the satm methods and all for others."""
     restart_step: int | None = None
     """Step of the first trajectory from which the second starts (tau); None is inner minus differentiated steps, 0
     is no reuse."""
     sharpness: Sharpness = "auto"
-    """Rule of the ascent: auto is sam for satm and none for mtt."""
+    """Rule of the ascent: auto is sam for the satm methods and none for others; satm is sam with smoothing."""
     radius: float = 0.1
     """Radius of the ascent (rho), a norm over the whole synthetic set in the network's input space."""
     smoothing: float | None = None
-    """Noise of the ascent (gamma), its RMS relative to each image's; None is 0.05 for satm and 0 for others."""
+    """Noise of the ascent (gamma), its RMS relative to each image's; None is 0.05 where the ascent is SATM's and
+    0 elsewhere."""
     asam_offset: float = 0.01
     """ASAM's c: what is added to |X| in its scale."""
     gsam_alpha: float = 0.3
@@ -106,10 +125,13 @@ class Matching:
     vasso_decay: float = 0.2
     """VaSSO's k: weight of the newest gradient in its average."""
     rate: Literal["auto", "closed-form", "exact", "fixed"] = "auto"
-    """Derivative of the learned step size: auto is closed-form for satm and exact (by the sweep) for mtt."""
+    """Derivative of the learned step size: auto is closed-form for the satm methods and exact (by the sweep) else."""
     estimator: Literal["auto", "adjoint", "unrolled", "truncated", "tesla", "random-window"] = "auto"
-    """How the hypergradient is estimated: auto is adjoint, the exact value, where all steps are differentiated, and
-    truncated where only the last ones are."""
+    """How the hypergradient is estimated: auto is tesla for tesla; else adjoint, the exact value, where all steps are
+    differentiated, and truncated where only the last ones are."""
+    halved: bool = False
+    """With the estimator tesla, take half of it, as the published program does. Its learning rates of the images
+    belong to that half: double the gradient is double the rate."""
     keep_every: int = 1
     """Keep one iterate in this many and compute the others again: less memory for networks of many parameters."""
     mixed: Literal["reverse-over-reverse", "forward-over-reverse", "central-difference"] = "reverse-over-reverse"
@@ -120,8 +142,16 @@ class Matching:
 class Outer:
     """How the synthetic images and the step size are optimised."""
 
-    initial: Literal["real", "noise"] = "real"
-    """Start from random real images, or from Gaussian noise."""
+    initial: Literal["auto", "real", "noise", "correct"] = "auto"
+    """Start from random real images, from Gaussian noise, or from real images that experts classify correctly; auto is
+    correct for datm and satm-da and real for others."""
+    labels: Literal["auto", "hard", "learned", "teacher"] = "auto"
+    """Labels: one-hot; learned, from the experts' logits on; or what the segment's expert says of the images. auto is
+    learned for datm and satm-da, teacher for tesla, and hard for others."""
+    lr_labels: float = 2.0
+    """Learning rate of learned labels, as logits."""
+    momentum_labels: float = 0.9
+    """Momentum of learned labels."""
     step_size: float = 0.01
     """Initial step size of the inner loop (eta), learned from there."""
     optimiser: Literal["sgd", "adam"] = "sgd"
@@ -137,7 +167,10 @@ class Outer:
     clip: float | None = None
     """Largest norm of the hypergradient; None does not clip."""
     ema: float | None = None
-    """Deliver the moving average of the images with this decay; None delivers the last images."""
+    """Deliver the moving average of the images with this decay; 0 delivers the last images. None is, for ftd and datm,
+    an average that reaches back over a fifth of the steps, and 0 for others."""
+    guard: float | None = None
+    """Steps of a larger matching loss change nothing; 0 is no limit. None is 1 for datm and satm-da, 0 for others."""
     threads: int | None = None
     """Threads of the outer loop; None takes one for small networks and one per core for large ones. Results repeat
     bitwise for the same number."""
@@ -182,8 +215,8 @@ class Config:
     """digits, a folder of class folders, Parquet, .npz, CIFAR's python archive, or a Hub name."""
     ipc: int = 1
     """Synthetic images per class."""
-    method: Literal["satm", "mtt"] = "satm"
-    """Sharpness-aware trajectory matching, or plain trajectory matching."""
+    method: MethodName = "satm"
+    """The system: docs/methods.md says what makes each of them."""
     steps: int = 300
     """Outer steps."""
     experts: str = "10"

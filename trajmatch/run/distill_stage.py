@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from trajmatch.core.draws import derive
 from trajmatch.data.files import save_tensors
 from trajmatch.data.grid import displayable, image_grid, save_png
 from trajmatch.data.networks import build
-from trajmatch.data.synthetic import SyntheticSet, class_labels, initial_images, one_hot, save
+from trajmatch.data.synthetic import SyntheticSet, class_labels, save
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.methods import engines
-from trajmatch.methods.outer import OuterState, Record, new_state, outer_step
+from trajmatch.methods.outer import OuterState, Record, outer_step, probabilities
 from trajmatch.methods.schedule import Choice
 from trajmatch.run import assemble, compute
 from trajmatch.run.assemble import Material
@@ -27,6 +26,7 @@ from trajmatch.run.expert_stage import expert_settings
 from trajmatch.run.interrupts import deferred
 from trajmatch.run.progress import Meter
 from trajmatch.run.settings import DISTILL_FIELDS, flatten, settings
+from trajmatch.run.start import first_images, first_state
 
 CHECKPOINT, METRICS, DISTILLED, SNAPSHOTS = (
     "checkpoint.safetensors",
@@ -84,22 +84,22 @@ def distill(
     say(loop.compute.words())
     loop.run(quiet)
     synthetic = delivered(config, material, loop.checkpoint.state)
-    draw_pictures(config, material, synthetic, folder)
+    draw_pictures(config, material, trajectories, synthetic, folder)
     save(synthetic, folder / DISTILLED)  # last: it says that the stage is done
     return Distilled(synthetic, loop.checkpoint.seconds)
 
 
-def draw_pictures(config: Config, material: Material, synthetic: SyntheticSet, folder: Path) -> None:
+def draw_pictures(
+    config: Config, material: Material, trajectories: list[Trajectory], synthetic: SyntheticSet, folder: Path
+) -> None:
     """Write the pictures of a set before and after, where they are missing."""
-    for name, X in ((BEFORE, _initial(config, material)), (AFTER, synthetic.X)):
+    labels = class_labels(len(synthetic.classes), config.ipc)
+    for name in (BEFORE, AFTER):
         if not (folder / name).exists():
+            before = name == BEFORE
+            X = first_images(config, material, trajectories, torch.device("cpu")) if before else synthetic.X
             pixels = displayable(material.space.inverse(X))
-            save_png(image_grid(pixels, synthetic.labels, synthetic.classes), folder / name)
-
-
-def _initial(config: Config, material: Material) -> Tensor:
-    dataset, kind = material.dataset, config.outer.initial
-    return initial_images(kind, dataset.train, material.space, dataset.num_classes, config.ipc, config.seed)
+            save_png(image_grid(pixels, labels, synthetic.classes), folder / name)
 
 
 def delivered(config: Config, material: Material, state: OuterState) -> SyntheticSet:
@@ -111,15 +111,8 @@ def delivered(config: Config, material: Material, state: OuterState) -> Syntheti
         "steps": config.steps,
         "config": flatten(config),
     }
-    X, Y = state.average.cpu(), state.Y.cpu()
+    X, Y = state.average.cpu(), probabilities(assemble.rule(config), state).cpu()
     return SyntheticSet(X, Y, float(state.eta), material.dataset.classes, material.space, info)
-
-
-def first_state(config: Config, material: Material, device: torch.device) -> OuterState:
-    """The state before the first outer step."""
-    num_classes = material.dataset.num_classes
-    Y = one_hot(class_labels(num_classes, config.ipc), num_classes)
-    return new_state(_initial(config, material).to(device), Y.to(device), config.outer.step_size)
 
 
 class Loop:
@@ -138,7 +131,7 @@ class Loop:
         synthetic = (config.ipc * dataset.num_classes, *dataset.shape)
         self.compute = compute.outer_compute(config, network, self.device, synthetic, material.nbytes)
         self.student = engines.student(network, self.compute.engine)
-        self.first = first_state(config, material, self.device)
+        self.first = first_state(config, material, trajectories, self.device)
         about = distill_settings(config, material, len(trajectories))
         path = folder / CHECKPOINT
         if path.exists():
@@ -184,12 +177,13 @@ class Loop:
     def step(self) -> str:
         """One outer step, or a roll-back; a few words about it."""
         before, began = self.checkpoint, time.monotonic()
-        choice = self.schedule.choose(len(self.trajectories), self.config.seed, before.step)
-        segment = self.trajectories[choice.e].segment(choice.e, choice.t, self.config.matching.expert_epochs)
-        segment = segment._replace(s=segment.s.to(self.device), g=segment.g.to(self.device))
+        K, M = self.config.matching.segments or 1, self.config.matching.expert_epochs
+        choices = self.schedule.choose(len(self.trajectories), self.config.seed, before.step, K)
+        segments = [self.trajectories[e].segment(e, t, M) for e, t in choices]
+        segments = [one._replace(s=one.s.to(self.device), g=one.g.to(self.device)) for one in segments]
         seed = derive(self.config.seed, "distill")
-        state, record = outer_step(self.rule, self.student, before.state, segment, seed)
-        row = _row(before.step + 1, record, choice)
+        state, record = outer_step(self.rule, self.student, before.state, segments, seed)
+        row = _row(before.step + 1, record, choices)
         seconds = before.seconds + time.monotonic() - began
         if row is None:
             self.roll_back(record, seconds)
@@ -223,24 +217,22 @@ class Loop:
     def keep_snapshot(self, state: OuterState) -> None:
         """Keep the images of now, among which validation will choose."""
         step = int(state.steps)
-        tensors = {"images": state.average.clone(), "labels": state.Y, "step_size": state.eta.cpu().double()}
+        Y = probabilities(self.rule, state).clone()
+        tensors = {"images": state.average.clone(), "labels": Y, "step_size": state.eta.cpu().double()}
         save_tensors(snapshot_path(self.folder, step), tensors, {"step": step})
 
 
-def _row(step: int, record: Record, choice: Choice) -> dict[str, Any] | None:
+def _row(step: int, record: Record, choices: list[Choice]) -> dict[str, Any] | None:
     """A step's line in the log, None where the step was not finite."""
-    perturbed = record.loss if record.loss_perturbed is None else record.loss_perturbed
-    scalars = (record.healthy, record.loss, perturbed, record.step_size, record.hypergradient_norm)
+    scalars = {name: value for name, value in record._asdict().items() if value is not None}
     # One transfer, and with it the only time in a step that this process waits for a GPU.
-    healthy, loss, at_perturbed, step_size, norm = torch.stack([s.to(record.loss.dtype) for s in scalars]).tolist()
-    if not healthy:
+    values = torch.stack([value.to(record.loss.dtype) for value in scalars.values()]).tolist()
+    found = dict.fromkeys(record._fields) | dict(zip(scalars, values, strict=True))
+    if not found.pop("healthy"):
         return None
     return {
         "step": step,
-        "loss": loss,
-        "loss_perturbed": None if record.loss_perturbed is None else at_perturbed,
-        "step_size": step_size,
-        "hypergradient_norm": norm,
-        "expert": choice.e,
-        "start_epoch": choice.t,
+        **found,
+        "experts": [e for e, _ in choices],
+        "start_epochs": [t for _, t in choices],
     }

@@ -17,7 +17,7 @@ PER_OUTPUT = {"eager": 5.5, "fused": 2.0, "compiled": 2.5}
 
 def parse_memory(text: str) -> float:
     """Bytes of "4GB", "500 MB" or "2GiB". Raises ValueError."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?i?B)\s*", text, re.IGNORECASE)
+    found = re.fullmatch(r"\s*(\d{1,9}(?:\.\d+)?)\s*((?:[KMGT]i?)?B)\s*", text, re.IGNORECASE)
     if found is None or float(found[1]) == 0:
         raise ValueError(f"--memory is '{text}' and must be a number and a unit, such as 4GB or 800MB")
     return float(found[1]) * UNITS[found[2].upper()]
@@ -30,8 +30,12 @@ def held_bytes(config: Config, device: torch.device, num_parameters: int, num_pi
     """
     m = config.matching
     assert m.differentiated_steps is not None, "resolve() has filled it in"
+    assert m.restart_step is not None
     swept = m.differentiated_steps if m.estimator in ("adjoint", "truncated") else m.inner_steps
-    iterates = swept / m.keep_every + m.keep_every + 8  # and the segment, the adjoint, gradients on their way
+    kept = swept / m.keep_every + m.keep_every
+    if m.sharpness != "none":  # trajectory 2, beside trajectory 1, whose ends the step size needs
+        kept += m.inner_steps - m.restart_step
+    iterates = kept * (m.segments or 1) + 8  # and the segment, the adjoint, gradients on their way
     copies = 24  # state, anchor, both with moments and average; noise, hypergradients
     on_cpu = data_bytes if device.type == "cpu" else 0.0
     return PROCESS[device.type] + on_cpu + 4.0 * (iterates * num_parameters + copies * num_pixels)

@@ -3,10 +3,10 @@
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from trajmatch.data.synthetic import SyntheticSet, load
-from trajmatch.run.config import Config
+from trajmatch.run.config import Config, MethodName
 from trajmatch.run.presets import ANY_IMAGES, DEFAULT, preset
 from trajmatch.run.verbs import Run, say, silent
 
@@ -15,7 +15,7 @@ def distill(
     dataset: Any,
     ipc: int = 1,
     *,
-    method: Literal["satm", "mtt"] | None = None,
+    method: MethodName | None = None,
     steps: int | None = None,
     experts: int | str | None = None,
     out: str | Path | None = None,

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from trajmatch.run.config import Config, Matching
+from trajmatch.run.methods import complete
 
 # What each stage's result depends on, by field or group. What is not here may change freely between two calls.
 EXPERT_FIELDS = ("seed", "images", "network", "expert")
@@ -52,39 +53,14 @@ def resolve(config: Config) -> Config:
 
     Raises ValueError: one sentence with the flag, the value and what would be right.
     """
-    m, satm = config.matching, config.method == "satm"
-    iota = m.differentiated_steps
-    if iota is None:
-        iota = max(1, m.inner_steps // 3) if satm else m.inner_steps
-    rule = ("sam" if satm else "none") if m.sharpness == "auto" else m.sharpness
-    smoothing = m.smoothing if m.smoothing is not None else 0.05 if satm else 0.0
-    m = dataclasses.replace(
-        m,
-        differentiated_steps=iota,
-        restart_step=(max(0, m.inner_steps - iota) if satm else 0) if m.restart_step is None else m.restart_step,
-        sharpness=rule,
-        smoothing=smoothing,
-        rate=("closed-form" if satm else "exact") if m.rate == "auto" else m.rate,
-        estimator=("adjoint" if iota == m.inner_steps else "truncated") if m.estimator == "auto" else m.estimator,
-    )
-    config = dataclasses.replace(config, matching=m)
+    config = complete(config)
     check(config)
     return config
 
 
 def check(config: Config) -> None:
     """Raise ValueError for the first setting that is out of range, in a sentence that says what would be right."""
-    flat = flatten(config)
-    for keys, low in AT_LEAST.items():
-        for key in keys.split():
-            if flat[key] is not None and not flat[key] >= low:  # `not >=`, so that nan is refused too
-                raise ValueError(f"{flag(key)} is {flat[key]} and must be at least {low}")
-    for key in POSITIVE.split():
-        if flat[key] is not None and not 0 < flat[key] < float("inf"):
-            raise ValueError(f"{flag(key)} is {flat[key]} and must be a positive number")
-    for key in SHARES.split():
-        if flat[key] is not None and not 0 <= flat[key] < 1:
-            raise ValueError(f"{flag(key)} is {flat[key]} and must be at least 0 and below 1")
+    _check_ranges(flatten(config))
     m = config.matching
     assert m.differentiated_steps is not None, "resolve() has filled it in"
     assert m.restart_step is not None
@@ -99,15 +75,45 @@ def check(config: Config) -> None:
             "--matching.inner-steps"
         )
     _check_estimator(m)
+    if m.mixed == "central-difference" and config.precision in ("bf16", "bf16-sweep"):
+        raise ValueError(
+            f"--precision is {config.precision}, in which --matching.mixed central-difference is noise: its steps are "
+            "smaller than bfloat16 resolves; leave one of them out"
+        )
     if m.last_epoch <= m.first_epoch:
         raise ValueError(
             f"--matching.last-epoch is {m.last_epoch} and must be above --matching.first-epoch, {m.first_epoch}"
         )
+    _check_window(m)
     needed = m.last_epoch - 1 + m.expert_epochs
     if config.expert.save_every is None and needed > config.expert.epochs:
         raise ValueError(
             f"--expert.epochs is {config.expert.epochs} and must be at least {needed}: segments start before epoch "
             f"{m.last_epoch} (--matching.last-epoch) and take {m.expert_epochs} (--matching.expert-epochs)"
+        )
+
+
+def _check_ranges(flat: dict[str, Any]) -> None:
+    """Refuse numbers out of their range."""
+    for keys, low in AT_LEAST.items():
+        for key in keys.split():
+            if flat[key] is not None and not flat[key] >= low:  # `not >=`, so that nan is refused too
+                raise ValueError(f"{flag(key)} is {flat[key]} and must be at least {low}")
+    for key in POSITIVE.split():
+        if flat[key] is not None and not 0 < flat[key] < float("inf"):
+            raise ValueError(f"{flag(key)} is {flat[key]} and must be a positive number")
+    for key in SHARES.split():
+        if flat[key] is not None and not 0 <= flat[key] < 1:
+            raise ValueError(f"{flag(key)} is {flat[key]} and must be at least 0 and below 1")
+
+
+def _check_window(m: Matching) -> None:
+    """Refuse a window of start epochs that is empty at first, or shrinks."""
+    assert m.window_start is not None, "resolve() has filled it in"
+    if not m.first_epoch < m.window_start <= m.last_epoch:
+        raise ValueError(
+            f"--matching.window-start is {m.window_start} and must be above --matching.first-epoch, {m.first_epoch}, "
+            f"and at most --matching.last-epoch, {m.last_epoch}"
         )
 
 
@@ -118,6 +124,8 @@ def _check_estimator(m: Matching) -> None:
             f"--matching.estimator is {m.estimator}, which differentiates all {m.inner_steps} inner steps, and "
             f"--matching.differentiated-steps is {m.differentiated_steps}: leave one of them out"
         )
+    if m.halved and m.estimator != "tesla":
+        raise ValueError(f"--matching.halved belongs to --matching.estimator tesla, which is {m.estimator} here")
     if m.estimator == "random-window" and m.restart_step:
         raise ValueError(
             f"--matching.restart-step is {m.restart_step} and must be 0 with --matching.estimator random-window, whose "
@@ -134,10 +142,10 @@ AT_LEAST = {
     "expert.epochs expert.batch expert.threads expert.workers": 1,
     "expert.save_every matching.inner_steps matching.expert_epochs matching.batch matching.differentiated_steps": 1,
     "evaluation.networks evaluation.epochs evaluation.batch evaluation.workers evaluation.whole_epochs": 1,
-    "outer.snapshots matching.keep_every micro_batch": 1,
+    "outer.snapshots matching.keep_every micro_batch matching.segments matching.window_steps": 1,
     "seed matching.first_epoch matching.restart_step matching.smoothing matching.radius expert.weight_decay": 0,
     "evaluation.random_draws evaluation.validation_networks evaluation.weight_decay outer.checkpoint_seconds": 0,
-    "matching.asam_offset matching.gsam_alpha": 0,
+    "matching.asam_offset matching.gsam_alpha expert.flat_alpha outer.guard": 0,
 }
-POSITIVE = "expert.lr outer.step_size outer.lr_images outer.lr_step_size outer.clip"
-SHARES = "expert.momentum outer.momentum outer.momentum_step_size outer.ema evaluation.momentum"
+POSITIVE = "expert.lr expert.flat_radius outer.lr_labels outer.step_size outer.lr_images outer.lr_step_size outer.clip"
+SHARES = "expert.momentum outer.momentum outer.momentum_step_size outer.momentum_labels outer.ema evaluation.momentum"

@@ -136,7 +136,9 @@ class Run:
                 distill_stage.distill_settings(self.config, self.material, len(self.trajectories)),
             )
             self.seconds["distill"] = checkpoint.seconds
-            distill_stage.draw_pictures(self.config, self.material, sets.load(self.folder), self.folder)
+            distill_stage.draw_pictures(
+                self.config, self.material, self.trajectories, sets.load(self.folder), self.folder
+            )
             return
         done = distill_stage.distill(self.config, self.material, self.trajectories, self.folder, self.say, self.quiet)
         self.seconds["distill"] = done.seconds

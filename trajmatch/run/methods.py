@@ -1,0 +1,119 @@
+"""The trajectory-matching systems by name: what each sets where the settings leave it open. No torch here.
+
+A method is nothing but these defaults: any of them can be changed by its flag, and any combination is allowed.
+"""
+
+from dataclasses import dataclass, replace
+
+from trajmatch.run.config import Config, Matching, Outer
+
+# The share of a run's steps over which FTD's and DATM's outer average reaches back: 0.9995 over 10,000 steps, as
+# published, is a fifth of them.
+AVERAGED_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class Method:
+    """What makes a system; the defaults are MTT's.
+
+    sharpness: the ascent's rule, or none. smoothing: its noise (gamma). truncated: only the last third of the inner
+    steps is differentiated, and a second trajectory starts where that begins. rate, estimator, labels, initial: as the
+    settings of these names. flat: experts trained for flatness. averaged: an outer average is delivered. growing: the
+    window of start epochs grows. guarded: steps of a large loss change nothing. segments: K.
+    """
+
+    about: str
+    sharpness: str = "none"
+    smoothing: float = 0.0
+    truncated: bool = False
+    rate: str = "exact"
+    estimator: str = "adjoint"
+    labels: str = "hard"
+    initial: str = "real"
+    flat: bool = False
+    averaged: bool = False
+    growing: bool = False
+    guarded: bool = False
+    segments: int = 1
+
+
+MTT = Method("exact hypergradient, one segment, hard labels (arXiv 2203.11932)")
+SATM = Method(
+    "smoothing, ascent, truncation, reuse, closed-form step size (arXiv 2502.01865)",
+    sharpness="sam",
+    smoothing=0.05,
+    truncated=True,
+    rate="closed-form",
+)
+CURRICULUM = {"labels": "learned", "initial": "correct", "growing": True, "guarded": True}
+METHODS: dict[str, Method] = {
+    "mtt": MTT,
+    "ftd": replace(
+        MTT, about="mtt on flat experts, with an outer average (arXiv 2211.11004)", flat=True, averaged=True
+    ),
+    "tesla": replace(
+        MTT, about="two-pass estimator, labels from an expert (arXiv 2211.10586)", estimator="tesla", labels="teacher"
+    ),
+    "datm": replace(
+        MTT,
+        about="growing window of start epochs, correctly classified images, learned labels, average (arXiv 2310.05773)",
+        averaged=True,
+        **CURRICULUM,  # type: ignore[arg-type]
+    ),
+    "satm": SATM,
+    "satm-fi": replace(SATM, about="satm on flat experts", flat=True),
+    "satm-da": replace(
+        SATM,
+        about="satm with datm's window, initial images and learned labels",
+        **CURRICULUM,  # type: ignore[arg-type]
+    ),
+    "contra": replace(MTT, about="concurrent matching: the mean over segments of several start epochs", segments=4),
+    "satm-contra": replace(SATM, about="satm's ascent and truncation on the combined segments", segments=4),
+}
+
+
+def complete(config: Config) -> Config:
+    """The configuration with everything filled in that it leaves to its method."""
+    method = METHODS[config.method]
+    m, o = _matching(config.matching, method, config.steps), _outer(config.outer, method, config.steps)
+    expert = config.expert
+    if expert.flat == "auto":
+        expert = replace(expert, flat="yes" if method.flat else "no")
+    return replace(config, matching=m, outer=o, expert=expert)
+
+
+def _matching(m: Matching, method: Method, steps: int) -> Matching:
+    iota = m.differentiated_steps
+    if iota is None:
+        iota = max(1, m.inner_steps // 3) if method.truncated else m.inner_steps
+    restart = max(0, m.inner_steps - iota) if method.truncated else 0
+    # "satm" is SAM with smoothing, for any method.
+    named = method.sharpness if m.sharpness == "auto" else "sam" if m.sharpness == "satm" else m.sharpness
+    noise = SATM.smoothing if m.sharpness == "satm" else method.smoothing if named != "none" else 0.0
+    estimator = method.estimator if iota == m.inner_steps else "truncated"
+    start, grows = m.window_start, m.window_steps
+    if start is None:
+        start = m.first_epoch + max(1, (m.last_epoch - m.first_epoch) // 2) if method.growing else m.last_epoch
+    return replace(
+        m,
+        differentiated_steps=iota,
+        restart_step=restart if m.restart_step is None else m.restart_step,
+        sharpness=named,  # type: ignore[arg-type]
+        smoothing=noise if m.smoothing is None else m.smoothing,
+        rate=method.rate if m.rate == "auto" else m.rate,  # type: ignore[arg-type]
+        estimator=estimator if m.estimator == "auto" else m.estimator,  # type: ignore[arg-type]
+        window_start=start,
+        window_steps=max(1, steps // 10) if grows is None else grows,
+        segments=method.segments if m.segments is None else m.segments,
+    )
+
+
+def _outer(o: Outer, method: Method, steps: int) -> Outer:
+    average = max(0.0, 1 - 1 / (AVERAGED_SHARE * steps)) if method.averaged and steps > 5 else 0.0
+    return replace(
+        o,
+        initial=method.initial if o.initial == "auto" else o.initial,  # type: ignore[arg-type]
+        labels=method.labels if o.labels == "auto" else o.labels,  # type: ignore[arg-type]
+        ema=average if o.ema is None else o.ema,
+        guard=(1.0 if method.guarded else 0.0) if o.guard is None else o.guard,
+    )

@@ -1,0 +1,75 @@
+"""Where a distillation starts: initial images, and labels or their logits."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from trajmatch.core.draws import generator
+from trajmatch.data.networks import build
+from trajmatch.data.synthetic import class_labels, initial_images, one_hot
+from trajmatch.data.trajectories import Trajectory
+from trajmatch.methods import engines
+from trajmatch.methods.initial import correct_images, label_logits
+from trajmatch.methods.outer import OuterState, new_state
+from trajmatch.run.assemble import Material, factory
+from trajmatch.run.compute import training_engine
+from trajmatch.run.config import Config
+
+# Images at a time; the whole training set in the input space need not be in memory for this.
+CHUNK = 1000
+
+
+def first_state(
+    config: Config, material: Material, trajectories: Sequence[Trajectory], device: torch.device
+) -> OuterState:
+    """The state before the first outer step of a resolved configuration. Raises ValueError."""
+    X = first_images(config, material, trajectories, device)
+    num_classes = material.dataset.num_classes
+    labels = class_labels(num_classes, config.ipc)
+    if config.outer.labels == "learned":
+        logits = list(_outputs(config, material, trajectories, device, [X]))
+        Y = label_logits(torch.stack(logits), labels)
+    else:
+        Y = one_hot(labels, num_classes)
+    return new_state(X.to(device), Y.to(device), config.outer.step_size)
+
+
+def first_images(
+    config: Config, material: Material, trajectories: Sequence[Trajectory], device: torch.device
+) -> Tensor:
+    """X (n, c, h, w) before the first outer step. Raises ValueError."""
+    train, kind, num_classes = material.dataset.train, config.outer.initial, material.dataset.num_classes
+    if kind == "real" or kind == "noise":
+        return initial_images(kind, train, material.space, num_classes, config.ipc, config.seed)
+    chunks = _Chunks(material.space.forward, train.x)
+    right = (logits.argmax(1) == train.y for logits in _outputs(config, material, trajectories, device, chunks))
+    index = correct_images(right, train.y, num_classes, config.ipc, generator(config.seed, "initial images"))
+    return material.space.forward(train.x[index])
+
+
+class _Chunks:
+    """Images in the input space, some at a time, as often as they are asked for."""
+
+    def __init__(self, forward: Callable[[Tensor], Tensor], x: Tensor) -> None:
+        self.forward, self.x = forward, x
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self.forward(part) for part in self.x.split(CHUNK))
+
+
+@torch.no_grad()
+def _outputs(
+    config: Config,
+    material: Material,
+    trajectories: Sequence[Trajectory],
+    device: torch.device,
+    chunks: Sequence[Tensor] | _Chunks,
+) -> Iterator[Tensor]:
+    """Logits (n, C) of every expert, trained to its end, one expert after another."""
+    dataset = material.dataset
+    network, _ = build(factory(config.network, dataset.shape, dataset.num_classes), 0)
+    forward = engines.forward(network.to(device), training_engine(config, network, device))
+    for trajectory in trajectories:
+        theta = trajectory.row(trajectory.num_rows - 1).to(device)
+        yield torch.cat([forward(theta, part.to(device)).cpu() for part in chunks])
