@@ -4,12 +4,13 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
 from trajmatch.run.config import Config
 from trajmatch.run.interrupts import handling, raise_interrupt
-from trajmatch.run.presets import ANY_IMAGES, DEFAULT, PRESETS, preset
+from trajmatch.run.presets import ANY_IMAGES, DEFAULT, NAMES, PUBLISHED, about, preset
 
 OVERVIEW = """usage: trajmatch VERB [PRESET] [--config FILE] [flags]
 
@@ -81,11 +82,7 @@ def _work(verb: str, rest: list[str], words: list[str]) -> int:
     """The verbs that take a whole configuration: run, experts, distill, plan."""
     name, rest = _positional(rest)
     rest = [part for word in rest for part in (["--expert.flat", "yes"] if word == "--flat" else [word])]
-    base, given = preset(name or DEFAULT), None
-    config, given = _configuration(f"trajmatch {verb}", base, rest)
-    if name is None and config.data != base.data:
-        base = preset(ANY_IMAGES)
-        config, given = _configuration(f"trajmatch {verb}", base, rest)
+    base, config, given = _settings(verb, name, rest)
     folder = (
         Path(config.out)
         if config.out is not None
@@ -109,6 +106,20 @@ def _work(verb: str, rest: list[str], words: list[str]) -> int:
     return 0
 
 
+def _settings(verb: str, name: str | None, rest: list[str]) -> tuple[Config, Config, str | None]:
+    """Where the settings start, what they are after file and flags, and the file's name."""
+    program, base = f"trajmatch {verb}", preset(name or DEFAULT)
+    config, given = _configuration(program, base, rest)
+    if name is None and config.data != base.data:
+        base = preset(ANY_IMAGES)
+        config, given = _configuration(program, base, rest)
+    if name in PUBLISHED and config.method != base.method:
+        numbers = preset(name, config.method)  # a published preset has other numbers for each method
+        config, given = _configuration(program, numbers, rest)
+        base = replace(numbers, method=base.method)
+    return base, config, given
+
+
 def default_folder(name: str | None, base: Config, config: Config) -> Path:
     """runs/PRESET, with what the everyday flags changed: runs/cifar10-16px-ipc10-seed3."""
     if name is None:
@@ -127,7 +138,7 @@ def _evaluate(rest: list[str]) -> int:
 
     if "-h" in rest or "--help" in rest:
         _configuration("trajmatch evaluate [FOLDER|FILE|PRESET]", preset(DEFAULT), rest)
-    path = Path(name) if name and name not in PRESETS else Path("runs") / (name or DEFAULT)
+    path = Path(name) if name and name not in NAMES else Path("runs") / (name or DEFAULT)
     config, _ = _configuration("trajmatch evaluate", _parsed(base_configuration(path)), rest)
     _prepare_process()
     evaluate_set(path, config)
@@ -141,25 +152,26 @@ def _report(rest: list[str]) -> int:
         return 0 if rest[0] in ("-h", "--help") else 2
     from trajmatch.run.report import write_report
 
-    print(write_report(Path(name) if name and name not in PRESETS else Path("runs") / (name or DEFAULT)))
+    print(write_report(Path(name) if name and name not in NAMES else Path("runs") / (name or DEFAULT)))
     return 0
 
 
 def _presets(rest: list[str]) -> int:
     name, rest = _positional(rest)
-    if rest:
-        print("usage: trajmatch presets [PRESET]\n\nList the presets, or show all settings of one.")
-        return 0 if rest[0] in ("-h", "--help") else 2
-    if name is not None:
-        import yaml
-
-        from trajmatch.run.folder import nest
-        from trajmatch.run.settings import flatten
-
-        print(yaml.safe_dump(nest(flatten(preset(name))), sort_keys=False, allow_unicode=True), end="")
+    if name is None:
+        if rest:
+            print("usage: trajmatch presets [PRESET [--method METHOD]]\n\nList the presets, or show all of one.")
+            return 0 if rest[0] in ("-h", "--help") else 2
+        for known in NAMES:
+            print(f"{known:<20} {about(known)}")
         return 0
-    for known, make in PRESETS.items():
-        print(f"{known:<20} {' '.join((make.__doc__ or '').split())}")
+    import yaml
+
+    from trajmatch.run.folder import nest
+    from trajmatch.run.settings import flatten
+
+    _, config, _ = _settings("presets", name, rest)
+    print(yaml.safe_dump(nest(flatten(config)), sort_keys=False, allow_unicode=True), end="")
     return 0
 
 

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from difflib import get_close_matches
 
-from trajmatch.run.config import Config, Evaluation, Expert, Images, Matching, Network, Outer
+from trajmatch.run.config import Config, Evaluation, Expert, Images, Matching, MethodName, Network, Outer
+from trajmatch.run.published import CELLS, needs, published, row
 
 
 def digits_ipc1() -> Config:
@@ -93,13 +94,35 @@ PRESETS: dict[str, Callable[[], Config]] = {
     "cifar10-16px": cifar10_16px,
     "cifar10-small": cifar10_small,
 }
+# Published settings, by name: the data set and the images per class.
+PUBLISHED = {f"{dataset}-ipc{ipc}": (dataset, ipc) for dataset, ipc in CELLS}
+NAMES = (*PRESETS, *PUBLISHED)
 DEFAULT, ANY_IMAGES = "digits-ipc1", "images"
 
 
-def preset(name: str) -> Config:
-    """The configuration of a preset. Raises ValueError with suggestions for a name that is none."""
+def preset(name: str, method: MethodName = "satm") -> Config:
+    """The configuration of a preset; a published one has other numbers for each method.
+
+    Raises ValueError with suggestions for a name that is none.
+    """
+    if name in PUBLISHED:
+        return published(*PUBLISHED[name], method)
     if name not in PRESETS:
-        near = get_close_matches(name, PRESETS, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(PRESETS)}"
+        near = get_close_matches(name, NAMES, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(NAMES)}"
         raise ValueError(f"'{name}' is not a preset; {hint}")
-    return PRESETS[name]()
+    return replace(PRESETS[name](), method=method)
+
+
+def about(name: str) -> str:
+    """A line about a preset: what it is, what it needs, and for which methods its numbers are published."""
+    if name in PRESETS:
+        return " ".join((PRESETS[name].__doc__ or "").split())
+    dataset, ipc = PUBLISHED[name]
+    methods = [m for m in ("mtt", "ftd", "tesla", "datm", "satm") if _is_published(dataset, ipc, m)]
+    numbers = f"published for {', '.join(methods)}" if methods else "numbers are ours, after the nearest published ones"
+    return f"Needs --data ({dataset}), {needs(preset(name), dataset)}; {numbers}."
+
+
+def _is_published(dataset: str, ipc: int, method: MethodName) -> bool:
+    return row(dataset, ipc, method)[1]
