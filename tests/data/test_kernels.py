@@ -75,15 +75,16 @@ def test_without_a_compiler_there_is_a_sentence(tmp_path: Path, cache: Path, mon
 
 def test_any_known_compiler_will_do(tmp_path: Path, compiler: Compiler, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(kernels, "_build", lambda compiler, source, path: asked.append(compiler) or "not now")
+    monkeypatch.setattr(kernels, "_build", lambda compiler, source, path: asked.append(" ".join(compiler)) or "not now")
     monkeypatch.setenv("PATH", str(tmp_path))
     for name in ("c++", "clang++", "g++"):
         compiler(name=name)
         monkeypatch.delenv("CXX")
         assert build_anew() == "not now"
-    monkeypatch.setenv("CXX", "icpx")
+    compiler(name="icpx")
+    monkeypatch.setenv("CXX", "icpx -m64")
     assert build_anew() == "not now"
-    assert asked == ["c++", "clang++", "g++", "icpx"]
+    assert asked == ["c++", "clang++", "g++", "icpx -m64"]
 
 
 def test_a_compiler_that_fails_silently_is_named(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,9 +103,18 @@ def test_a_compiler_s_complaint_is_passed_on(cache: Path, compiler: Compiler) ->
 
 def test_a_compiler_that_is_not_there_is_named(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "/nowhere/g++")
+    assert build_anew() == "the C++ compiler '/nowhere/g++' that CXX names was not found"
+    assert files(cache) == []
+
+
+def test_a_folder_of_another_user_is_never_loaded_from(
+    cache: Path, compiler: Compiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler()
+    monkeypatch.setattr(kernels, "_user", lambda: 12345)
     found = build_anew()
     assert isinstance(found, str)
-    assert "/nowhere/g++" in found
+    assert found.endswith("belongs to another user")
     assert files(cache) == []
 
 

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 
 
 class Kernels(Protocol):
@@ -42,7 +43,16 @@ class Kernels(Protocol):
 
 
 def norm_relu_pool(c: Tensor, w: Tensor, b: Tensor, pool: int, eps: float, kernels: Kernels) -> Tensor:
-    """mean over pool x pool of max(w xh + b, 0), xh being c normalised in each channel of each image."""
+    """mean over pool x pool of max(w xh + b, 0), xh being c normalised in each channel of each image.
+
+    Raises TypeError and ValueError for what the kernels, which see addresses alone, would misread.
+    """
+    if not (c.dtype == w.dtype == b.dtype and c.dtype in DTYPES):
+        raise TypeError(f"c, w and b are {c.dtype}, {w.dtype} and {b.dtype} and must be one of {DTYPES}, the same")
+    if c.dim() != 4 or w.shape != (c.shape[1],) or b.shape != w.shape or c.shape[2] % pool or c.shape[3] % pool:
+        raise ValueError(
+            f"c, w and b of shapes {(*c.shape,)}, {(*w.shape,)} and {(*b.shape,)} do not fit together with pool {pool}"
+        )
     return _Block.apply(_last(c), w, b, pool, eps, kernels)  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -88,8 +98,9 @@ class _Gradient(Function):
         return gc, S2.sum(0).to(w.dtype), S1.sum(0).to(b.dtype)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, v: Tensor, vw: Tensor, vb: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # torch's `once_differentiable` goes unnoticed by autograd.grad
+            raise RuntimeError("the fused kernels have first and second derivatives and no third")
         gp, c, w, b, mean, rstd, S1, S2 = ctx.saved_tensors
         d_gp, d_c, d_w = ctx.kernels.curvature(
             (_last(v), _wide(vw), _wide(vb)), gp, c, (_wide(w), _wide(b)), (mean, rstd), (S1, S2), ctx.pool

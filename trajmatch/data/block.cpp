@@ -108,7 +108,7 @@ void forward(const Shape& s, const T* c, const typename Sum<T>::type* w, const t
 #pragma omp simd
                         for (int64_t j = 0; j < m; ++j) {
                             const A y = w[first + j] * ((get(here[j]) - mu[j]) * r[j]) + b[first + j];
-                            total[j] += y > A(0) ? y : A(0);
+                            total[j] += y <= A(0) ? A(0) : y;  // not y > 0 ? y : 0, which would make a NaN zero
                         }
                     }
 #pragma omp simd
@@ -134,7 +134,7 @@ void gradient(const Shape& s, const T* gp, const T* c, const typename Sum<T>::ty
 #pragma omp simd
             for (int64_t j = 0; j < m; ++j) {
                 const A xh = (get(x[at + j]) - mu[j]) * r[j];
-                const A gy = (wj[j] * xh + bj[j] > A(0) ? A(1) : A(0)) * get(g[into + j]) * share;
+                const A gy = (wj[j] * xh + bj[j] <= A(0) ? A(0) : A(1)) * get(g[into + j]) * share;
                 s1[j] += gy;
                 s2[j] += gy * xh;
             }
@@ -150,7 +150,7 @@ void gradient(const Shape& s, const T* gp, const T* c, const typename Sum<T>::ty
 #pragma omp simd
             for (int64_t j = 0; j < m; ++j) {
                 const A xh = (get(x[at + j]) - mu[j]) * r[j];
-                const A gy = (wj[j] * xh + bj[j] > A(0) ? A(1) : A(0)) * get(g[into + j]) * share;
+                const A gy = (wj[j] * xh + bj[j] <= A(0) ? A(0) : A(1)) * get(g[into + j]) * share;
                 put(out[at + j], scale[j] * (gy - s1[j] - xh * s2[j]));
             }
         });
@@ -174,7 +174,7 @@ void curvature(const Shape& s, const T* v, const typename Sum<T>::type* vw, cons
 #pragma omp simd
             for (int64_t j = 0; j < m; ++j) {
                 const A xh = (get(x[at + j]) - mu[j]) * r[j], uj = get(u[at + j]);
-                const A gy = (wj[j] * xh + bj[j] > A(0) ? A(1) : A(0)) * get(g[into + j]) * share;
+                const A gy = (wj[j] * xh + bj[j] <= A(0) ? A(0) : A(1)) * get(g[into + j]) * share;
                 v1[j] += uj;
                 v2[j] += uj * xh;
                 P[j] += uj * gy;
@@ -207,7 +207,7 @@ void curvature(const Shape& s, const T* v, const typename Sum<T>::type* vw, cons
                         for (int64_t j = 0; j < m; ++j) {
                             const A xh = (get(x[at + j]) - mu[j]) * r[j], uj = get(u[at + j]);
                             // A factor instead of a branch, which would keep the loop from becoming vector code.
-                            const A open = wj[j] * xh + bj[j] > A(0) ? A(1) : A(0);
+                            const A open = wj[j] * xh + bj[j] <= A(0) ? A(0) : A(1);
                             const A gy = open * get(g[into + j]) * share;
                             total[j] += open * (scale[j] * uj + offset[j] + slope[j] * xh);
                             put(out[at + j], by_gy[j] * gy + by_v[j] * uj - level[j] - by_xh[j] * xh);

@@ -1,11 +1,13 @@
 """A network whose blocks run as single operations: the same parameters, names and values, faster derivatives."""
 
 import copy
+from collections import Counter
+from typing import TypeGuard
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trajmatch.core.block import Kernels, norm_relu_pool
+from trajmatch.core.block import DTYPES, Kernels, norm_relu_pool
 from trajmatch.core.convolution import conv2d
 
 
@@ -18,7 +20,8 @@ class FusedBlock(nn.Module):
         self.eps, self.pool, self.kernels = norm.eps, pool, kernels
 
     def forward(self, c: Tensor) -> Tensor:
-        if self.kernels is None or c.device.type != "cpu" or c.shape[2] % self.pool or c.shape[3] % self.pool:
+        odd = c.shape[2] % self.pool or c.shape[3] % self.pool
+        if self.kernels is None or c.device.type != "cpu" or c.dtype not in DTYPES or odd:
             y = F.relu(F.group_norm(c, c.shape[1], self.weight, self.bias, self.eps))
             return F.avg_pool2d(y, 2) if self.pool == 2 else y
         return norm_relu_pool(c, self.weight, self.bias, self.pool, self.eps, self.kernels)
@@ -47,13 +50,16 @@ def fused(network: nn.Module, kernels: Kernels | None, weigh: bool = True) -> nn
     """
     shared = {id(tensor): tensor for tensor in [*network.parameters(), *network.buffers()]}
     twin = copy.deepcopy(network, shared)
-    found = [_fuse(sequence, kernels) for sequence in list(twin.modules()) if isinstance(sequence, nn.Sequential)]
+    places = Counter(id(child) for parent in twin.modules() for child in parent._modules.values())
+    repeated = {module for module, count in places.items() if count > 1}  # what follows one place need not the other
+    found = [_fuse(sequence, kernels, repeated) for sequence in list(twin.modules()) if _in_order(sequence)]
     if not any(found):
         return None
-    first = next(iter(twin.children())) if isinstance(twin, nn.Sequential) else None
+    first = next(iter(twin.children())) if _in_order(twin) else None
     for parent in list(twin.modules()):
         for name, child in parent.named_children():
-            if type(child) is nn.Conv2d and child.padding_mode == "zeros" and not isinstance(child.padding, str):
+            plain = type(child) is nn.Conv2d and child.padding_mode == "zeros" and not isinstance(child.padding, str)
+            if plain and not _hooked(child) and id(child) not in repeated:
                 child.__class__ = FusedConvolution
                 child.weigh, child.outermost = weigh, child is first  # type: ignore[assignment]
                 following = _next(parent, name)
@@ -61,12 +67,32 @@ def fused(network: nn.Module, kernels: Kernels | None, weigh: bool = True) -> nn
     return twin
 
 
-def _fuse(sequence: nn.Sequential, kernels: Kernels | None) -> bool:
+def _in_order(module: nn.Module) -> TypeGuard[nn.Sequential]:
+    """Whether this runs its children one after another, and nothing else."""
+    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+
+
+def _hooked(module: nn.Module) -> bool:
+    """Whether something watches or changes this module, which a replacement would lose."""
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
+
+
+def _is(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Whether a module computes just what `kind` does."""
+    return isinstance(module, kind) and type(module).forward is kind.forward and not _hooked(module)
+
+
+def _fuse(sequence: nn.Sequential, kernels: Kernels | None, repeated: set[int]) -> bool:
     """Fuse the blocks of one sequence, in place; whether there was any."""
     found = False
     for i in range(len(sequence) - 1):
         norm, relu = sequence[i], sequence[i + 1]
-        if isinstance(norm, nn.GroupNorm) and norm.num_groups == norm.num_channels and isinstance(relu, nn.ReLU):
+        if not _is(norm, nn.GroupNorm) or not _is(relu, nn.ReLU) or id(norm) in repeated:
+            continue
+        assert isinstance(norm, nn.GroupNorm)
+        if norm.num_groups == norm.num_channels and norm.affine:
             pool = 2 if i + 2 < len(sequence) and _halves(sequence[i + 2]) else 1
             sequence[i] = FusedBlock(norm, pool, kernels)
             for j in range(i + 1, i + 1 + pool):
@@ -76,13 +102,16 @@ def _fuse(sequence: nn.Sequential, kernels: Kernels | None) -> bool:
 
 
 def _halves(module: nn.Module) -> bool:
-    if not isinstance(module, nn.AvgPool2d) or module.ceil_mode or module.divisor_override:
+    if not _is(module, nn.AvgPool2d):
+        return False
+    assert isinstance(module, nn.AvgPool2d)
+    if module.ceil_mode or module.divisor_override:
         return False
     return all(v in (2, (2, 2)) for v in (module.kernel_size, module.stride)) and module.padding in (0, (0, 0))
 
 
 def _next(parent: nn.Module, name: str) -> nn.Module | None:
-    children = list(parent.named_children()) if isinstance(parent, nn.Sequential) else []
+    children = list(parent.named_children()) if _in_order(parent) else []
     names = [n for n, _ in children]
     after = names.index(name) + 1 if name in names else len(children)
     return children[after][1] if after < len(children) else None

@@ -4,6 +4,7 @@ import ctypes
 import functools
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -17,7 +18,8 @@ import torch
 from torch import Tensor
 
 DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
-FLAGS = ("-O3", "-march=native", "-mprefer-vector-width=512", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno")
+FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno")
+X86 = ("-mprefer-vector-width=512",)
 
 
 class _Shape(ctypes.Structure):
@@ -138,17 +140,23 @@ def _fake_curvature(v: Tensor, vw: Tensor, vb: Tensor, gp: Tensor, c: Tensor, *r
 @functools.cache
 def compiled_kernels() -> CompiledKernels | str:
     """The kernels, built at the first call on a machine (two seconds); or, where they cannot be, why, in words."""
-    compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++", "c++")), None)
-    if compiler is None:
+    named = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++", "c++")), "")
+    compiler = shlex.split(named)
+    if compiler and shutil.which(compiler[0]) is None:
+        return f"the C++ compiler '{named}' that CXX names was not found"
+    if not compiler:
         return "no C++ compiler was found (g++, clang++ or the one named in CXX)"
     source = resources.files("trajmatch.data").joinpath("block.cpp").read_bytes()
-    key = blake2b(source + _machine().encode() + compiler.encode(), digest_size=8).hexdigest()
+    key = blake2b(source + _machine().encode() + named.encode(), digest_size=8).hexdigest()
     errors = ""
-    for folder in (cache_folder(), Path(tempfile.gettempdir()) / f"trajmatch-{os.getuid()}"):
+    for folder in (cache_folder(), Path(tempfile.gettempdir()) / f"trajmatch-{_user()}"):
         path = folder / f"block-{key}.so"
         try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if folder.stat().st_uid != _user():
+                errors = f"{folder} belongs to another user"  # whose code we would run
+                continue
             if not path.exists():
-                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
                 errors = _build(compiler, source, path)
             return errors or CompiledKernels(ctypes.CDLL(str(path)))
         except OSError as error:
@@ -156,10 +164,16 @@ def compiled_kernels() -> CompiledKernels | str:
     return errors
 
 
+def _user() -> int:
+    return os.getuid() if hasattr(os, "getuid") else 0  # as `stat` says on systems without user numbers
+
+
 def cache_folder() -> Path:
     """Where what is built for this machine is kept: $TRAJMATCH_CACHE, or trajmatch in the user's cache."""
     named = os.environ.get("TRAJMATCH_CACHE")
-    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "trajmatch"
+    return (
+        Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "trajmatch"
+    )
 
 
 def _machine() -> str:
@@ -172,7 +186,7 @@ def _machine() -> str:
     return f"{platform.system()} {platform.machine()} {flags}"
 
 
-def _build(compiler: str, source: bytes, path: Path) -> str:
+def _build(compiler: list[str], source: bytes, path: Path) -> str:
     """Compile into `path`, whole or not at all; the compiler's complaint, or nothing. Raises OSError."""
     complaint = ""
     with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
@@ -180,10 +194,11 @@ def _build(compiler: str, source: bytes, path: Path) -> str:
         code.write_bytes(source)
         # With OpenMP where the compiler has it; the library resolves to the one that torch has loaded.
         for threads in (("-fopenmp",), ()):
-            command = [compiler, *FLAGS, *threads, str(code), "-o", str(built)]
+            machine = X86 if platform.machine() in ("x86_64", "AMD64") else ()
+            command = [*compiler, *FLAGS, *machine, *threads, str(code), "-o", str(built)]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode == 0:
                 built.replace(path)
                 return ""
-            complaint = done.stderr.strip().splitlines()[0] if done.stderr.strip() else f"{compiler} failed"
-    return f"{compiler} could not build the kernels: {complaint}"
+            complaint = done.stderr.strip().splitlines()[0] if done.stderr.strip() else f"{compiler[0]} failed"
+    return f"{compiler[0]} could not build the kernels: {complaint}"
