@@ -3,7 +3,7 @@
 Legend: n images of c x h x w, C classes, P parameters, T inner steps, iota of them differentiated.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,6 +14,7 @@ from trajmatch.core.hypergradient import Hypergradient, sweep
 from trajmatch.core.inner import Iterates, Problem, rollout
 from trajmatch.core.matching import matching
 from trajmatch.core.rate import first_order_rate, is_valid_rate
+from trajmatch.core.student import Student
 
 
 class Task(NamedTuple):
@@ -22,6 +23,7 @@ class Task(NamedTuple):
     s, g (P,): the expert's segment. X (n, c, h, w), Y (n, C), eta (): the synthetic set.
     first, start: the student starts from the constant theta_first = start, or from s at step 0.
     kept: inner steps whose iterates stay in memory, None for all; the others are computed again when needed.
+    stacked: the task is K of them at once (`stack`), and all of the above but eta have K in front.
     """
 
     problem: Problem
@@ -34,6 +36,7 @@ class Task(NamedTuple):
     first: int = 0
     start: Tensor | None = None
     kept: Collection[int] | None = None
+    stacked: bool = False
 
     def rollout(self, T: int) -> Iterates:
         """The iterates up to theta_T."""
@@ -71,12 +74,29 @@ def check(task: Task, iota: int = 1) -> None:
         raise ValueError("view: the images it returns must depend on X differentiably, and they are constants")
 
 
+def stack(tasks: Sequence[Task], student: Student) -> Task:
+    """K tasks of one X, eta and T as one, for a student of K networks at once (`core.student.stacked`).
+
+    Its estimates have K in front: thetas (K, P), loss (K,), dX (K, n, c, h, w), dY (K, n, C), deta (K,).
+    """
+    views = [task.problem.view for task in tasks]
+
+    def view(X: Tensor, Y: Tensor, i: int) -> tuple[Tensor, Tensor]:
+        pairs = [one(X[k], Y[k], i) for k, one in enumerate(views)]
+        return torch.stack([z for z, _ in pairs]), torch.stack([y for _, y in pairs])
+
+    s, g, X, Y = (torch.stack([getattr(task, name) for task in tasks]) for name in ("s", "g", "X", "Y"))
+    return tasks[0]._replace(problem=Problem(view, student), s=s, g=g, X=X, Y=Y, stacked=True)
+
+
 def unrolled(task: Task) -> Estimate:
     """One autograd graph through all inner steps, as MTT and FTD do: the reference. It keeps every iterate.
 
     Cost: as the sweep over all steps; memory grows with T, a full double-backward graph for each step.
     """
     check(task)
+    if task.stacked:
+        raise ValueError("unrolled takes one segment at a time")
     problem, start = task.problem, task.s if task.start is None else task.start
     inputs = [t.detach().requires_grad_() for t in (task.X, task.Y, task.eta)]
     thetas = Iterates(task.first, task.T, _never)

@@ -50,7 +50,7 @@ def sweep(
     >>> sweep(quadratic, thetas, q, x, y, eta, since=2).X             # iota = 1: eta
     tensor([0.5000])
     """
-    dX, dY, along, a = torch.zeros_like(X), torch.zeros_like(Y), torch.zeros_like(eta), q
+    dX, dY, along, a = torch.zeros_like(X), torch.zeros_like(Y), torch.zeros_like(q[..., 0]), q
     ahead = thetas[thetas.last]
     for i in reversed(range(since, thetas.last)):
         # Three values only with `has_aux`, which the stubs do not tell apart.
@@ -58,6 +58,6 @@ def sweep(
         theta = thetas[i]
         h_theta, h_z, h_y = problem.student.mixed(theta, z, y, a)
         h_X, h_Y = pull((h_z, h_y))
-        dX, dY, along = dX - eta * h_X, dY - eta * h_Y, along + (ahead - theta) @ a
+        dX, dY, along = dX - eta * h_X, dY - eta * h_Y, along + ((ahead - theta) * a).sum(-1)
         a, ahead = a - eta * h_theta, theta
     return Hypergradient(dX, dY, along / eta)

@@ -7,9 +7,10 @@ from torch import Tensor
 def first_order_rate(q: Tensor, s: Tensor, theta_T: Tensor, eta: Tensor) -> Tensor:
     """dL/deta ~= - <q, sum_i u_i> = <q, theta_T - s> / eta: every adjoint a_{i+1} replaced by q.
 
-    One dot product, no differentiation (SATM eq. 10, appendix A.4); exact for T = 1.
+    One dot product, no differentiation (SATM eq. 10, appendix A.4); exact for T = 1. q, s, theta_T: (P,), or (K, P) for
+    K segments.
     """
-    return q @ (theta_T - s) / eta
+    return (q * (theta_T - s)).sum(-1) / eta
 
 
 def logarithmic(deta: Tensor, eta: Tensor) -> Tensor:

@@ -10,8 +10,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.func import grad, vmap
 
-from trajmatch.core.loss import Loss, gradient
+from trajmatch.core.loss import Loss
+from trajmatch.core.loss import gradient as gradient_of
 from trajmatch.core.mixed import MixedOf, Three, inputs_alone, reverse_over_reverse
 from trajmatch.core.vector import Forward
 
@@ -27,6 +29,7 @@ class Student(NamedTuple):
     mixed:        (theta, z, y, a) -> dh/dtheta (P,), dh/dz, dh/dy
     inputs_alone: (theta, z, y, a) -> dh/dz, dh/dy
     forward:      (theta, z) -> the network's outputs, for labels that an expert gives; None where nobody asks
+    many:         the student of several networks at once; None where they are to be computed one by one
     """
 
     loss: Loss
@@ -34,11 +37,27 @@ class Student(NamedTuple):
     mixed: Mixed
     inputs_alone: InputsAlone
     forward: Forward | None = None
+    many: "Student | None" = None
 
 
 def plain(loss: Loss, mixed: MixedOf = reverse_over_reverse) -> Student:
     """A student whose derivatives are autograd's, one operation after another."""
-    return Student(loss, partial(gradient, loss), partial(mixed, loss), partial(inputs_alone, loss))
+    return Student(loss, partial(gradient_of, loss), partial(mixed, loss), partial(inputs_alone, loss))
+
+
+def stacked(loss: Loss) -> Student:
+    """The derivatives of K networks at once, every argument and result with K in front, by torch's vmap.
+
+    Its convolutions become grouped ones: faster than one network after another on a GPU, and slower on a CPU.
+    """
+    gradient = grad(loss)
+
+    def along(theta: Tensor, z: Tensor, y: Tensor, a: Tensor) -> Tensor:
+        u: Tensor = gradient(theta, z, y)
+        return u @ a
+
+    mixed, inputs = grad(along, argnums=(0, 1, 2)), grad(along, argnums=(1, 2))
+    return Student(vmap(loss), vmap(gradient), vmap(mixed), vmap(inputs))
 
 
 def micro_batched(student: Student, size: int) -> Student:

@@ -19,7 +19,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from trajmatch.core.loss import cross_entropy, gradient, lowered
 from trajmatch.core.mixed import MIXED, inputs_alone
-from trajmatch.core.student import Student, micro_batched
+from trajmatch.core.student import Student, micro_batched, stacked
 from trajmatch.core.vector import Forward, functional
 from trajmatch.data.fused import fused
 from trajmatch.data.kernels import compiled_kernels
@@ -113,8 +113,8 @@ def forward(network: nn.Module, engine: Engine) -> Forward:
     return functional(_twin(network, engine, weigh=True))
 
 
-def student(network: nn.Module, engine: Engine) -> Student:
-    """The cross-entropy of a network with its derivatives."""
+def student(network: nn.Module, engine: Engine, together: bool = False) -> Student:
+    """The cross-entropy of a network with its derivatives; together: also those of several networks at once."""
     outputs = forward(network, engine)
     train = cross_entropy(_rounded(outputs, engine.precision == "bf16"))
     # The fused network has no forward mode.
@@ -127,7 +127,18 @@ def student(network: nn.Module, engine: Engine) -> Student:
         _made(engine, partial(inputs_alone, swept)),
         outputs,
     )
-    return made if engine.micro_batch is None else micro_batched(made, engine.micro_batch)
+    if engine.micro_batch is not None:
+        return micro_batched(made, engine.micro_batch)
+    return made._replace(many=_many(network, engine)) if together else made
+
+
+def _many(network: nn.Module, engine: Engine) -> Student:
+    """The same for several networks at once; neither fused kernels nor convolutions know what vmap is."""
+    low = engine.precision != "float32"
+    first = stacked(cross_entropy(_rounded(functional(network), engine.precision == "bf16")))
+    swept = stacked(cross_entropy(_rounded(functional(network), low and engine.precision != "tf32")))
+    derivatives = [_made(engine, f) for f in (first.gradient, swept.mixed, swept.inputs_alone)]
+    return Student(first.loss, derivatives[0], derivatives[1], derivatives[2])
 
 
 def _made(engine: Engine, derivative: Callable[..., Any]) -> Callable[..., Any]:

@@ -16,7 +16,7 @@ from trajmatch.core.augment import draw
 from trajmatch.core.combine import combine, cosine_matrix, gramian
 from trajmatch.core.descent import Adam, Momentum, new_moments
 from trajmatch.core.draws import batches, generator, smoothing_noise
-from trajmatch.core.estimators import Estimate, Estimator, Task, random_window, tesla, truncated, unrolled
+from trajmatch.core.estimators import Estimate, Estimator, Task, random_window, stack, tesla, truncated, unrolled
 from trajmatch.core.hypergradient import Hypergradient
 from trajmatch.core.inner import Problem, training_view
 from trajmatch.core.rate import first_order_rate, is_valid_rate, logarithmic
@@ -47,6 +47,7 @@ class Rule:
     labels:     fixed; learned, as logits; or teacher: what the expert at the segment's end says of the images.
     label:      optimiser of learned labels.
     guard:      a step whose loss is above this changes nothing, or None.
+    together:   the K segments are computed at once, by a student of K networks, and not one by one.
     """
 
     T: int
@@ -68,6 +69,7 @@ class Rule:
     labels: str = "fixed"
     label: Momentum = FIXED
     guard: float | None = None
+    together: bool = False
 
     def kept(self) -> frozenset[int]:
         """The inner steps whose iterates stay in memory: those that the sweep and trajectory 2 will ask for."""
@@ -154,14 +156,17 @@ def inner_problem(rule: Rule, student: Student, n: int, seed: int, step: int, k:
 
 
 def tasks(rule: Rule, student: Student, state: OuterState, segments: Sequence[Segment], seed: int) -> list[Task]:
-    """What one outer step differentiates: a task for each segment, with draws, and a teacher, of its own."""
+    """What one outer step differentiates: a task for each segment, with draws, and a teacher, of its own.
+
+    One task of all of them where they are computed together.
+    """
     n, step, Y = len(state.X), int(state.steps), probabilities(rule, state)
     made = []
     for k, (s, g, *_) in enumerate(segments):
         problem = inner_problem(rule, student, n, seed, step, k)
         labels = _teacher(student, g, state.X) if rule.labels == "teacher" else Y
         made.append(Task(problem, s, g, state.X, labels, state.eta, rule.T, kept=rule.kept()))
-    return made
+    return [stack(made, student.many)] if rule.together and student.many is not None and len(made) > 1 else made
 
 
 @torch.no_grad()
@@ -173,7 +178,8 @@ def _teacher(student: Student, theta: Tensor, X: Tensor) -> Tensor:
 
 
 class Matched(NamedTuple):
-    """K trajectories matched: their estimates, the weights w (K,), the mean loss, the combined hypergradient."""
+    """K trajectories matched: their estimates (one of all, where computed together), the weights w (K,), the mean
+    loss, the combined hypergradient."""
 
     estimates: list[Estimate]
     w: Tensor
@@ -185,14 +191,16 @@ class Matched(NamedTuple):
 def match(rule: Rule, estimate: Estimator, given: Sequence[Task], seed: int, step: int) -> Matched:
     """Match every task and combine: weights from the images' hypergradients, the same for labels and step size."""
     estimates = [estimate(task) for task in given]
-    loss = torch.stack([one.loss for one in estimates]).mean()
-    first = estimates[0].d
-    if len(estimates) == 1:
-        return Matched(estimates, torch.ones_like(loss).unsqueeze(0), loss, first, None)
-    G = gramian([one.d.X for one in estimates])
+    losses = torch.stack([one.loss for one in estimates]).flatten()
+    if len(losses) == 1:
+        return Matched(estimates, torch.ones_like(losses), losses[0], estimates[0].d, None)
+    d = [Hypergradient(*one.d) for one in estimates]
+    if given[0].stacked:
+        d = [Hypergradient(*of_k) for of_k in zip(*estimates[0].d, strict=True)]
+    G = gramian([one.X for one in d])
     w = weights(rule.combining, G, seed, step)
-    X, Y, eta = (combine([one.d[k] for one in estimates], w) for k in range(3))
-    return Matched(estimates, w, loss, Hypergradient(X, Y, eta), cosine_matrix(G).min())
+    X, Y, eta = (combine([one[j] for one in d], w) for j in range(3))
+    return Matched(estimates, w, losses.mean(), Hypergradient(X, Y, eta), cosine_matrix(G).min())
 
 
 def outer_step(
@@ -211,12 +219,12 @@ def outer_step(
     else:
         # 1, 2: trajectory 1 on noisy images
         noisy = X + smoothing_noise(X, rule.gamma, generator(seed, "noise", step))
-        one = match(rule, estimate, [task._replace(X=noisy) for task in given], seed, step)
+        one = match(rule, estimate, [task._replace(X=noisy.expand_as(task.X)) for task in given], seed, step)
         # 3: ascent
         eps, ascent = rule.sharpness.perturbation(one.d.X, X, state.ascent)
         # 4: trajectory 2 goes on from theta_tau on X + eps, with the same b_i and a_i
         on = [
-            task._replace(X=X + eps, first=rule.tau, start=found.thetas[rule.tau])
+            task._replace(X=(X + eps).expand_as(task.X), first=rule.tau, start=found.thetas[rule.tau])
             for task, found in zip(given, one.estimates, strict=True)
         ]
         two = match(rule, estimate, on, seed, step)
@@ -224,7 +232,7 @@ def outer_step(
     # 5: descent, on X along the direction, on labels where they are learned, and on log eta
     deta = one.d.eta if rule.second_order_rate else _closed_form(one, state.eta)
     if rule.labels == "teacher":
-        state = state._replace(Y=torch.stack([task.Y for task in given]).mean(0))
+        state = state._replace(Y=torch.stack([task.Y for task in given]).view(-1, *state.Y.shape).mean(0))
     after = _descend(rule, state, direction, two.d.Y, deta)._replace(ascent=ascent)
     if rule.guard is not None:
         after = _guarded(state, after, one.loss <= rule.guard)
@@ -236,7 +244,7 @@ def outer_step(
 
 def _closed_form(one: Matched, eta: Tensor) -> Tensor:
     rates = [first_order_rate(e.q, e.thetas[0], e.thetas[e.thetas.last], eta) for e in one.estimates]
-    return torch.stack(rates) @ one.w
+    return torch.stack(rates).flatten() @ one.w
 
 
 def _descend(rule: Rule, state: OuterState, direction: Tensor, dY: Tensor, deta: Tensor) -> OuterState:

@@ -123,6 +123,12 @@ def evaluation_training(config: Config, step_size: float) -> Training:
     return Training(step_size, e.epochs, e.batch, e.momentum, e.weight_decay, families(e.augment), lr_drop=0.5)
 
 
+def distillation_seed(config: Config) -> int:
+    """Seed of a resolved configuration's distillation."""
+    assert config.outer.seed is not None, "resolve() has filled it in"
+    return config.outer.seed
+
+
 def schedule(config: Config) -> Window:
     """Which segments are matched."""
     m = config.matching

@@ -39,12 +39,16 @@ class Compute:
     engine: Engine
     threads: int
     why: str
+    segments: int = 1
+    together: bool = False
 
     def words(self) -> str:
         """The choice, for the user."""
         parts = f", {self.engine.micro_batch} images at a time" if self.engine.micro_batch else ""
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
-        return f"engine: {self.engine.name} ({self.why}), {self.engine.precision}{parts}, {threads}"
+        how = "together" if self.together else "one by one"
+        segments = f", {self.segments} segments {how}" if self.segments > 1 else ""
+        return f"engine: {self.engine.name} ({self.why}), {self.engine.precision}{parts}{segments}, {threads}"
 
 
 def outer_compute(
@@ -74,7 +78,21 @@ def outer_compute(
     engines.check(engine, network, device, shape)
     work = convolution_flops(network, (engine.micro_batch or n, *shape))
     threads = config.outer.threads or (cores() if work >= WORTH_A_THREAD else 1)
-    return Compute(engine, threads, why)
+    return Compute(engine, threads, why, config.matching.segments or 1, _together(config, device, parts))
+
+
+def _together(config: Config, device: torch.device, micro_batch: int | None) -> bool:
+    """Whether the segments of a concurrent step are computed at once: by default on CUDA, with memory to spare."""
+    m = config.matching
+    if m.together == "auto":
+        able = m.estimator != "unrolled" and m.mixed == "reverse-over-reverse" and config.memory is None
+        return device.type == "cuda" and able and micro_batch is None
+    if m.together == "yes" and micro_batch is not None:
+        raise ValueError(
+            f"--matching.together is yes, and --micro-batch is {micro_batch}, which takes a part of one segment at a "
+            "time: leave one of them out"
+        )
+    return m.together == "yes"
 
 
 def _check_unrolled(config: Config) -> None:

@@ -102,6 +102,8 @@ class Matching:
     contra and satm-contra and 1 for others."""
     combine: Literal["mean", "adaptive", "pcgrad", "mgda", "upgrad"] = "mean"
     """How the hypergradients of concurrent segments become one; the last three need torchjd."""
+    together: Literal["auto", "yes", "no"] = "auto"
+    """Compute concurrent segments at once instead of one by one; auto does so on CUDA, where it is faster."""
     batch: int | None = None
     """Synthetic images per inner step; None takes all."""
     augment: str = "color_crop_cutout_flip_scale_rotate"
@@ -142,6 +144,9 @@ class Matching:
 class Outer:
     """How the synthetic images and the step size are optimised."""
 
+    seed: int | None = None
+    """Seed of the distillation alone: initial images, segments, draws; None is --seed, on which experts and splits
+    depend too."""
     initial: Literal["auto", "real", "noise", "correct"] = "auto"
     """Start from random real images, from Gaussian noise, or from real images that experts classify correctly; auto is
     correct for datm and satm-da and real for others."""
@@ -178,6 +183,8 @@ class Outer:
     """Seconds between checkpoints."""
     snapshots: int = 4
     """Images kept along the way, evenly spaced, among which validation chooses; the last one counts."""
+    snapshot_at: tuple[int, ...] = ()
+    """Steps after which they are kept too."""
 
 
 @dataclass(frozen=True)

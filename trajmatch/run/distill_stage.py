@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +58,10 @@ def distill_settings(config: Config, material: Material, num_experts: int) -> di
 
 
 def snapshot_steps(config: Config) -> list[int]:
-    """The steps after which the images are kept: evenly spaced, the last one among them."""
+    """The steps after which the images are kept: evenly spaced, the last among them, and those that were named."""
     count = min(config.outer.snapshots, config.steps)
-    return sorted({round(config.steps * k / count) for k in range(1, count + 1)})
+    evenly = {round(config.steps * k / count) for k in range(1, count + 1)}
+    return sorted(evenly | {step for step in config.outer.snapshot_at if 0 < step <= config.steps})
 
 
 def snapshot_path(folder: Path, step: int) -> Path:
@@ -130,7 +131,8 @@ class Loop:
         network = network.to(self.device)
         synthetic = (config.ipc * dataset.num_classes, *dataset.shape)
         self.compute = compute.outer_compute(config, network, self.device, synthetic, material.nbytes)
-        self.student = engines.student(network, self.compute.engine)
+        self.student = engines.student(network, self.compute.engine, self.compute.together)
+        self.rule = replace(self.rule, together=self.compute.together)
         self.first = first_state(config, material, trajectories, self.device)
         about = distill_settings(config, material, len(trajectories))
         path = folder / CHECKPOINT
@@ -178,10 +180,11 @@ class Loop:
         """One outer step, or a roll-back; a few words about it."""
         before, began = self.checkpoint, time.monotonic()
         K, M = self.config.matching.segments or 1, self.config.matching.expert_epochs
-        choices = self.schedule.choose(len(self.trajectories), self.config.seed, before.step, K)
+        root = assemble.distillation_seed(self.config)
+        choices = self.schedule.choose(len(self.trajectories), root, before.step, K)
         segments = [self.trajectories[e].segment(e, t, M) for e, t in choices]
         segments = [one._replace(s=one.s.to(self.device), g=one.g.to(self.device)) for one in segments]
-        seed = derive(self.config.seed, "distill")
+        seed = derive(root, "distill")
         state, record = outer_step(self.rule, self.student, before.state, segments, seed)
         row = _row(before.step + 1, record, choices)
         seconds = before.seconds + time.monotonic() - began

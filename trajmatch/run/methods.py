@@ -76,6 +76,7 @@ def complete(config: Config) -> Config:
     """The configuration with everything filled in that it leaves to its method."""
     method = METHODS[config.method]
     m, o = _matching(config.matching, method, config.steps), _outer(config.outer, method, config.steps)
+    o = replace(o, seed=config.seed if o.seed is None else o.seed)
     expert = config.expert
     if expert.flat == "auto":
         expert = replace(expert, flat="yes" if method.flat else "no")

@@ -13,7 +13,7 @@ DISTILL_FIELDS = (*EXPERT_FIELDS, "ipc", "method", "steps", "precision", "matchi
 EVALUATE_FIELDS = (*DISTILL_FIELDS, "evaluation")
 # How fast, where and how safely, never what.
 INCIDENTAL = {"expert.workers", "expert.shard", "outer.checkpoint_seconds", "evaluation.workers"}
-INCIDENTAL |= {"matching.keep_every"}
+INCIDENTAL |= {"matching.keep_every", "matching.together"}
 
 
 def flatten(config: Config) -> dict[str, Any]:
@@ -131,6 +131,11 @@ def _check_estimator(m: Matching) -> None:
             f"--matching.restart-step is {m.restart_step} and must be 0 with --matching.estimator random-window, whose "
             "trajectory may end before it"
         )
+    if m.together == "yes" and (m.estimator == "unrolled" or m.mixed != "reverse-over-reverse"):
+        raise ValueError(
+            f"--matching.together is yes, and --matching.estimator {m.estimator} with --matching.mixed {m.mixed} takes "
+            "segments one by one: leave it out"
+        )
     if m.estimator in ("unrolled", "tesla") and m.mixed != "reverse-over-reverse":
         raise ValueError(
             f"--matching.mixed is {m.mixed} and has no effect with --matching.estimator {m.estimator}: leave it out"
@@ -143,7 +148,8 @@ AT_LEAST = {
     "expert.save_every matching.inner_steps matching.expert_epochs matching.batch matching.differentiated_steps": 1,
     "evaluation.networks evaluation.epochs evaluation.batch evaluation.workers evaluation.whole_epochs": 1,
     "outer.snapshots matching.keep_every micro_batch matching.segments matching.window_steps": 1,
-    "seed matching.first_epoch matching.restart_step matching.smoothing matching.radius expert.weight_decay": 0,
+    "seed outer.seed matching.first_epoch matching.restart_step matching.smoothing matching.radius": 0,
+    "expert.weight_decay": 0,
     "evaluation.random_draws evaluation.validation_networks evaluation.weight_decay outer.checkpoint_seconds": 0,
     "matching.asam_offset matching.gsam_alpha expert.flat_alpha outer.guard": 0,
 }

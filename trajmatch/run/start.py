@@ -12,7 +12,7 @@ from trajmatch.data.trajectories import Trajectory
 from trajmatch.methods import engines
 from trajmatch.methods.initial import correct_images, label_logits
 from trajmatch.methods.outer import OuterState, new_state
-from trajmatch.run.assemble import Material, factory
+from trajmatch.run.assemble import Material, distillation_seed, factory
 from trajmatch.run.compute import training_engine
 from trajmatch.run.config import Config
 
@@ -40,11 +40,12 @@ def first_images(
 ) -> Tensor:
     """X (n, c, h, w) before the first outer step. Raises ValueError."""
     train, kind, num_classes = material.dataset.train, config.outer.initial, material.dataset.num_classes
+    seed = distillation_seed(config)
     if kind == "real" or kind == "noise":
-        return initial_images(kind, train, material.space, num_classes, config.ipc, config.seed)
+        return initial_images(kind, train, material.space, num_classes, config.ipc, seed)
     chunks = _Chunks(material.space.forward, train.x)
     right = (logits.argmax(1) == train.y for logits in _outputs(config, material, trajectories, device, chunks))
-    index = correct_images(right, train.y, num_classes, config.ipc, generator(config.seed, "initial images"))
+    index = correct_images(right, train.y, num_classes, config.ipc, generator(seed, "initial images"))
     return material.space.forward(train.x[index])
 
 

@@ -67,8 +67,16 @@ class Run:
     """One run folder, from data to report; every stage is skipped when its output is there."""
 
     def __init__(
-        self, config: Config, folder: Path, command: str, preset: str | None = None, say: Say = say, source: Any = None
+        self,
+        config: Config,
+        folder: Path,
+        command: str,
+        preset: str | None = None,
+        say: Say = say,
+        source: Any = None,
+        material: Material | None = None,
     ) -> None:
+        """material: the images, where they have been loaded for these settings before."""
         self.config, self.folder, self.command, self.preset = resolve(config), folder, command, preset
         self.say, self.quiet, self.peak = say, say is silent, Peak()
         self.experts_wanted = count_or_folder(config.experts)
@@ -76,7 +84,7 @@ class Run:
         check_claim(folder, self.config)
         self._refuse_silent_resume()
         self.seconds: dict[str, float] = {}
-        self.material: Material = assemble.load_material(self.config, source)
+        self.material = material or assemble.load_material(self.config, source)
         claim(folder, self.config)  # only now: bad input must leave nothing behind
         self.trajectories: list[Trajectory] = []
 

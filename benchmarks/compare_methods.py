@@ -1,0 +1,350 @@
+"""All methods from the same experts, seeds, initial images and evaluation: `python -m benchmarks.compare_methods`.
+
+Every method gets the same wall-clock budget for its outer steps: the seconds of a step are measured first, one method
+after another, and the number of steps follows, so that a run can be repeated to the bit. The images are also scored
+as they were after the number of steps that the slowest method reaches: equal outer steps. Finished runs are kept, so
+that the comparison can be made in pieces. Each run is an ordinary run folder.
+
+With --validate, scores are of the validation images: that is how settings are chosen. Test images are for the end.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+import tyro
+from torch import Tensor
+
+from benchmarks import measure
+from trajmatch.core.draws import derive, generator
+from trajmatch.data import synthetic as sets
+from trajmatch.data.files import read_tensors, write_json
+from trajmatch.data.synthetic import class_labels, draw_real, one_hot
+from trajmatch.measure.evaluate import train_and_test
+from trajmatch.run import assemble
+from trajmatch.run.assemble import Material, distillation_seed, evaluation_training, factory
+from trajmatch.run.compute import prepare_process, training_engine
+from trajmatch.run.config import Config
+from trajmatch.run.distill_stage import METRICS, Loop, snapshot_path
+from trajmatch.run.expert_stage import open_experts
+from trajmatch.run.methods import METHODS
+from trajmatch.run.plan import per_step
+from trajmatch.run.pool import cores, peak_memory_mb
+from trajmatch.run.presets import preset
+from trajmatch.run.settings import resolve
+from trajmatch.run.verbs import Run, silent
+
+RANDOM = "random"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared. set: flags given to every run, such as --matching.last-epoch 8."""
+
+    preset: str
+    data: str
+    experts: Path
+    flat_experts: Path | None
+    out: Path
+    budget: float
+    networks: int
+    validate: bool
+    set: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: a method (or random images) with changed flags, images per class, seed; and its outer steps."""
+
+    name: str
+    ipc: int
+    seed: int
+    steps: int = 0
+    equal_steps: int = 0
+
+    @property
+    def folder(self) -> str:
+        return f"{self.name.replace(' ', '')}-ipc{self.ipc}-seed{self.seed}"
+
+
+def configuration(about: Comparison, job: Job) -> Config:
+    """A run's settings. A name is a method, or a method with flags: "satm --matching.radius 0.3"."""
+    method, *changes = job.name.split()
+    method = "mtt" if method == RANDOM else method
+    flags = [*about.set, *changes, "--method", method, "--data", about.data, "--ipc", str(job.ipc)]
+    config = tyro.cli(Config, args=flags, default=preset(about.preset))
+    flat = METHODS[method].flat and about.flat_experts is not None
+    config = replace(
+        config,
+        experts=str(about.flat_experts if flat else about.experts),
+        steps=job.steps or 1000,
+        resume=True,
+        out=str(about.out / job.folder),
+        outer=replace(
+            config.outer, seed=job.seed, threads=1, snapshot_at=(job.equal_steps,) if job.equal_steps else ()
+        ),
+        # The choice of a method must not depend on which experts it was given.
+        expert=replace(config.expert, flat="yes" if flat else "no"),
+    )
+    return resolve(config)
+
+
+@lru_cache(maxsize=1)
+def material(about: Comparison) -> Material:
+    """The images, once in each process."""
+    return assemble.load_material(configuration(about, Job("mtt", 1, 0)))
+
+
+@lru_cache(maxsize=1)
+def splits(about: Comparison) -> dict[str, tuple[Tensor, Tensor]]:
+    """Test and validation images in the input space, once in each process."""
+    found = material(about)
+    chosen = {"test": found.dataset.test, "validation": found.dataset.validation}
+    return {name: (found.space.forward(split.x), split.y) for name, split in chosen.items()}
+
+
+def seconds_per_step(about: Comparison, name: str, ipc: int) -> float:
+    """Seconds of one outer step of a method, alone on this machine, with one thread."""
+    config = configuration(about, Job(name, ipc, 0))
+    trajectories = open_experts(config, material(about), Path(config.experts))
+    with TemporaryDirectory() as scratch:
+        loop = Loop(config, material(about), trajectories, Path(scratch))
+        torch.set_num_threads(1)
+        return per_step(loop.step() for _ in range(1000))
+
+
+def run(about: Comparison, job: Job) -> dict[str, Any]:
+    """Distil and score one job, or find it done. In a worker process."""
+    prepare_process()
+    torch.set_num_threads(1)
+    config = configuration(about, job)
+    folder = about.out / job.folder
+    path = folder / ("validation.json" if about.validate else "test.json")
+    if path.exists():
+        return dict(json.loads(path.read_text("utf-8")))
+    folder.mkdir(parents=True, exist_ok=True)
+    if job.name.split()[0] == RANDOM:
+        result = {**score_random(about, config), "seconds": 0.0, "steps": 0}
+    else:
+        this = Run(config, folder, " ".join(sys.argv), say=silent, material=material(about))
+        this.experts()
+        this.distill()
+        result = score_set(about, config, folder)
+        result |= {"seconds": this.seconds["distill"], "steps": job.steps}
+    result |= {"name": job.name, "ipc": job.ipc, "seed": job.seed, "peak_memory_mb": peak_memory_mb()}
+    write_json(path, result)
+    return result
+
+
+def score(about: Comparison, config: Config, X: Tensor, Y: Tensor, eta: float, split: str, count: int) -> list[float]:
+    """Accuracies of networks trained on a set: the protocol of `trajmatch evaluate`."""
+    found = material(about)
+    make = factory(config.network, found.dataset.shape, found.dataset.num_classes)
+    engine = training_engine(config, make(), torch.device("cpu"))
+    recipe = evaluation_training(config, eta)
+    x, y = splits(about)[split]
+    return [
+        train_and_test(make, X, Y, recipe, x, y, derive(config.seed, "evaluation", i), engine) for i in range(count)
+    ]
+
+
+def score_set(about: Comparison, config: Config, folder: Path) -> dict[str, Any]:
+    """Scores of the last images, of those at equal steps, and of every snapshot on validation with one network."""
+    split = "validation" if about.validate else "test"
+    last, curve = sets.load(folder), []
+    result: dict[str, Any] = {"accuracy": score(about, config, last.X, last.Y, last.eta, split, about.networks)}
+    times = seconds_at(folder)
+    for path in sorted((folder / "snapshots").glob("step_*.safetensors")):
+        t, step = read_tensors(path), int(path.stem.split("_")[1])
+        given = (about, config, t["images"].clone(), t["labels"].clone(), float(t["step_size"]))
+        curve.append([step, times[step], score(*given, "validation", 1)[0]])
+        if path == snapshot_path(folder, *config.outer.snapshot_at[:1] or (0,)):
+            result["equal_steps"] = step
+            result["equal_seconds"] = times[step]
+            result["equal_accuracy"] = score(*given, split, about.networks)
+    return {**result, "step_size": last.eta, "curve": curve}
+
+
+def score_random(about: Comparison, config: Config) -> dict[str, Any]:
+    """Random real images under the same recipe at the initial step size; a draw for each network."""
+    dataset, found = material(about).dataset, []
+    Y = one_hot(class_labels(dataset.num_classes, config.ipc), dataset.num_classes)
+    split = "validation" if about.validate else "test"
+    for i in range(about.networks):
+        source = generator(distillation_seed(config), "random real images", i)
+        X = material(about).space.forward(
+            dataset.train.x[draw_real(dataset.train, dataset.num_classes, config.ipc, source)]
+        )
+        found += score(about, config, X, Y, config.outer.step_size, split, 1)
+    return {"accuracy": found, "step_size": config.outer.step_size, "curve": []}
+
+
+def seconds_at(folder: Path) -> dict[int, float]:
+    """Seconds of distillation after each step, from the log."""
+    rows = [json.loads(line) for line in (folder / METRICS).read_text("utf-8").splitlines()]
+    return {row["step"]: row["seconds"] for row in rows}
+
+
+def plan(about: Comparison, names: Sequence[str], ipcs: Sequence[int], seeds: int) -> Iterator[Job]:
+    """All jobs, seed by seed; timings are kept beside the runs."""
+    path = about.out / "seconds_per_step.json"
+    known: dict[str, float] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    timed = [name for name in names if name.split()[0] != RANDOM]
+    for ipc in ipcs:
+        for name in timed:
+            key = f"{name}, {ipc} per class"
+            if key not in known:
+                known[key] = seconds_per_step(about, name, ipc)
+                write_json(path, known)
+                say(f"{key}: {known[key]:.3f} s for a step")
+    for seed in range(seeds):
+        for ipc in ipcs:
+            equal = int(about.budget / max(known[f"{name}, {ipc} per class"] for name in timed))
+            for name in names:
+                if name.split()[0] == RANDOM:
+                    yield Job(name, ipc, seed)
+                else:
+                    yield Job(name, ipc, seed, int(about.budget / known[f"{name}, {ipc} per class"]), equal)
+
+
+def summarise(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each method and size: mean, spread and standard error over distillation seeds, and what it took."""
+    rows = []
+    for name, ipc in dict.fromkeys((r["name"], r["ipc"]) for r in results):
+        these = [r for r in results if (r["name"], r["ipc"]) == (name, ipc)]
+        means = [statistics.fmean(r["accuracy"]) for r in these]
+        every = [a for r in these for a in r["accuracy"]]
+        equal = [statistics.fmean(r["equal_accuracy"]) for r in these if "equal_accuracy" in r]
+        row = {
+            "name": name,
+            "ipc": ipc,
+            "accuracy": 100 * statistics.fmean(every),
+            "std": 100 * statistics.pstdev(every),
+            "standard_error": 100 * statistics.stdev(means) / len(means) ** 0.5 if len(means) > 1 else None,
+            "n": f"{len(these)} x {len(these[0]['accuracy'])}",
+            "seconds": statistics.fmean(r["seconds"] for r in these),
+            "steps": these[0]["steps"],
+            "peak_memory_mb": max(r["peak_memory_mb"] for r in these),
+            "equal_accuracy": 100 * statistics.fmean(equal) if equal else None,
+            "equal_error": 100 * statistics.stdev(equal) / len(equal) ** 0.5 if len(equal) > 1 else None,
+            "equal_steps": these[0].get("equal_steps"),
+            "step_size": statistics.fmean(r["step_size"] for r in these),
+        }
+        rows.append(row)
+    return sorted(rows, key=lambda row: (row["ipc"], row["accuracy"]))
+
+
+COLUMNS = {
+    "name": "method",
+    "ipc": "ipc",
+    "accuracy": "accuracy, %",
+    "std": "std",
+    "standard_error": "s.e.",
+    "n": "seeds x networks",
+    "seconds": "seconds",
+    "steps": "steps",
+    "equal_accuracy": "at equal steps",
+    "equal_error": "s.e. there",
+    "equal_steps": "steps there",
+    "step_size": "step size",
+    "peak_memory_mb": "peak MB",
+}
+
+
+def plot(results: list[dict[str, Any]], path: Path) -> None:
+    """Accuracy of the snapshots on validation images against seconds of distillation; one panel for each size."""
+    from matplotlib.figure import Figure
+
+    sizes = sorted({r["ipc"] for r in results})
+    figure = Figure(figsize=(5.5 * len(sizes), 4.2), layout="constrained")
+    for axes, ipc in zip(figure.subplots(1, len(sizes), squeeze=False)[0], sizes, strict=True):
+        for name in dict.fromkeys(r["name"] for r in results):
+            curves = [r["curve"] for r in results if r["name"] == name and r["ipc"] == ipc and r["curve"]]
+            if curves:
+                points = list(zip(*curves, strict=True))
+                seconds = [statistics.fmean(p[1] for p in point) for point in points]
+                axes.plot(
+                    seconds, [100 * statistics.fmean(p[2] for p in point) for point in points], "o-", label=name, ms=3
+                )
+        axes.set_xlabel("seconds of distillation")
+        axes.set_ylabel("accuracy on validation images, %")
+        axes.set_title(f"{ipc} per class", fontsize=10)
+        axes.legend(fontsize=7)
+    figure.savefig(path, dpi=110)
+
+
+def say(line: str) -> None:
+    """A line about progress."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def arguments(words: list[str] | None) -> tuple[Comparison, argparse.Namespace]:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.compare_methods", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--preset", default="cifar10-16px")
+    parser.add_argument("--data", required=True, help="images, as for trajmatch --data")
+    parser.add_argument("--experts", type=Path, required=True, help="folder of experts")
+    parser.add_argument("--flat-experts", type=Path, help="folder of flat experts, for ftd and satm-fi")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--ipc", type=int, nargs="+", default=[1])
+    parser.add_argument("--methods", nargs="+", default=[RANDOM, *METHODS], help="each may carry flags, in quotes")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--budget", type=float, default=180.0, help="seconds of outer steps for each run")
+    parser.add_argument("--networks", type=int, default=3, help="networks that score each set")
+    parser.add_argument("--validate", action="store_true", help="score on validation images alone, to choose settings")
+    parser.add_argument("--workers", type=int, default=cores(), help="runs at once, one thread each")
+    given, rest = parser.parse_known_args(words)
+    about = Comparison(
+        given.preset,
+        given.data,
+        given.experts,
+        given.flat_experts,
+        given.out,
+        given.budget,
+        given.networks,
+        given.validate,
+        tuple(rest),
+    )
+    return about, given
+
+
+def main(words: list[str] | None = None) -> None:
+    """Run what is missing, then write the table and the plot."""
+    about, given = arguments(words)
+    prepare_process()
+    about.out.mkdir(parents=True, exist_ok=True)
+    jobs = list(plan(about, given.methods, given.ipc, given.seeds))
+    # The longest first would end sooner; seed by seed, what is there at any time can be compared.
+    results, began = [], time.monotonic()
+    with ProcessPoolExecutor(given.workers, get_context("spawn")) as executor:
+        for job, result in zip(jobs, executor.map(run, [about] * len(jobs), jobs), strict=True):
+            results.append(result)
+            left = (time.monotonic() - began) / len(results) * (len(jobs) - len(results)) / 60
+            mean = statistics.fmean(result["accuracy"])
+            say(f"{len(results)}/{len(jobs)} {job.folder}: {mean:.2%}, {result['seconds']:.0f} s, {left:.0f} min left")
+    rows = summarise(results)
+    device = {**measure.machine(torch.device("cpu"), 1), "workers": given.workers, "budget": about.budget}
+    scored = "validation" if about.validate else "test"
+    print(f"{device}, accuracies on {scored} images, load {os.getloadavg()[0]:.1f}\n")
+    print(measure.table(rows, COLUMNS))
+    name = "validation" if about.validate else "comparison"
+    write_json(about.out / f"{name}.json", {"about": device, "rows": rows, "results": results})
+    plot(results, about.out / f"{name}.png")
+
+
+if __name__ == "__main__":
+    main()
