@@ -1,0 +1,80 @@
+"""`trajmatch plan`: what it says of a small run, beside what the run then takes. Times are never tested."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.run.small import FLAGS, command, succeed
+from trajmatch.run import plan as planning
+from trajmatch.run.cli import main
+from trajmatch.run.plan import Plan, Stage, per_step
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "LONG_ENOUGH", 0.01)
+
+
+def words(verb: str, *flags: object) -> list[str]:
+    # Wide enough that experts weigh more than pictures, whose sizes are a guess.
+    return command(verb, "--experts", 3, "--steps", 8, "--network.width", 48, *flags)
+
+
+def folder_mb(folder: Path) -> float:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+
+
+def number(text: str) -> float:
+    value, unit = text.split()
+    return float(value) * {"MB": 1, "GB": 1000}[unit]
+
+
+@pytest.mark.parametrize("storage", ["float32", "fp16-deltas"])
+def test_the_disk_of_a_run_is_foreseen(
+    storage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    succeed(*words("plan", "--expert.storage", storage))
+    lines = capsys.readouterr().out.splitlines()
+    assert list(tmp_path.iterdir()) == []
+    table = {line.split("  ")[0]: line.split("  ") for line in lines}
+    assert {"data", "experts", "distill", "evaluate", "in all"} <= set(table)
+    foreseen = {
+        name: number([cell for cell in cells if cell][-1].strip())
+        for name, cells in table.items()
+        if name in ("experts", "in all")
+    }
+    succeed(*words("run", "--expert.storage", storage, "--out", "run"))
+    assert foreseen["experts"] == pytest.approx(folder_mb(tmp_path / "run" / "experts"), rel=0.25)
+    assert foreseen["in all"] == pytest.approx(folder_mb(tmp_path / "run"), rel=0.25)
+
+
+def test_experts_that_are_there_cost_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    succeed(*words("experts", "--out", tmp_path / "experts"))
+    capsys.readouterr()
+    succeed(*words("plan", "--experts", tmp_path / "experts", "--micro-batch", "3", "--engine", "eager"))
+    out = capsys.readouterr().out
+    assert "\nexperts" not in out
+    assert out.startswith("engine: eager (as asked), float32, 3 images at a time, 1 thread\n")
+
+
+def test_bad_input_is_refused_as_the_run_would(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "digits-ipc1", "--matching.restart-step", "99"]) == 2
+    assert "--matching.restart-step is 99" in capsys.readouterr().err
+    assert main(["plan", *FLAGS, "--memory", "1MB"]) == 2
+    assert "--memory is 1 MB" in capsys.readouterr().err
+
+
+def test_totals() -> None:
+    stages = (Stage("a", 60.0, 500.0, 3.0, 7.0), Stage("b", 3600.0, 1500.0, 2000.0))
+    plan = Plan(stages, "engine: x", 9.0)
+    assert (plan.seconds, plan.memory_mb, plan.disk_mb) == (3660.0, 1500.0, 2003.0)
+    text = "\n".join(plan.lines())
+    for part in ("engine: x", "1:01 h", "1.50 GB", "2.00 GB", "9.0 MB of the GPU's memory", "7.0 MB on disk"):
+        assert part in text
+
+
+def test_a_step_is_timed_by_its_median_after_the_first_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 100.0, 100.0, 110.0, 110.0, 111.0, 111.0, 113.0, 113.0, 116.0])
+    monkeypatch.setattr(planning.time, "perf_counter", lambda: next(clock))
+    assert per_step(range(1, 6), warm=2) == 2.0
