@@ -34,7 +34,7 @@ def draw(n: int, families: tuple[str, ...], source: torch.Generator) -> Draw:
 
 def augment(x: Tensor, a: Draw) -> Tensor:
     """a(x): images x (n, c, h, w) under the draw a, of the same shape and dtype."""
-    return FAMILIES[a.family](x, a.u.to(device=x.device, dtype=x.dtype))
+    return FAMILIES[a.family](x, a.u.to(device=x.device, dtype=x.dtype, non_blocking=True))
 
 
 def _per_image(values: Tensor) -> Tensor:

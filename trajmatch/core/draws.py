@@ -47,6 +47,6 @@ def smoothing_noise(X: Tensor, gamma: float, source: torch.Generator) -> Tensor:
 
     gamma: RMS of the noise relative to the image's RMS (our choice of units). X: (n, c, h, w).
     """
-    noise = torch.randn(X.shape, generator=source, dtype=X.dtype).to(X.device)
+    noise = torch.randn(X.shape, generator=source, dtype=X.dtype).to(X.device, non_blocking=True)
     rms = X.detach().flatten(1).square().mean(1).sqrt()  # |x_j| / sqrt(d)
     return gamma * rms.view(-1, *[1] * (X.dim() - 1)) * noise

@@ -31,7 +31,7 @@ def training_view(b: list[Tensor], a: list[Draw]) -> View:
 
     def view(X: Tensor, Y: Tensor, i: int) -> tuple[Tensor, Tensor]:
         if len(b[i]) < len(X) or not torch.equal(b[i], torch.arange(len(X))):
-            index = b[i].to(X.device)
+            index = b[i].to(X.device, non_blocking=True)  # a GPU need not wait for it
             X, Y = X[index], Y[index]
         return augment(X, a[i]), Y
 

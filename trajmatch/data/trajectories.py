@@ -25,6 +25,10 @@ class Segment(NamedTuple):
     e: int
     t: int
 
+    def to(self, device: torch.device) -> "Segment":
+        """The same on a device; a GPU does not wait for it."""
+        return self._replace(s=self.s.to(device, non_blocking=True), g=self.g.to(device, non_blocking=True))
+
 
 @dataclass(frozen=True)
 class Trajectory:

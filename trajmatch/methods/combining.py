@@ -36,7 +36,7 @@ def weights(rule: str, G: Tensor, seed: int, step: int) -> Tensor:
         return adaptive_weights(G)
     from torchjd.aggregation import MGDAWeighting, PCGradWeighting, UPGradWeighting
 
-    # The rules see directions in double precision; a common factor changes none of them.
+    # The rules see directions in double precision; a common factor changes none of them. On a GPU this waits, once.
     scale = G.diagonal().mean().clamp_min(torch.finfo(G.dtype).tiny)
     scaled = (G / scale).double().cpu()
     if rule == "pcgrad":

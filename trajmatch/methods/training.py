@@ -61,7 +61,7 @@ def train(gradient: Gradient, theta: Tensor, x: Tensor, y: Tensor, recipe: Train
         chunks = torch.randperm(len(x), generator=source).split(recipe.batch)
         for index in chunks:
             a = draw(len(index), recipe.families, source)
-            here = index.to(x.device)
+            here = index.to(x.device, non_blocking=True)
             z = augment(x[here], a)
             u = gradient(theta, z, y[here])
             if recipe.sharpness is not None:

@@ -183,7 +183,7 @@ class Loop:
         root = assemble.distillation_seed(self.config)
         choices = self.schedule.choose(len(self.trajectories), root, before.step, K)
         segments = [self.trajectories[e].segment(e, t, M) for e, t in choices]
-        segments = [one._replace(s=one.s.to(self.device), g=one.g.to(self.device)) for one in segments]
+        segments = [one.to(self.device) for one in segments]
         seed = derive(root, "distill")
         state, record = outer_step(self.rule, self.student, before.state, segments, seed)
         row = _row(before.step + 1, record, choices)
