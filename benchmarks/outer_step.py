@@ -51,17 +51,19 @@ class Side:
 
 @dataclass(frozen=True)
 class Case:
-    """A size of inner problem. timed_steps: inner steps of the timed runs, where T would take too long."""
+    """A size of inner problem: T inner steps. timed_steps, memory_steps: those of the runs that are timed, and whose
+    memory is measured, where T would take too long."""
 
     batch: int
     inner_steps: int
     timed_steps: int
+    memory_steps: int
     rounds: int
     width: int = 128
 
 
-CASES = (Case(10, 50, 50, 7), Case(100, 30, 10, 5), Case(500, 80, 3, 3))
-QUICK = (Case(10, 50, 8, 5), Case(100, 30, 2, 3))
+CASES = (Case(10, 50, 50, 50, 5), Case(100, 30, 10, 30, 5), Case(500, 80, 3, 3, 3))
+QUICK = (Case(10, 50, 8, 50, 5), Case(100, 30, 2, 10, 3))
 UNROLLED, TESLA = Side("unrolled"), Side("tesla")
 
 
@@ -189,11 +191,8 @@ def run_case(case: Case, chosen: list[Side], data: Path, device: torch.device, t
     rows = []
     for k, side in enumerate(chosen):
         about = {"case": asdict(case), "side": asdict(side), "device": str(device), "threads": threads}
-        # Autograd's graph through all steps at batch 500 does not fit; its memory is that of the timed steps.
-        memory_steps = case.timed_steps if side.estimator == "unrolled" and case.batch > 100 else case.inner_steps
-        memory = measure.in_fresh_process(
-            "benchmarks.outer_step", {**about, "segment": str(data), "steps": memory_steps}
-        )
+        probed = {**about, "segment": str(data), "steps": case.memory_steps}
+        memory = measure.in_fresh_process("benchmarks.outer_step", probed)
         rows.append(
             {
                 **asdict(side),
@@ -203,7 +202,7 @@ def run_case(case: Case, chosen: list[Side], data: Path, device: torch.device, t
                 "seconds": statistics.median(seconds[k]),
                 "seconds_spread": measure.spread(seconds[k]),
                 "peak_memory_mb": memory,
-                "memory_steps": memory_steps,
+                "memory_steps": case.memory_steps,
                 "relative_error": found_errors[k][0],
                 "cosine": found_errors[k][1],
                 "speedup_vs_unrolled": measure.paired_ratio(seconds[chosen.index(UNROLLED)], seconds[k]),
@@ -234,11 +233,8 @@ def text(about: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     lines = [", ".join(f"{key} {value}" for key, value in about.items())]
     for batch in sorted({row["batch"] for row in rows}):
         these = [row for row in rows if row["batch"] == batch]
-        timed, T = these[0]["timed_steps"], these[0]["inner_steps"]
-        lines += ["", f"**batch {batch}**, seconds and errors at T = {timed}, memory at T = {T}", ""]
-        for row in these:
-            if row["memory_steps"] != T:
-                lines[-2] += f" ({row['estimator']}, {row['engine']}: T = {row['memory_steps']})"
+        timed, remembered, T = (these[0][key] for key in ("timed_steps", "memory_steps", "inner_steps"))
+        lines += ["", f"**batch {batch}, T {T}**: seconds and errors of {timed} steps, memory of {remembered}", ""]
         lines.append(measure.table(these, COLUMNS))
     return "\n".join(lines)
 

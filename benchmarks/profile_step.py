@@ -73,7 +73,7 @@ def main(words: list[str] | None = None) -> None:
     prepare_process()
     torch.set_num_threads(cores())
     T, device = given.inner_steps, torch.device("cpu")
-    case = Case(given.batch, T, T, 1, given.width)
+    case = Case(given.batch, T, T, T, 1, given.width)
     found: Segment = segment(given.data, given.width, max(300, given.batch))
     run = step(case, Side("adjoint", given.engine, given.precision), found, device, T)
     plain = step(case, Side("adjoint", given.engine, given.precision), found, device, T)
