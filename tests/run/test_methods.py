@@ -63,7 +63,6 @@ def parsed(*words: str) -> Config:
 
 def test_the_table_is_of_all_methods() -> None:
     assert set(TABLE) == set(METHODS) == set(NAMES)
-    assert all(method.about for method in METHODS.values())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -86,8 +85,6 @@ OTHERS: dict[str, tuple[object, ...]] = {
     "nothing": ("none", 0.0, "adjoint", "exact", 50, 0, 1, 21, 1, "hard", "real", 0.0, 0.0, "no"),
     "truncated": ("vasso", 0.0, "truncated", "closed-form", 20, 0, 2, 2, 1, "teacher", "correct", 0.0, 0.0, "no"),
 }
-
-
 # What the method derives from a setting, and so need not be as in its table.
 DERIVED = {"matching.sharpness": {"matching.smoothing"}}
 DERIVED["matching.differentiated_steps"] = {"matching.restart_step", "matching.estimator"}
