@@ -233,7 +233,7 @@ def test_a_teacher_says_anew_at_every_step_what_its_segment_ends_with() -> None:
         outer_step(TEACHER, plain(LOSS), before, SEGMENTS[:1], SEED)
 
 
-@pytest.mark.parametrize("rule", [MTT, replace(SATM, sharpness=VaSSO(0.4), labels="learned", ema=0.9)])
+@pytest.mark.parametrize("rule", [MTT, TEACHER, replace(SATM, sharpness=VaSSO(0.4), labels="learned", ema=0.9)])
 @pytest.mark.parametrize("K", [1, 3])
 def test_the_guard_refuses_a_step_of_a_large_loss_and_changes_no_other(K: int, rule: Rule) -> None:
     before = state(rule)

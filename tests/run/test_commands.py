@@ -180,6 +180,15 @@ def test_experts_of_other_settings_are_refused(experts: Path, tmp_path: Path, ca
     assert "--expert.lr is 0.03 there and 0.5 here" in refusal(capsys, *words)
     words = command("distill", "--experts", experts, "--out", tmp_path / "q", "--images.classes", "1", "2")
     assert "the images are others" in refusal(capsys, *words)
+    assert list(tmp_path.iterdir()) == []  # nothing claims a folder before its experts are known to fit
+
+
+def test_a_bare_yes_in_yaml_is_understood(tmp_path: Path, capsys: Captured) -> None:
+    (tmp_path / "c.yaml").write_text("expert: {flat: yes}\nmatching: {together: no}\n")
+    assert main(["presets", "digits-ipc1", "--config", str(tmp_path / "c.yaml")]) == 0
+    out = capsys.readouterr().out
+    assert "flat: 'yes'" in out
+    assert "together: 'no'" in out
 
 
 def test_a_damaged_expert_is_named(experts: Path, tmp_path: Path, capsys: Captured) -> None:

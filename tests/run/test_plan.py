@@ -78,3 +78,9 @@ def test_a_step_is_timed_by_its_median_after_the_first_ones(monkeypatch: pytest.
     clock = iter([0.0, 100.0, 100.0, 110.0, 110.0, 111.0, 111.0, 113.0, 113.0, 116.0])
     monkeypatch.setattr(planning.time, "perf_counter", lambda: next(clock))
     assert per_step(range(1, 6), warm=2) == 2.0
+
+
+@pytest.mark.parametrize("method", ["datm", "tesla", "satm-contra"])
+def test_every_method_can_be_planned(method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    succeed(*words("plan", "--method", method))
+    assert "in all" in capsys.readouterr().out

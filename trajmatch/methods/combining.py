@@ -21,10 +21,14 @@ def check_rule(rule: str) -> None:
     """Raise ValueError for a rule whose library is missing."""
     if rule in ("pcgrad", "mgda", "upgrad"):
         try:
-            import torchjd.aggregation  # noqa: F401
-        except ImportError:
+            import torchjd.aggregation
+
+            if rule == "upgrad":
+                torchjd.aggregation.UPGradWeighting()  # which needs a solver of quadratic programs too
+        except ImportError as error:
             raise ValueError(
-                f"--matching.combine is {rule}, which needs torchjd: pip install torchjd, or take mean or adaptive"
+                f"--matching.combine is {rule}, which needs torchjd ({error}): "
+                "pip install 'torchjd[quadprog_projector]', or take mean or adaptive"
             ) from None
 
 

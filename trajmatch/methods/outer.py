@@ -231,9 +231,9 @@ def outer_step(
         direction, loss_perturbed = rule.sharpness.direction(one.d.X, two.d.X), two.loss
     # 5: descent, on X along the direction, on labels where they are learned, and on log eta
     deta = one.d.eta if rule.second_order_rate else _closed_form(one, state.eta)
-    if rule.labels == "teacher":
-        state = state._replace(Y=torch.stack([task.Y for task in given]).view(-1, *state.Y.shape).mean(0))
     after = _descend(rule, state, direction, two.d.Y, deta)._replace(ascent=ascent)
+    if rule.labels == "teacher":
+        after = after._replace(Y=torch.stack([task.Y for task in given]).view(-1, *state.Y.shape).mean(0))
     if rule.guard is not None:
         after = _guarded(state, after, one.loss <= rule.guard)
     norm = direction.norm()

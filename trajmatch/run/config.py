@@ -111,8 +111,8 @@ class Matching:
     differentiated_steps: int | None = None
     """Last inner steps that are differentiated (iota); None is a third for the satm methods and all for others."""
     restart_step: int | None = None
-    """Step of the first trajectory from which the second starts (tau); None is inner minus differentiated steps, 0
-    is no reuse."""
+    """Step of the first trajectory from which the second starts (tau), 0 for no reuse; None is inner minus
+    differentiated steps for the satm methods and 0 for others."""
     sharpness: Sharpness = "auto"
     """Rule of the ascent: auto is sam for the satm methods and none for others; satm is sam with smoothing."""
     radius: float = 0.1
@@ -129,8 +129,8 @@ class Matching:
     rate: Literal["auto", "closed-form", "exact", "fixed"] = "auto"
     """Derivative of the learned step size: auto is closed-form for the satm methods and exact (by the sweep) else."""
     estimator: Literal["auto", "adjoint", "unrolled", "truncated", "tesla", "random-window"] = "auto"
-    """How the hypergradient is estimated: auto is tesla for tesla; else adjoint, the exact value, where all steps are
-    differentiated, and truncated where only the last ones are."""
+    """How the hypergradient is estimated: auto is truncated where only the last steps are differentiated; else tesla
+    for tesla, and adjoint, the exact value, for others."""
     halved: bool = False
     """With the estimator tesla, take half of it, as the published program does. Its learning rates of the images
     belong to that half: double the gradient is double the rate."""

@@ -87,7 +87,7 @@ def _matching(m: Matching, method: Method, steps: int) -> Matching:
     iota = m.differentiated_steps
     if iota is None:
         iota = max(1, m.inner_steps // 3) if method.truncated else m.inner_steps
-    restart = max(0, m.inner_steps - iota) if method.truncated else 0
+    restart = max(0, m.inner_steps - iota) if method.truncated else 0  # reuse is SATM's
     # "satm" is SAM with smoothing, for any method.
     named = method.sharpness if m.sharpness == "auto" else "sam" if m.sharpness == "satm" else m.sharpness
     noise = SATM.smoothing if m.sharpness == "satm" else method.smoothing if named != "none" else 0.0
@@ -110,7 +110,7 @@ def _matching(m: Matching, method: Method, steps: int) -> Matching:
 
 
 def _outer(o: Outer, method: Method, steps: int) -> Outer:
-    average = max(0.0, 1 - 1 / (AVERAGED_SHARE * steps)) if method.averaged and steps > 5 else 0.0
+    average = max(0.0, 1 - 1 / (AVERAGED_SHARE * steps)) if method.averaged else 0.0
     return replace(
         o,
         initial=method.initial if o.initial == "auto" else o.initial,  # type: ignore[arg-type]

@@ -85,8 +85,17 @@ class Run:
         self._refuse_silent_resume()
         self.seconds: dict[str, float] = {}
         self.material = material or assemble.load_material(self.config, source)
-        claim(folder, self.config)  # only now: bad input must leave nothing behind
         self.trajectories: list[Trajectory] = []
+        if isinstance(self.experts_wanted, Path):
+            self.trajectories = self._open(self.experts_wanted)
+        claim(folder, self.config)  # only now: bad input must leave nothing behind
+
+    def _open(self, folder: Path) -> list[Trajectory]:
+        """The experts of a folder that was named. Raises ValueError."""
+        found = expert_stage.open_experts(self.config, self.material, folder)
+        if not found:
+            raise ValueError(f"--experts: {folder} holds no experts; trajmatch experts --out {folder} trains them")
+        return found
 
     def _refuse_silent_resume(self) -> None:
         path = self.folder / distill_stage.CHECKPOINT
@@ -94,15 +103,11 @@ class Run:
             raise ValueError(f"{self.folder} holds an interrupted run: add --resume to go on, or choose another --out")
 
     def experts(self) -> None:
-        """Train what is missing of the experts, or open those of the folder that was named."""
-        wanted = self.experts_wanted
-        if isinstance(wanted, Path):
-            self.trajectories = expert_stage.open_experts(self.config, self.material, wanted)
-            if not self.trajectories:
-                raise ValueError(f"--experts: {wanted} holds no experts; trajmatch experts --out {wanted} trains them")
+        """Train what is missing of the experts; those of a folder that was named are open already."""
+        if isinstance(self.experts_wanted, Path):
             self.seconds["experts"] = sum(t.header["seconds"] for t in self.trajectories)
         else:
-            self._train(wanted)
+            self._train(self.experts_wanted)
         record: dict[str, Any] = {
             "seconds": self.seconds["experts"],
             # By epoch, from the first; training accuracy is measured at the end alone.
