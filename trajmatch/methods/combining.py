@@ -28,7 +28,7 @@ def check_rule(rule: str) -> None:
         except ImportError as error:
             raise ValueError(
                 f"--matching.combine is {rule}, which needs torchjd ({error}): "
-                "pip install 'torchjd[quadprog_projector]', or take mean or adaptive"
+                "pip install 'torchjd[quadprog-projector]', or take mean or adaptive"
             ) from None
 
 
