@@ -11,9 +11,9 @@ import torch
 import tyro
 
 import trajmatch
-from trajmatch.run.cli import VERBS
+from trajmatch.run.cli import VERBS, expanded
 from trajmatch.run.config import Config
-from trajmatch.run.presets import PRESETS, preset
+from trajmatch.run.presets import NAMES, preset
 from trajmatch.run.settings import flag, flatten
 
 ROOT = Path(__file__).parents[1]
@@ -60,13 +60,13 @@ def test_commands_parse(words: list[str]) -> None:
         if verb in ("run", "experts", "distill", "plan"):
             base = preset(rest[0])
         rest = rest[1:]
-    tyro.cli(Config, args=rest, default=base)
+    tyro.cli(Config, args=expanded(rest), default=base)
 
 
 def test_presets_named_in_the_readme_exist() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for name in re.findall(r"`(digits-\w+|cifar10-\w+)`", text):
-        assert name in PRESETS
+        assert name in NAMES
 
 
 def test_the_readmes_tree_names_every_module_of_core() -> None:

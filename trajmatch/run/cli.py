@@ -81,7 +81,6 @@ def _dispatch(words: list[str]) -> int:
 def _work(verb: str, rest: list[str], words: list[str]) -> int:
     """The verbs that take a whole configuration: run, experts, distill, plan."""
     name, rest = _positional(rest)
-    rest = [part for word in rest for part in (["--expert.flat", "yes"] if word == "--flat" else [word])]
     base, config, given = _settings(verb, name, rest)
     folder = (
         Path(config.out)
@@ -186,7 +185,7 @@ def _configuration(program: str, base: Config, rest: list[str]) -> tuple[Config,
     """The preset, changed by the file, changed by the flags; and the file's name. Exits 2 on a wrong flag."""
     import tyro
 
-    rest, given = _without_config(rest)
+    rest, given = _without_config(expanded(rest))
     words = list(rest)
     if given is not None:
         from trajmatch.run.folder import flags, read_config
@@ -196,6 +195,11 @@ def _configuration(program: str, base: Config, rest: list[str]) -> tuple[Config,
 
 
 DESCRIPTION = "[PRESET] names where the settings start; --config FILE reads settings from YAML; flags change both."
+
+
+def expanded(words: list[str]) -> list[str]:
+    """Short flags written out."""
+    return [part for word in words for part in (("--expert.flat", "yes") if word == "--flat" else (word,))]
 
 
 def _without_config(rest: list[str]) -> tuple[list[str], str | None]:

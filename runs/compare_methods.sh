@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# All methods from the same experts at equal wall-clock and at equal outer steps: tables, and accuracy against seconds.
+# From the repository's root: runs/compare_methods.sh DATA [OUTPUT FOLDER]. DATA is CIFAR-10 as `trajmatch --data`
+# takes it. Finished runs are kept: interrupt it and start it again.
+#
+# BUDGET seconds of outer steps for each run (180), SEEDS of distillation (3), WORKERS at once (one per core), PARTS:
+# which of "16px-ipc1 16px-ipc10 small-ipc1" (all).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+data=${1:?the folder of CIFAR-10}
+out=${2:-runs/compare}
+python=${PYTHON:-python3}
+budget=${BUDGET:-180} seeds=${SEEDS:-3} parts=${PARTS:-16px-ipc1 16px-ipc10 small-ipc1}
+workers=(${WORKERS:+--workers "$WORKERS"})
+mkdir -p "$out"
+
+# 22 epochs: segments of ten images per class start before epoch 20 and take two.
+experts() {
+    "$python" -m trajmatch experts "$1" --data "$data" --out "$out/experts-$1" --expert.epochs "$2" "${@:3}"
+}
+
+compare() {
+    "$python" -m benchmarks.compare_methods --data "$data" --out "$out/$1" --budget "$budget" --seeds "$seeds" \
+        "${workers[@]}" "${@:2}" | tee "$out/$1.txt"
+}
+
+for part in $parts; do
+    case $part in
+    16px-*)
+        experts cifar10-16px 22
+        "$python" -m trajmatch experts cifar10-16px --data "$data" --out "$out/flat-cifar10-16px" --expert.epochs 22 --flat
+        pool=(--preset cifar10-16px --expert.epochs 22 --experts "$out/experts-cifar10-16px"
+            --flat-experts "$out/flat-cifar10-16px")
+        ;;
+    esac
+    case $part in
+    16px-ipc1) compare "$part" "${pool[@]}" --ipc 1 ;;
+    # T and T+ as published for ten images per class (SATM); the image learning rate is ours.
+    16px-ipc10)
+        compare "$part" "${pool[@]}" --ipc 10 --matching.inner-steps 30 --matching.last-epoch 20 --outer.lr-images 300
+        ;;
+    small-ipc1)
+        experts cifar10-small 8
+        compare "$part" --preset cifar10-small --experts "$out/experts-cifar10-small" --ipc 1 \
+            --methods random mtt tesla satm satm-contra
+        ;;
+    *)
+        echo "PARTS: '$part' is none of 16px-ipc1, 16px-ipc10, small-ipc1" >&2
+        exit 2
+        ;;
+    esac
+done
