@@ -1,0 +1,147 @@
+"""The benchmarks' arithmetic and records; what they measure is never tested."""
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import compare_methods, measure, outer_step
+from benchmarks.compare_methods import Comparison, Job
+from benchmarks.outer_step import TESLA, UNROLLED, Case, Segment, Side
+from trajmatch.data.files import save_tensors
+from trajmatch.data.networks import build, convnet
+
+CPU = torch.device("cpu")
+FIELDS = (
+    "estimator engine precision batch inner_steps seconds seconds_spread peak_memory_mb relative_error cosine "
+    "speedup_vs_unrolled speedup_vs_tesla"
+)
+
+
+def test_sides_take_turns_and_every_other_round_backwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    clock = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+
+    def side(k: int) -> None:
+        calls.append(k)
+        clock[0] += 10.0**k
+
+    seconds = measure.alternating([lambda k=k: side(k) for k in range(3)], 4, CPU)  # type: ignore[misc]
+    assert calls == [0, 1, 2, 2, 1, 0, 0, 1, 2, 2, 1, 0]
+    assert seconds == [[1.0] * 4, [10.0] * 4, [100.0] * 4]
+
+
+def test_ratios_are_paired_within_rounds() -> None:
+    assert measure.paired_ratio([2.0, 40.0, 6.0], [1.0, 10.0, 3.0]) == 2.0
+    assert measure.spread([1.0, 4.0, 2.0]) == 1.5
+
+
+def test_a_table() -> None:
+    rows = [{"a": "x", "b": 0.12345, "c": None}, {"a": "longer", "b": 1234.5, "c": 1e-6}]
+    assert measure.table(rows, {"a": "A", "b": "B", "c": "C"}).splitlines() == [
+        "| A      | B     | C     |",
+        "|--------|-------|-------|",
+        "| x      | 0.123 | -     |",
+        "| longer | 1234  | 1e-06 |",
+    ]
+
+
+def test_memory_of_a_fresh_process_counts_what_a_step_holds() -> None:
+    measure.forget_peak()
+    before = measure.resident_mb()
+    held = torch.ones(50_000_000 // 4)
+    del held
+    assert 45 < measure.peak_mb() - before < 80
+
+
+def test_every_case_has_both_references_and_every_engine_and_precision() -> None:
+    sides = outer_step.sides(CPU, Case(100, 30, 10, 30, 5), quick=False)
+    assert sides[:2] == [UNROLLED, TESLA]
+    assert len(set(sides)) == len(sides)
+    assert {s.engine for s in sides} == {"eager", "fused", "compiled"}
+    assert {s.precision for s in sides} == {"float32", "bf16-sweep", "bf16"}
+    assert {s.estimator for s in sides} == {"adjoint", "truncated", "random-window", "tesla", "unrolled"}
+    assert any(s.micro_batch for s in sides)
+    assert "tf32" in {s.precision for s in outer_step.sides(torch.device("cuda"), Case(10, 1, 1, 1, 1), False)}
+
+
+def test_errors_by_hand() -> None:
+    relative, cosine = outer_step.errors(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 0.0], dtype=torch.float64))
+    assert relative == pytest.approx(4 / 3)
+    assert cosine == pytest.approx(0.6)
+
+
+def test_a_case_has_the_promised_fields_and_small_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = torch.Generator().manual_seed(0)
+    _, theta = build(lambda: convnet((3, 32, 32), 10, 3, 4), 0)
+    found = Segment(torch.randn(4, 3, 32, 32, generator=source), torch.arange(4), theta, 1.1 * theta)
+    save_tensors(tmp_path / "s.safetensors", found._asdict(), {})
+    probed: list[dict[str, object]] = []
+    monkeypatch.setattr(measure, "in_fresh_process", lambda module, about: probed.append(about) or 7.0)
+    sides = [UNROLLED, TESLA, Side("adjoint", "fused"), Side("adjoint", "fused", micro_batch=3), Side("truncated")]
+    rows = outer_step.run_case(Case(4, 6, 3, 5, 2, width=4), sides, tmp_path / "s.safetensors", CPU, 1)
+    assert all(set(FIELDS.split()) <= set(row) for row in rows)
+    by = {(row["estimator"], row["engine"], row["micro_batch"]): row for row in rows}
+    for key in (("unrolled", "eager", None), ("adjoint", "fused", None), ("adjoint", "fused", 3)):
+        assert by[key]["relative_error"] < 1e-4
+        assert by[key]["cosine"] > 1 - 1e-6
+    for key in (("tesla", "eager", None), ("truncated", "eager", None)):
+        assert by[key]["relative_error"] > 1e-3
+    assert by["unrolled", "eager", None]["speedup_vs_unrolled"] == 1.0
+    assert by["tesla", "eager", None]["speedup_vs_tesla"] == 1.0
+    assert {about["steps"] for about in probed} == {5}
+    assert Side(**probed[3]["side"]) == sides[3]  # type: ignore[arg-type]
+    text = outer_step.text({"device": "x"}, rows)
+    assert text.startswith("device x\n\n**batch 4, T 6**: seconds and errors of 3 steps, memory of 5")
+    outer_step.plot(rows, tmp_path / "p.png")
+    assert (tmp_path / "p.png").stat().st_size > 1000
+
+
+def comparison(out: Path) -> Comparison:
+    return Comparison("digits-ipc1", "digits", out / "e", out / "f", out, 60.0, 2, True, ("--expert.epochs", "30"))
+
+
+def test_a_job_s_settings_are_the_method_s_with_its_flags(tmp_path: Path) -> None:
+    about = comparison(tmp_path)
+    config = compare_methods.configuration(about, Job("satm-fi --matching.radius 0.3", 10, 2, 40, 30))
+    assert (config.method, config.ipc, config.steps, config.expert.epochs) == ("satm-fi", 10, 40, 30)
+    assert (config.matching.radius, config.expert.flat, config.experts) == (0.3, "yes", str(tmp_path / "f"))
+    assert (config.outer.seed, config.seed, config.outer.threads, config.outer.snapshot_at) == (2, 0, 1, (30,))
+    plain = compare_methods.configuration(about, Job("mtt", 1, 0, 9, 9))
+    assert (plain.expert.flat, plain.experts) == ("no", str(tmp_path / "e"))
+
+
+def test_steps_follow_from_the_budget_and_equal_steps_from_the_slowest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = {"mtt": 0.5, "contra": 2.0}
+    monkeypatch.setattr(compare_methods, "seconds_per_step", lambda about, name, ipc: seconds[name] * ipc)
+    jobs = list(compare_methods.plan(comparison(tmp_path), ["random", "mtt", "contra"], [1, 2], 2))
+    assert jobs[:3] == [Job("random", 1, 0), Job("mtt", 1, 0, 120, 30), Job("contra", 1, 0, 30, 30)]
+    assert jobs[4] == Job("mtt", 2, 0, 60, 15)
+    assert [job.seed for job in jobs] == [0] * 6 + [1] * 6
+    kept = json.loads((tmp_path / "seconds_per_step.json").read_text())
+    assert kept["contra, 2 per class"] == 4.0
+    monkeypatch.setattr(compare_methods, "seconds_per_step", lambda *_: pytest.fail("measured again"))
+    assert list(compare_methods.plan(comparison(tmp_path), ["random", "mtt", "contra"], [1, 2], 2)) == jobs
+
+
+def test_a_summary_by_hand() -> None:
+    base = {"name": "mtt", "ipc": 1, "seconds": 60.0, "steps": 9, "peak_memory_mb": 5.0, "step_size": 0.1}
+    results = [
+        {**base, "accuracy": [0.4, 0.6], "equal_accuracy": [0.3, 0.3], "equal_steps": 7},
+        {**base, "accuracy": [0.5, 0.7], "equal_accuracy": [0.5, 0.5], "equal_steps": 7},
+    ]
+    (row,) = compare_methods.summarise(results)
+    assert row["accuracy"] == pytest.approx(55.0)
+    assert row["std"] == pytest.approx(100 * 0.0125**0.5)
+    assert row["standard_error"] == pytest.approx(5.0)  # of the means 50 and 60
+    assert (row["n"], row["equal_accuracy"], row["equal_steps"]) == ("2 x 2", pytest.approx(40.0), 7)
+
+
+def test_cases_are_written_as_they_are_read() -> None:
+    assert Case(**json.loads(json.dumps(asdict(Case(10, 50, 8, 50, 5))))) == Case(10, 50, 8, 50, 5)
