@@ -60,7 +60,7 @@ def images() -> Config:
 
 
 def cifar10_16px() -> Config:
-    """CIFAR-10 shrunk to 16 pixels, ConvNetD3 of width 32, one image per class: 20 minutes on two cores.
+    """CIFAR-10 shrunk to 16 pixels, ConvNetD3 of width 32, one image per class: six minutes on two cores.
 
     Needs --data. M, T, T+ and the experts' rate and batch are SATM's and MTT's (presets.md); the rest is ours.
     """
