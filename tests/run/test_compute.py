@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -48,7 +49,7 @@ def test_amounts_of_memory(text: str, wanted: float) -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "4", "GB", "4G", "4 GBs", "-4GB", "0GB", "0.0MB", "1e3MB", "1,5GB", "1.GB", ".5GB", "4 PB", "nan GB", "4GB 5",
-     "half of it"],
+     "half of it", "5iB", "99999999999GB"],
 )  # fmt: skip
 def test_words_that_are_no_amount_of_memory(text: str) -> None:
     with pytest.raises(ValueError, match=r"^--memory is '.*' and must be a number and a unit, such as 4GB or 800MB$"):
@@ -255,3 +256,23 @@ def test_convolution_flops_by_hand(k: int, cin: int, cout: int, h: int, w: int, 
     assert convolution_flops(halved, (n, cin, h, w)) == 2 * k * k * cin * cout * outputs * n
     linear = nn.Sequential(convolution, nn.Flatten(), made(lambda: nn.Linear(cout * h * w, 10)))
     assert convolution_flops(linear, (n, cin, h, w)) == by_hand + 2 * n * cout * h * w * 10
+
+
+@pytest.mark.parametrize(
+    ("segments", "batch", "engine", "expected"),
+    [
+        (4, None, "compiled", True),
+        (3, None, "compiled", False),
+        (4, None, "eager", False),
+        (1, None, "compiled", False),
+    ],
+)
+def test_very_small_segments_are_compiled_together(
+    segments: int, batch: int | None, engine: Any, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "no_compiler", lambda device: None)
+    config = Config(method="mtt", engine=engine, matching=Matching(segments=segments, batch=batch))
+    assert decide(config).together is expected
+    assert not decide(replace(config, matching=replace(config.matching, together="no"))).together
+    monkeypatch.setattr(compute, "WORTH_STACKING", 10.0)
+    assert not decide(config).together

@@ -23,6 +23,9 @@ from trajmatch.run.pool import cores
 # Below this much convolution in a mini-batch's forward pass two threads are at most a tenth faster than one, and
 # where a core is busy with something else they are many times slower (docs/performance.md).
 WORTH_A_THREAD = 2e8
+# Up to this much, and from this many segments on, segments together are a quarter faster in compiled code on a CPU;
+# at ten times the work they are two times slower (docs/LOG.md).
+WORTH_STACKING, FEW = 5e7, 4
 
 
 def prepare_process() -> None:
@@ -78,19 +81,24 @@ def outer_compute(
     engines.check(engine, network, device, shape)
     work = convolution_flops(network, (engine.micro_batch or n, *shape))
     threads = config.outer.threads or (cores() if work >= WORTH_A_THREAD else 1)
-    return Compute(engine, threads, why, config.matching.segments or 1, _together(config, device, parts))
+    return Compute(engine, threads, why, config.matching.segments or 1, _together(config, device, engine, work))
 
 
-def _together(config: Config, device: torch.device, micro_batch: int | None) -> bool:
-    """Whether the segments of a concurrent step are computed at once: by default on CUDA, with memory to spare."""
-    m = config.matching
+def _together(config: Config, device: torch.device, engine: Engine, work: float) -> bool:
+    """Whether the segments of a concurrent step are computed at once.
+
+    By default on CUDA, with memory to spare; and in compiled code where the steps are so small that what each single
+    operation costs beside its work weighs more than slower convolutions.
+    """
+    m, parts = config.matching, engine.micro_batch
     if m.together == "auto":
         able = m.estimator != "unrolled" and m.mixed == "reverse-over-reverse" and config.memory is None
-        return device.type == "cuda" and able and micro_batch is None
-    if m.together == "yes" and micro_batch is not None:
+        small = engine.name == "compiled" and (m.segments or 1) >= FEW and work <= WORTH_STACKING
+        return able and parts is None and (device.type == "cuda" or small)
+    if m.together == "yes" and parts is not None:
         raise ValueError(
-            f"--matching.together is yes, and --micro-batch is {micro_batch}, which takes a part of one segment at a "
-            "time: leave one of them out"
+            f"--matching.together is yes, and --micro-batch is {parts}, which takes a part of one segment at a time: "
+            "leave one of them out"
         )
     return m.together == "yes"
 

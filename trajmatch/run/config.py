@@ -103,7 +103,8 @@ class Matching:
     combine: Literal["mean", "adaptive", "pcgrad", "mgda", "upgrad"] = "mean"
     """How the hypergradients of concurrent segments become one; the last three need torchjd."""
     together: Literal["auto", "yes", "no"] = "auto"
-    """Compute concurrent segments at once instead of one by one; auto does so on CUDA, where it is faster."""
+    """Compute concurrent segments at once instead of one by one; auto does so where it is faster: on CUDA, and
+    in compiled code for very small steps."""
     batch: int | None = None
     """Synthetic images per inner step; None takes all."""
     augment: str = "color_crop_cutout_flip_scale_rotate"
