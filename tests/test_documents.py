@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 FLAGS = {flag(key) for key in flatten(Config())} | {"--config", "--images.no-hold-out", "--help"}
 PIP = {"--no-deps", "--index-url", "--check"}
-OTHERS = {"--quick", "--json", "--plot", "--batch", "--probe", "--flat"}
+OTHERS = {"--quick", "--json", "--plot", "--batch", "--probe", "--validate", "--flat"}
 
 
 def shell_lines(text: str) -> list[str]:
