@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, fields, replace
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -27,24 +27,24 @@ import torch
 import tyro
 from torch import Tensor
 
-from benchmarks import measure
+from benchmarks import measure, pictures
 from trajmatch.core.draws import derive, generator
 from trajmatch.data import synthetic as sets
-from trajmatch.data.files import read_tensors, write_json
-from trajmatch.data.synthetic import class_labels, draw_real, one_hot
+from trajmatch.data.files import write_json
 from trajmatch.measure.evaluate import train_and_test
 from trajmatch.run import assemble
 from trajmatch.run.assemble import Material, distillation_seed, evaluation_training, factory
 from trajmatch.run.compute import prepare_process, training_engine
 from trajmatch.run.config import Config
-from trajmatch.run.distill_stage import METRICS, Loop, snapshot_path
+from trajmatch.run.distill_stage import METRICS, Loop
+from trajmatch.run.evaluate_stage import random_set, snapshots
 from trajmatch.run.expert_stage import open_experts
 from trajmatch.run.methods import METHODS
 from trajmatch.run.plan import per_step
 from trajmatch.run.pool import cores, peak_memory_mb
 from trajmatch.run.presets import preset
 from trajmatch.run.settings import resolve
-from trajmatch.run.verbs import Run, silent
+from trajmatch.run.verbs import Run, say, silent
 
 RANDOM = "random"
 
@@ -166,29 +166,22 @@ def score_set(about: Comparison, config: Config, folder: Path) -> dict[str, Any]
     last, curve = sets.load(folder), []
     result: dict[str, Any] = {"accuracy": score(about, config, last.X, last.Y, last.eta, split, about.networks)}
     times = seconds_at(folder)
-    for path in sorted((folder / "snapshots").glob("step_*.safetensors")):
-        t, step = read_tensors(path), int(path.stem.split("_")[1])
-        given = (about, config, t["images"].clone(), t["labels"].clone(), float(t["step_size"]))
-        curve.append([step, times[step], score(*given, "validation", 1)[0]])
-        if path == snapshot_path(folder, *config.outer.snapshot_at[:1] or (0,)):
+    for step, X, Y, eta in map(astuple, snapshots(config, folder)):
+        curve.append([step, times[step], score(about, config, X, Y, eta, "validation", 1)[0]])
+        if step in config.outer.snapshot_at:
             result["equal_steps"] = step
             result["equal_seconds"] = times[step]
-            result["equal_accuracy"] = score(*given, split, about.networks)
+            result["equal_accuracy"] = score(about, config, X, Y, eta, split, about.networks)
     return {**result, "step_size": last.eta, "curve": curve}
 
 
 def score_random(about: Comparison, config: Config) -> dict[str, Any]:
     """Random real images under the same recipe at the initial step size; a draw for each network."""
-    dataset, found = material(about).dataset, []
-    Y = one_hot(class_labels(dataset.num_classes, config.ipc), dataset.num_classes)
-    split = "validation" if about.validate else "test"
+    split, eta, found = "validation" if about.validate else "test", config.outer.step_size, []
     for i in range(about.networks):
         source = generator(distillation_seed(config), "random real images", i)
-        X = material(about).space.forward(
-            dataset.train.x[draw_real(dataset.train, dataset.num_classes, config.ipc, source)]
-        )
-        found += score(about, config, X, Y, config.outer.step_size, split, 1)
-    return {"accuracy": found, "step_size": config.outer.step_size, "curve": []}
+        found += score(about, config, *random_set(config, material(about), source), eta, split, 1)
+    return {"accuracy": found, "step_size": eta, "curve": []}
 
 
 def seconds_at(folder: Path) -> dict[int, float]:
@@ -263,33 +256,6 @@ COLUMNS = {
 }
 
 
-def plot(results: list[dict[str, Any]], path: Path) -> None:
-    """Accuracy of the snapshots on validation images against seconds of distillation; one panel for each size."""
-    from matplotlib.figure import Figure
-
-    sizes = sorted({r["ipc"] for r in results})
-    figure = Figure(figsize=(5.5 * len(sizes), 4.2), layout="constrained")
-    for axes, ipc in zip(figure.subplots(1, len(sizes), squeeze=False)[0], sizes, strict=True):
-        for name in dict.fromkeys(r["name"] for r in results):
-            curves = [r["curve"] for r in results if r["name"] == name and r["ipc"] == ipc and r["curve"]]
-            if curves:
-                points = list(zip(*curves, strict=True))
-                seconds = [statistics.fmean(p[1] for p in point) for point in points]
-                axes.plot(
-                    seconds, [100 * statistics.fmean(p[2] for p in point) for point in points], "o-", label=name, ms=3
-                )
-        axes.set_xlabel("seconds of distillation")
-        axes.set_ylabel("accuracy on validation images, %")
-        axes.set_title(f"{ipc} per class", fontsize=10)
-        axes.legend(fontsize=7)
-    figure.savefig(path, dpi=110)
-
-
-def say(line: str) -> None:
-    """A line about progress."""
-    print(line, file=sys.stderr, flush=True)
-
-
 def arguments(words: list[str] | None) -> tuple[Comparison, argparse.Namespace]:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -300,26 +266,29 @@ def arguments(words: list[str] | None) -> tuple[Comparison, argparse.Namespace]:
     parser.add_argument("--experts", type=Path, required=True, help="folder of experts")
     parser.add_argument("--flat-experts", type=Path, help="folder of flat experts, for ftd and satm-fi")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--ipc", type=int, nargs="+", default=[1])
-    parser.add_argument("--methods", nargs="+", default=[RANDOM, *METHODS], help="each may carry flags, in quotes")
-    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--budget", type=float, default=180.0, help="seconds of outer steps for each run")
     parser.add_argument("--networks", type=int, default=3, help="networks that score each set")
     parser.add_argument("--validate", action="store_true", help="score on validation images alone, to choose settings")
+    parser.add_argument("--ipc", type=int, nargs="+", default=[1])
+    parser.add_argument("--methods", nargs="+", default=[RANDOM, *METHODS], help="each may carry flags, in quotes")
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=cores(), help="runs at once, one thread each")
     given, rest = parser.parse_known_args(words)
-    about = Comparison(
-        given.preset,
-        given.data,
-        given.experts,
-        given.flat_experts,
-        given.out,
-        given.budget,
-        given.networks,
-        given.validate,
-        tuple(rest),
-    )
-    return about, given
+    about = {field.name: getattr(given, field.name) for field in fields(Comparison) if field.name != "set"}
+    return Comparison(**about, set=tuple(rest)), given
+
+
+def results_of(about: Comparison, jobs: Sequence[Job], workers: int) -> list[dict[str, Any]]:
+    """Every job's result, those that are missing computed now."""
+    # The longest first would end sooner; seed by seed, what is there at any time can be compared.
+    results, began = [], time.monotonic()
+    with ProcessPoolExecutor(workers, get_context("spawn")) as executor:
+        for job, result in zip(jobs, executor.map(run, [about] * len(jobs), jobs), strict=True):
+            results.append(result)
+            left = (time.monotonic() - began) / len(results) * (len(jobs) - len(results)) / 60
+            mean = statistics.fmean(result["accuracy"])
+            say(f"{len(results)}/{len(jobs)} {job.folder}: {mean:.2%}, {result['seconds']:.0f} s, {left:.0f} min left")
+    return results
 
 
 def main(words: list[str] | None = None) -> None:
@@ -327,15 +296,7 @@ def main(words: list[str] | None = None) -> None:
     about, given = arguments(words)
     prepare_process()
     about.out.mkdir(parents=True, exist_ok=True)
-    jobs = list(plan(about, given.methods, given.ipc, given.seeds))
-    # The longest first would end sooner; seed by seed, what is there at any time can be compared.
-    results, began = [], time.monotonic()
-    with ProcessPoolExecutor(given.workers, get_context("spawn")) as executor:
-        for job, result in zip(jobs, executor.map(run, [about] * len(jobs), jobs), strict=True):
-            results.append(result)
-            left = (time.monotonic() - began) / len(results) * (len(jobs) - len(results)) / 60
-            mean = statistics.fmean(result["accuracy"])
-            say(f"{len(results)}/{len(jobs)} {job.folder}: {mean:.2%}, {result['seconds']:.0f} s, {left:.0f} min left")
+    results = results_of(about, list(plan(about, given.methods, given.ipc, given.seeds)), given.workers)
     rows = summarise(results)
     device = {**measure.machine(torch.device("cpu"), 1), "workers": given.workers, "budget": about.budget}
     scored = "validation" if about.validate else "test"
@@ -343,7 +304,7 @@ def main(words: list[str] | None = None) -> None:
     print(measure.table(rows, COLUMNS))
     name = "validation" if about.validate else "comparison"
     write_json(about.out / f"{name}.json", {"about": device, "rows": rows, "results": results})
-    plot(results, about.out / f"{name}.png")
+    pictures.accuracy_against_seconds(results, about.out / f"{name}.png")
 
 
 if __name__ == "__main__":

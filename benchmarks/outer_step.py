@@ -9,16 +9,16 @@ a network that was trained on the data (the embedded digits, or --data).
 import argparse
 import json
 import statistics
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from benchmarks import measure
+from benchmarks import measure, pictures
 from trajmatch.core.augment import draw, families
 from trajmatch.core.draws import generator
 from trajmatch.core.estimators import Estimator, Task, adjoint, random_window, tesla, truncated, unrolled
@@ -33,10 +33,10 @@ from trajmatch.run import assemble
 from trajmatch.run.compute import prepare_process, set_precision
 from trajmatch.run.config import Config, Images
 from trajmatch.run.pool import cores
+from trajmatch.run.verbs import say
 
 FAMILIES = families("color_crop_cutout_flip_scale_rotate")
 ETA = 0.01
-ESTIMATORS = ("adjoint", "truncated", "random-window", "tesla", "unrolled")
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,6 @@ def estimator(name: str, T: int) -> Estimator:
 
 def step(case: Case, side: Side, found: Segment, device: torch.device, T: int) -> Callable[[], Hypergradient]:
     """The computation that is measured, as a function of nothing."""
-    set_precision(side.precision)
     given, estimate = task(case, side, found, device, T, torch.float32), estimator(side.estimator, T)
 
     def run() -> Hypergradient:
@@ -239,44 +238,6 @@ def text(about: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _colour(row: dict[str, Any]) -> str:
-    return "0.55" if row["engine"] == "eager" else "C0" if row["precision"] == "float32" else "C1"
-
-
-def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """Speed-up over `unrolled` against peak memory, one panel for each batch."""
-    from matplotlib.figure import Figure
-
-    sizes = sorted({row["batch"] for row in rows})
-    figure = Figure(figsize=(4.6 * len(sizes), 4.2), layout="constrained")
-    for axes, batch in zip(figure.subplots(1, len(sizes), squeeze=False)[0], sizes, strict=True):
-        these = [row for row in rows if row["batch"] == batch]
-        labels = [
-            " ".join(str(row[k]) for k in ("estimator", "engine", "precision") if row[k] not in ("float32",))
-            + (f" /{row['micro_batch']}" if row["micro_batch"] else "")
-            for row in these
-        ]
-        colours = [
-            "0.55" if row["engine"] == "eager" else "C0" if row["precision"] == "float32" else "C1" for row in these
-        ]
-        places = range(len(these))
-        axes.barh(places, [row["speedup_vs_unrolled"] for row in these], color=colours)
-        axes.set_yticks(places, labels, fontsize=7)
-        axes.invert_yaxis()
-        axes.axvline(1, color="black", linewidth=0.8)
-        axes.set_xlabel("times faster than unrolled, eager")
-        axes.set_title(f"batch {batch}", fontsize=10)
-        for place, row in zip(places, these, strict=True):
-            axes.text(row["speedup_vs_unrolled"], place, f" {row['peak_memory_mb']:.0f} MB", va="center", fontsize=7)
-        axes.margins(x=0.2)
-    figure.savefig(path, dpi=110)
-
-
-def say(line: str) -> None:
-    """A line about progress."""
-    print(line, file=sys.stderr, flush=True)
-
-
 def arguments(words: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.outer_step", description=(__doc__ or "").split("\n")[0])
@@ -302,8 +263,6 @@ def main(words: list[str] | None = None) -> None:
     torch.set_num_threads(given.threads)
     device = assemble.device(given.device)
     cases = [replace(case, width=given.width) for case in (QUICK if given.quick else CASES)]
-    from tempfile import TemporaryDirectory
-
     with TemporaryDirectory() as scratch:
         data = Path(scratch) / "segment.safetensors"
         save_tensors(data, segment(given.data, given.width)._asdict(), {})
@@ -318,7 +277,7 @@ def main(words: list[str] | None = None) -> None:
     if given.json:
         write_json(given.json, {"about": about, "rows": rows})
     if given.plot:
-        plot(rows, given.plot)
+        pictures.speedups(rows, given.plot)
 
 
 if __name__ == "__main__":

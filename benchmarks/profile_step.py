@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from benchmarks import measure
-from benchmarks.outer_step import Case, Segment, Side, segment, step
+from benchmarks.outer_step import Case, Side, segment, step
 from trajmatch.run.compute import prepare_process
 from trajmatch.run.pool import cores
 
@@ -58,8 +58,18 @@ def convolution_rate(batch: int, width: int, dtype: torch.dtype) -> float:
     return 2 * 9 * width * width * 256 * batch / sorted(seconds)[len(seconds) // 2]
 
 
-def main(words: list[str] | None = None) -> None:
-    """Profile and print."""
+def shares(profiler: profile) -> dict[str, float]:
+    """Each kind's share of the self time, the largest first."""
+    events = profiler.key_averages()
+    total = sum(event.self_cpu_time_total for event in events)
+    found: dict[str, float] = {}
+    for event in events:
+        found[kind(event.key)] = found.get(kind(event.key), 0.0) + event.self_cpu_time_total / total
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def arguments(words: list[str] | None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.profile_step", description=(__doc__ or "").split("\n")[0]
     )
@@ -69,34 +79,33 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--engine", default="fused")
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--data", default="digits")
-    given = parser.parse_args(words)
+    return parser.parse_args(words)
+
+
+def main(words: list[str] | None = None) -> None:
+    """Profile and print."""
+    given = arguments(words)
     prepare_process()
     torch.set_num_threads(cores())
     T, device = given.inner_steps, torch.device("cpu")
     case = Case(given.batch, T, T, T, 1, given.width)
-    found: Segment = segment(given.data, given.width, max(300, given.batch))
+    found = segment(given.data, given.width, max(300, given.batch))
     run = step(case, Side("adjoint", given.engine, given.precision), found, device, T)
-    plain = step(case, Side("adjoint", given.engine, given.precision), found, device, T)
     run()
     with Counted() as counter:
-        plain()
+        run()
     began = time.perf_counter()
     run()
     seconds = time.perf_counter() - began
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         run()
-    events = profiler.key_averages()
-    total = sum(event.self_cpu_time_total for event in events)
-    shares: dict[str, float] = {}
-    for event in events:
-        shares[kind(event.key)] = shares.get(kind(event.key), 0.0) + event.self_cpu_time_total / total
     flop = counter.total / T
     low = torch.bfloat16 if given.precision != "float32" else torch.float32
     rate = convolution_rate(given.batch, given.width, low)
     print(f"{measure.machine(device, cores())}")
     title = f"{given.engine}, {given.precision}, batch {given.batch}"
     print(f"{title}: {1000 * seconds / T:.1f} ms for an inner step and its step of the sweep")
-    for title, share in sorted(shares.items(), key=lambda item: -item[1]):
+    for title, share in shares(profiler).items():
         print(f"  {share:6.1%}  {title}")
     print(f"  {flop / 1e9:.1f} GFLOP for an inner step; {flop * T / seconds / 1e9:.0f} GFLOP/s reached")
     print(f"  floor {1000 * flop / rate:.1f} ms: the same at {rate / 1e9:.0f} GFLOP/s, the rate of one convolution")

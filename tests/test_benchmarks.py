@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import compare_methods, measure, outer_step
+from benchmarks import compare_methods, measure, outer_step, pictures
 from benchmarks.compare_methods import Comparison, Job
 from benchmarks.outer_step import TESLA, UNROLLED, Case, Segment, Side
 from trajmatch.data.files import save_tensors
@@ -97,7 +97,7 @@ def test_a_case_has_the_promised_fields_and_small_errors(tmp_path: Path, monkeyp
     assert Side(**probed[3]["side"]) == sides[3]  # type: ignore[arg-type]
     text = outer_step.text({"device": "x"}, rows)
     assert text.startswith("device x\n\n**batch 4, T 6**: seconds and errors of 3 steps, memory of 5")
-    outer_step.plot(rows, tmp_path / "p.png")
+    pictures.speedups(rows, tmp_path / "p.png")
     assert (tmp_path / "p.png").stat().st_size > 1000
 
 

@@ -53,10 +53,11 @@ def norm_relu_pool(c: Tensor, w: Tensor, b: Tensor, pool: int, eps: float, kerne
         raise ValueError(
             f"c, w and b of shapes {(*c.shape,)}, {(*w.shape,)} and {(*b.shape,)} do not fit together with pool {pool}"
         )
-    return _Block.apply(_last(c), w, b, pool, eps, kernels)  # type: ignore[no-any-return, no-untyped-call]
+    return _Block.apply(channels_last(c), w, b, pool, eps, kernels)  # type: ignore[no-any-return, no-untyped-call]
 
 
-def _last(x: Tensor) -> Tensor:
+def channels_last(x: Tensor) -> Tensor:
+    """The same images, each pixel's channels side by side in memory."""
     return x.contiguous(memory_format=torch.channels_last)
 
 
@@ -75,7 +76,7 @@ class _Block(Function):
 
     @staticmethod
     def backward(ctx: Any, gp: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
-        gc, gw, gb = _Gradient.apply(_last(gp), *ctx.saved_tensors, ctx.pool, ctx.kernels)  # type: ignore[no-untyped-call]
+        gc, gw, gb = _Gradient.apply(channels_last(gp), *ctx.saved_tensors, ctx.pool, ctx.kernels)  # type: ignore[no-untyped-call]
         return gc, gw, gb, None, None, None
 
 
@@ -103,7 +104,7 @@ class _Gradient(Function):
             raise RuntimeError("the fused kernels have first and second derivatives and no third")
         gp, c, w, b, mean, rstd, S1, S2 = ctx.saved_tensors
         d_gp, d_c, d_w = ctx.kernels.curvature(
-            (_last(v), _wide(vw), _wide(vb)), gp, c, (_wide(w), _wide(b)), (mean, rstd), (S1, S2), ctx.pool
+            (channels_last(v), _wide(vw), _wide(vb)), gp, c, (_wide(w), _wide(b)), (mean, rstd), (S1, S2), ctx.pool
         )
         # b only decides which outputs are positive: its derivative is zero wherever it exists.
         return d_gp, d_c, d_w.sum(0).to(w.dtype), None, None, None, None, None

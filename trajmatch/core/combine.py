@@ -15,6 +15,15 @@ def gramian(d: Sequence[Tensor]) -> Tensor:
     return rows @ rows.T
 
 
+def _norms(G: Tensor) -> Tensor:
+    return G.diagonal().clamp_min(0).sqrt()
+
+
+def _over(norms: Tensor, numerator: Tensor | float) -> Tensor:
+    """Numerator / norms, and zero where a norm is."""
+    return torch.where(norms > 0, numerator / norms.clamp_min(torch.finfo(norms.dtype).tiny), 0.0)
+
+
 def cosine_matrix(G: Tensor) -> Tensor:
     """cos(d_a, d_b) from the Gramian; zero where a hypergradient is zero.
 
@@ -22,8 +31,7 @@ def cosine_matrix(G: Tensor) -> Tensor:
     tensor([[1.0000, 0.7071],
             [0.7071, 1.0000]])
     """
-    norms = G.diagonal().clamp_min(0).sqrt()
-    inverse = torch.where(norms > 0, 1 / norms.clamp_min(torch.finfo(G.dtype).tiny), 0.0)
+    inverse = _over(_norms(G), 1.0)
     return G * inverse[:, None] * inverse[None, :]
 
 
@@ -38,12 +46,11 @@ def adaptive_weights(G: Tensor) -> Tensor:
     Late segments have small hypergradients and would be outvoted (our choice; no paper gives a formula). Zero for a
     hypergradient of zero.
     """
-    norms = G.diagonal().clamp_min(0).sqrt()
-    scaled = torch.where(norms > 0, norms.mean() / norms.clamp_min(torch.finfo(G.dtype).tiny), 0.0)
-    return scaled / len(G)
+    norms = _norms(G)
+    return _over(norms, norms.mean()) / len(G)
 
 
 def combine(d: Sequence[Tensor], w: Tensor) -> Tensor:
     """sum_k w_k d_k of K tensors of one shape; w (K,)."""
     stacked = torch.stack(list(d))
-    return (w @ stacked.flatten(1)).view(stacked.shape[1:]) if stacked.dim() > 1 else w @ stacked
+    return (w @ stacked.view(len(stacked), -1)).view(stacked.shape[1:])

@@ -3,7 +3,7 @@
 <g, conv(x, w)> is linear in each of g, x and w, and its gradients in them are conv(x, w), the input's gradient
 back(g, w) and the weights' gradient weigh(g, x). Each of the three therefore differentiates into the other two.
 torch's own second derivative of a convolution swaps images and channels instead, which no library has fast kernels
-for: at batch 100 it takes 1.5 times as long (docs/performance.md).
+for: at batch 100 it takes 1.5 times as long (docs/LOG.md).
 Legend: x (n, c, h, w) images, w (o, c, kh, kw) weights, g (n, o, h', w') a gradient in the output.
 """
 
@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd import Function
+
+from trajmatch.core.block import channels_last
 
 Pair = int | Sequence[int]
 _convolution = torch.ops.aten.convolution
@@ -48,15 +50,11 @@ def conv2d(
     need either, is left out.
     """
     geometry = Geometry(_pair(stride), _pair(padding), _pair(dilation), groups, weigh, outermost)
-    return _apply(_Convolve, _last(x), _last(w), geometry)
+    return _apply(_Convolve, channels_last(x), channels_last(w), geometry)
 
 
 def _pair(value: Pair) -> list[int]:
     return [value, value] if isinstance(value, int) else list(value)
-
-
-def _last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
 
 
 def _apply(function: type[Function], *arguments: Tensor | Geometry) -> Tensor:
@@ -76,7 +74,7 @@ class _Convolve(Function):
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         (x, w), geometry, (for_x, for_w, _) = ctx.saved_tensors, ctx.geometry, ctx.needs_input_grad
-        g = _last(g)
+        g = channels_last(g)
         # Only a first derivative that will be differentiated can do without its value.
         later = not geometry.weigh and torch.is_grad_enabled()
         dx = _apply(_Back, g, w, x, geometry) if for_x and not (later and geometry.outermost) else None
@@ -95,7 +93,7 @@ class _Back(Function):
     @staticmethod
     def backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         (g, w), geometry, (for_g, for_w, _, _) = ctx.saved_tensors, ctx.geometry, ctx.needs_input_grad
-        v = _last(v)
+        v = channels_last(v)
         dg = _apply(_Convolve, v, w, geometry) if for_g else None
         return dg, _apply(_Weigh, g, v, w, geometry) if for_w else None, None, None
 
@@ -130,7 +128,7 @@ class _WeighLater(Function):
 
 def _weigh_backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
     (g, x), geometry, (for_g, for_x, _, _) = ctx.saved_tensors, ctx.geometry, ctx.needs_input_grad
-    v = _last(v)
+    v = channels_last(v)
     dg = _apply(_Convolve, x, v, geometry) if for_g else None
     return dg, _apply(_Back, g, v, x, geometry) if for_x else None, None, None
 

@@ -8,10 +8,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import vjp
 
 from trajmatch.core.hypergradient import Hypergradient, sweep
-from trajmatch.core.inner import Iterates, Problem, rollout
+from trajmatch.core.inner import Iterates, Problem, pulled_view, rollout
 from trajmatch.core.matching import matching
 from trajmatch.core.rate import first_order_rate, is_valid_rate
 from trajmatch.core.student import Student
@@ -38,10 +37,14 @@ class Task(NamedTuple):
     kept: Collection[int] | None = None
     stacked: bool = False
 
+    @property
+    def origin(self) -> Tensor:
+        """theta_first."""
+        return self.s if self.start is None else self.start
+
     def rollout(self, T: int) -> Iterates:
         """The iterates up to theta_T."""
-        start = self.s if self.start is None else self.start
-        return rollout(self.problem, start, self.X, self.Y, self.eta, T, self.first, self.kept)
+        return rollout(self.problem, self.origin, self.X, self.Y, self.eta, T, self.first, self.kept)
 
 
 class Estimate(NamedTuple):
@@ -98,7 +101,7 @@ def unrolled(task: Task) -> Estimate:
     check(task)
     if task.stacked:
         raise ValueError("unrolled takes one segment at a time")
-    problem, start = task.problem, task.s if task.start is None else task.start
+    problem, start = task.problem, task.origin
     inputs = [t.detach().requires_grad_() for t in (task.X, task.Y, task.eta)]
     thetas = Iterates(task.first, task.T, _never)
     thetas.keep(task.first, start)
@@ -172,7 +175,7 @@ def tesla(task: Task, halved: bool = False) -> Estimate:
     loss, q = matching(thetas[T], task.s, task.g)
     dX, dY = torch.zeros_like(X), torch.zeros_like(Y)
     for i in reversed(range(task.first, T)):
-        (z, y), pull = vjp(lambda X, Y, i=i: problem.view(X, Y, i), X, Y)  # type: ignore[misc]
+        (z, y), pull = pulled_view(problem, X, Y, i)
         h_X, h_Y = pull(problem.student.inputs_alone(thetas[i], z, y, q))
         dX, dY = dX - eta * h_X, dY - eta * h_Y
     factor = 0.5 if halved else 1.0

@@ -7,9 +7,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import vjp
 
-from trajmatch.core.inner import Iterates, Problem
+from trajmatch.core.inner import Iterates, Problem, pulled_view
 
 
 class Hypergradient(NamedTuple):
@@ -53,8 +52,7 @@ def sweep(
     dX, dY, along, a = torch.zeros_like(X), torch.zeros_like(Y), torch.zeros_like(q[..., 0]), q
     ahead = thetas[thetas.last]
     for i in reversed(range(since, thetas.last)):
-        # Three values only with `has_aux`, which the stubs do not tell apart.
-        (z, y), pull = vjp(lambda X, Y, i=i: problem.view(X, Y, i), X, Y)  # type: ignore[misc]
+        (z, y), pull = pulled_view(problem, X, Y, i)
         theta = thetas[i]
         h_theta, h_z, h_y = problem.student.mixed(theta, z, y, a)
         h_X, h_Y = pull((h_z, h_y))

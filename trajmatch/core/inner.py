@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.func import vjp
 
 from trajmatch.core.augment import Draw, augment
 from trajmatch.core.student import Student
@@ -36,6 +37,15 @@ def training_view(b: list[Tensor], a: list[Draw]) -> View:
         return augment(X, a[i]), Y
 
     return view
+
+
+def pulled_view(
+    problem: Problem, X: Tensor, Y: Tensor, i: int
+) -> tuple[tuple[Tensor, Tensor], Callable[[tuple[Tensor, Tensor]], tuple[Tensor, Tensor]]]:
+    """(z, y) of inner step i, and the pull-back that takes derivatives in them to derivatives in (X, Y)."""
+    # Three values only with `has_aux`, which the stubs do not tell apart.
+    seen, pull = vjp(lambda X, Y: problem.view(X, Y, i), X, Y)  # type: ignore[misc]
+    return seen, pull
 
 
 def inner_gradient(problem: Problem, theta: Tensor, X: Tensor, Y: Tensor, i: int) -> Tensor:

@@ -18,21 +18,25 @@ MixedOf = Callable[[Loss, Tensor, Tensor, Tensor, Tensor], Three]
 
 def reverse_over_reverse(loss: Loss, theta: Tensor, z: Tensor, y: Tensor, a: Tensor) -> Three:
     """dh/d(theta, z, y): the gradient's graph is kept, and its product with a differentiated again."""
-    theta, z, y = theta.detach().requires_grad_(), z.detach().requires_grad_(), y.detach().requires_grad_()
-    with torch.enable_grad():
-        (u,) = torch.autograd.grad(loss(theta, z, y), theta, create_graph=True)
-        # A loss need not couple theta with every input: what is not reached has derivative zero.
-        found = torch.autograd.grad(u, (theta, z, y), a, allow_unused=True, materialize_grads=True)
-    return found[0], found[1], found[2]
+    h_theta, h_z, h_y = _back_through_gradient(loss, theta, z, y, a, first=0)
+    return h_theta, h_z, h_y
 
 
 def inputs_alone(loss: Loss, theta: Tensor, z: Tensor, y: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
     """dh/d(z, y) by reverse over reverse: all that TESLA's estimator asks for, at less cost."""
-    theta, z, y = theta.detach().requires_grad_(), z.detach().requires_grad_(), y.detach().requires_grad_()
-    with torch.enable_grad():
-        (u,) = torch.autograd.grad(loss(theta, z, y), theta, create_graph=True)
-        h_z, h_y = torch.autograd.grad(u, (z, y), a, allow_unused=True, materialize_grads=True)
+    h_z, h_y = _back_through_gradient(loss, theta, z, y, a, first=1)
     return h_z, h_y
+
+
+def _back_through_gradient(
+    loss: Loss, theta: Tensor, z: Tensor, y: Tensor, a: Tensor, first: int
+) -> tuple[Tensor, ...]:
+    """Derivatives of h in theta, z, y, from the `first` of them on."""
+    inputs = [t.detach().requires_grad_() for t in (theta, z, y)]
+    with torch.enable_grad():
+        (u,) = torch.autograd.grad(loss(*inputs), inputs[0], create_graph=True)
+        # A loss need not couple theta with every input: what is not reached has derivative zero.
+        return torch.autograd.grad(u, inputs[first:], a, allow_unused=True, materialize_grads=True)
 
 
 def forward_over_reverse(loss: Loss, theta: Tensor, z: Tensor, y: Tensor, a: Tensor) -> Three:

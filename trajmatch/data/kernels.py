@@ -17,7 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
+from trajmatch.core import block
+from trajmatch.core.block import channels_last
+
+# How `block.cpp` calls its precisions.
+DTYPES = {dtype: str(dtype).removeprefix("torch.") for dtype in block.DTYPES}
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno")
 X86 = ("-mprefer-vector-width=512",)
 
@@ -86,20 +90,30 @@ class CompiledKernels:
 
     def _forward(self, c: Tensor, w: Tensor, b: Tensor, pool: int, eps: float) -> tuple[Tensor, ...]:
         found = _fake_forward(c, w, b, pool, eps)
-        self._call("forward", _Shape.of(c, pool, eps), _last(c), w, b, *found)
+        self._call("forward", _Shape.of(c, pool, eps), channels_last(c), w, b, *found)
         return found
 
     def _gradient(
         self, gp: Tensor, c: Tensor, w: Tensor, b: Tensor, mean: Tensor, rstd: Tensor, pool: int
     ) -> tuple[Tensor, ...]:
         found = _fake_gradient(gp, c, w, b, mean, rstd, pool)
-        self._call("gradient", _Shape.of(c, pool), _last(gp), _last(c), w, b, mean, rstd, *found)
+        self._call("gradient", _Shape.of(c, pool), channels_last(gp), channels_last(c), w, b, mean, rstd, *found)
         return found
 
     def _curvature(self, v: Tensor, vw: Tensor, vb: Tensor, gp: Tensor, c: Tensor, *rest: Any) -> tuple[Tensor, ...]:
         *tensors, pool = rest
         found = _fake_curvature(v, vw, vb, gp, c, *rest)
-        self._call("curvature", _Shape.of(c, pool), _last(v), vw, vb, _last(gp), _last(c), *tensors, *found)
+        self._call(
+            "curvature",
+            _Shape.of(c, pool),
+            channels_last(v),
+            vw,
+            vb,
+            channels_last(gp),
+            channels_last(c),
+            *tensors,
+            *found,
+        )
         return found
 
 
@@ -110,10 +124,6 @@ CURVATURE = (
     f"block_curvature(Tensor v, Tensor vw, Tensor vb, Tensor gp, Tensor c, {_STATISTICS}, Tensor S1, Tensor S2, "
     "int pool) -> (Tensor, Tensor, Tensor)"
 )
-
-
-def _last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
 
 
 def _empty(shape: Sequence[int], like: Tensor) -> Tensor:
@@ -171,9 +181,8 @@ def _user() -> int:
 def cache_folder() -> Path:
     """Where what is built for this machine is kept: $TRAJMATCH_CACHE, or trajmatch in the user's cache."""
     named = os.environ.get("TRAJMATCH_CACHE")
-    return (
-        Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "trajmatch"
-    )
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(named) if named else Path(caches) / "trajmatch"
 
 
 def _machine() -> str:

@@ -24,9 +24,8 @@ from trajmatch.core.vector import Forward, functional
 from trajmatch.data.fused import fused
 from trajmatch.data.kernels import compiled_kernels
 
-ENGINES = ("eager", "fused", "compiled")
 PRECISIONS = ("float32", "bf16-sweep", "bf16", "tf32")
-# Compiling takes half a minute and saves about three milliseconds per inner step (docs/performance.md).
+# Compiling takes half a minute and saves about three milliseconds per inner step (docs/LOG.md).
 WORTH_COMPILING = 20_000
 
 
@@ -34,15 +33,19 @@ WORTH_COMPILING = 20_000
 class Engine:
     """How derivatives are computed.
 
-    name: one of ENGINES. precision: one of PRECISIONS; bf16-sweep rounds networks and images to bfloat16 in the sweep
-    alone, bf16 in training too; weights, losses, adjoints and hypergradients are float32 always. tf32 is a setting of
-    CUDA's (run/device.py) and changes nothing here. micro_batch: most images at a time, or None.
+    name: eager, fused or compiled. precision: one of PRECISIONS; bf16-sweep rounds networks and images to bfloat16 in
+    the sweep alone, bf16 in training too; weights, losses, adjoints and hypergradients are float32 always. tf32 is a
+    setting of CUDA's (run/compute.py) and changes nothing here. micro_batch: most images at a time, or None.
     """
 
     name: str = "eager"
     precision: str = "float32"
     mixed: str = "reverse-over-reverse"
     micro_batch: int | None = None
+
+    def rounds(self, sweep: bool) -> bool:
+        """Whether networks and images are rounded to bfloat16: in the sweep, or in training."""
+        return self.precision == "bf16" or (sweep and self.precision == "bf16-sweep")
 
 
 EAGER = Engine()
@@ -116,10 +119,10 @@ def forward(network: nn.Module, engine: Engine) -> Forward:
 def student(network: nn.Module, engine: Engine, together: bool = False) -> Student:
     """The cross-entropy of a network with its derivatives; together: also those of several networks at once."""
     outputs = forward(network, engine)
-    train = cross_entropy(_rounded(outputs, engine.precision == "bf16"))
+    train = cross_entropy(_rounded(outputs, engine.rounds(sweep=False)))
     # The fused network has no forward mode.
     twin = _twin(network, engine, weigh=False) if engine.mixed == "reverse-over-reverse" else network
-    swept = cross_entropy(_rounded(functional(twin), engine.precision in ("bf16", "bf16-sweep")))
+    swept = cross_entropy(_rounded(functional(twin), engine.rounds(sweep=True)))
     made = Student(
         train,
         _made(engine, partial(gradient, train)),
@@ -134,9 +137,9 @@ def student(network: nn.Module, engine: Engine, together: bool = False) -> Stude
 
 def _many(network: nn.Module, engine: Engine) -> Student:
     """The same for several networks at once; neither fused kernels nor convolutions know what vmap is."""
-    low = engine.precision != "float32"
-    first = stacked(cross_entropy(_rounded(functional(network), engine.precision == "bf16")))
-    swept = stacked(cross_entropy(_rounded(functional(network), low and engine.precision != "tf32")))
+    first, swept = (
+        stacked(cross_entropy(_rounded(functional(network), engine.rounds(sweep)))) for sweep in (False, True)
+    )
     derivatives = [_made(engine, f) for f in (first.gradient, swept.mixed, swept.inputs_alone)]
     return Student(first.loss, derivatives[0], derivatives[1], derivatives[2])
 

@@ -194,9 +194,8 @@ def match(rule: Rule, estimate: Estimator, given: Sequence[Task], seed: int, ste
     losses = torch.stack([one.loss for one in estimates]).flatten()
     if len(losses) == 1:
         return Matched(estimates, torch.ones_like(losses), losses[0], estimates[0].d, None)
-    d = [Hypergradient(*one.d) for one in estimates]
-    if given[0].stacked:
-        d = [Hypergradient(*of_k) for of_k in zip(*estimates[0].d, strict=True)]
+    stacked = given[0].stacked
+    d = [Hypergradient(*k) for k in zip(*estimates[0].d, strict=True)] if stacked else [one.d for one in estimates]
     G = gramian([one.X for one in d])
     w = weights(rule.combining, G, seed, step)
     X, Y, eta = (combine([one[j] for one in d], w) for j in range(3))

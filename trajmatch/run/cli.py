@@ -137,7 +137,7 @@ def _evaluate(rest: list[str]) -> int:
 
     if "-h" in rest or "--help" in rest:
         _configuration("trajmatch evaluate [FOLDER|FILE|PRESET]", preset(DEFAULT), rest)
-    path = Path(name) if name and name not in NAMES else Path("runs") / (name or DEFAULT)
+    path = _named(name)
     config, _ = _configuration("trajmatch evaluate", _parsed(base_configuration(path)), rest)
     _prepare_process()
     evaluate_set(path, config)
@@ -151,8 +151,13 @@ def _report(rest: list[str]) -> int:
         return 0 if rest[0] in ("-h", "--help") else 2
     from trajmatch.run.report import write_report
 
-    print(write_report(Path(name) if name and name not in NAMES else Path("runs") / (name or DEFAULT)))
+    print(write_report(_named(name)))
     return 0
+
+
+def _named(name: str | None) -> Path:
+    """A run folder or a file by its path, or by the preset that it was made from."""
+    return Path(name) if name and name not in NAMES else Path("runs") / (name or DEFAULT)
 
 
 def _presets(rest: list[str]) -> int:

@@ -21,7 +21,7 @@ from trajmatch.run.memory import held_bytes, micro_batch, parse_memory, step_byt
 from trajmatch.run.pool import cores
 
 # Below this much convolution in a mini-batch's forward pass two threads are at most a tenth faster than one, and
-# where a core is busy with something else they are many times slower (docs/performance.md).
+# where a core is busy with something else they are many times slower (docs/LOG.md).
 WORTH_A_THREAD = 2e8
 # Up to this much, and from this many segments on, segments together are a quarter faster in compiled code on a CPU;
 # at ten times the work they are two times slower (docs/LOG.md).

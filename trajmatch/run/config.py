@@ -224,7 +224,7 @@ class Config:
     ipc: int = 1
     """Synthetic images per class."""
     method: MethodName = "satm"
-    """The system: docs/methods.md says what makes each of them."""
+    """The system: section 5 of docs/method.md says what makes each of them."""
     steps: int = 300
     """Outer steps."""
     experts: str = "10"

@@ -182,8 +182,7 @@ class Loop:
         K, M = self.config.matching.segments or 1, self.config.matching.expert_epochs
         root = assemble.distillation_seed(self.config)
         choices = self.schedule.choose(len(self.trajectories), root, before.step, K)
-        segments = [self.trajectories[e].segment(e, t, M) for e, t in choices]
-        segments = [one.to(self.device) for one in segments]
+        segments = [self.trajectories[e].segment(e, t, M).to(self.device) for e, t in choices]
         seed = derive(root, "distill")
         state, record = outer_step(self.rule, self.student, before.state, segments, seed)
         row = _row(before.step + 1, record, choices)

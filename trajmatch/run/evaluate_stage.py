@@ -29,7 +29,7 @@ from trajmatch.run.assemble import (
 from trajmatch.run.compute import training_engine
 from trajmatch.run.config import Config
 from trajmatch.run.distill_stage import snapshot_path, snapshot_steps
-from trajmatch.run.pool import Peak, Report, cores, run_jobs
+from trajmatch.run.pool import Peak, Report, processes, run_jobs
 from trajmatch.run.progress import Meter
 
 
@@ -110,15 +110,19 @@ def _set_jobs(key: str, config: Config, X: Tensor, Y: Tensor, eta: float, count:
 
 
 def _random_jobs(config: Config, material: Material, eta: float) -> list[Job]:
-    dataset, jobs = material.dataset, []
-    recipe = evaluation_training(config, eta)
-    Y = one_hot(class_labels(dataset.num_classes, config.ipc), dataset.num_classes)
+    jobs, recipe = [], evaluation_training(config, eta)
     for i in range(config.evaluation.random_draws):
-        source = generator(config.seed, "random real images", i)
-        index = draw_real(dataset.train, dataset.num_classes, config.ipc, source)
-        X = material.space.forward(dataset.train.x[index])
+        X, Y = random_set(config, material, generator(config.seed, "random real images", i))
         jobs.append(Job("random", X.numpy(), Y.numpy(), recipe, derive(config.seed, "evaluation", i), "test"))
     return jobs
+
+
+def random_set(config: Config, material: Material, source: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Images (n, c, h, w) in the input space and labels (n, C): as many random real ones of each class."""
+    dataset = material.dataset
+    index = draw_real(dataset.train, dataset.num_classes, config.ipc, source)
+    Y = one_hot(class_labels(dataset.num_classes, config.ipc), dataset.num_classes)
+    return material.space.forward(dataset.train.x[index]), Y
 
 
 def _whole_jobs(config: Config) -> list[Job]:
@@ -170,15 +174,10 @@ def snapshots(config: Config, folder: Path) -> list[Candidate]:
     return found
 
 
-def evaluation_workers(config: Config, where: torch.device) -> int:
-    """Processes that train networks on synthetic sets at once."""
-    return config.evaluation.workers or (cores() if where.type == "cpu" else 1)
-
-
 def _accuracies(config: Config, path: Path, peak: Peak, quiet: bool, jobs: Sequence[Job]) -> dict[str, list[float]]:
     """Accuracies by the jobs' keys, in the jobs' order, however they were spread over processes."""
     where = device(config.device)
-    workers = evaluation_workers(config, where)
+    workers = processes(config.evaluation.workers, where.type)
     results: dict[int, float] = {}
     arguments = [(path, config, str(where), job) for job in jobs]
     with Meter("evaluate", len(jobs), unit="networks", quiet=quiet) as meter:

@@ -15,7 +15,7 @@ from trajmatch.methods.experts import Real, expert
 from trajmatch.run.assemble import Mapped, Material, device, expert_training, factory, opened, shared
 from trajmatch.run.compute import training_engine
 from trajmatch.run.config import Config
-from trajmatch.run.pool import Peak, Report, cores, run_jobs
+from trajmatch.run.pool import Peak, Report, processes, run_jobs
 from trajmatch.run.progress import Meter
 from trajmatch.run.settings import EXPERT_FIELDS, difference, settings
 
@@ -60,11 +60,6 @@ def shard_of(shard: str | None, count: int) -> list[int]:
     return list(range(int(i), count, int(n)))
 
 
-def expert_workers(config: Config, where: torch.device) -> int:
-    """Processes that train experts at once."""
-    return config.expert.workers or (cores() if where.type == "cpu" else 1)
-
-
 def train_experts(
     config: Config, material: Material, folder: Path, count: int, peak: Peak, quiet: bool = False
 ) -> list[Trajectory]:
@@ -77,7 +72,7 @@ def train_experts(
     missing = [index for index in shard_of(config.expert.shard, count) if index not in have]
     if missing:
         where = device(config.device)
-        workers = expert_workers(config, where)
+        workers = processes(config.expert.workers, where.type)
         total = len(missing) * config.expert.epochs
         about = expert_settings(config, material)
         with shared(material, folder) as path, Meter("experts", total, unit="epochs", quiet=quiet) as meter:

@@ -80,17 +80,14 @@ def nest(flat: dict[str, Any]) -> dict[str, Any]:
     return nested
 
 
-# Settings of three values, two of which YAML takes for truth values.
-YES_OR_NO = ("expert.flat", "matching.together")
-
-
 def flags(flat: dict[str, Any]) -> list[str]:
     """Settings as command-line flags, so that the command line checks a file's names and types too."""
     words: list[str] = []
+    defaults = flatten(Config())
     for key, value in flat.items():
         *group, name = key.replace("_", "-").split(".")
         prefix = "".join(f"{part}." for part in group)
-        if key in YES_OR_NO and isinstance(value, bool):  # YAML reads a bare yes as true
+        if isinstance(value, bool) and isinstance(defaults.get(key), str):  # YAML reads the word yes as true
             words += [f"--{prefix}{name}", "yes" if value else "no"]
         elif isinstance(value, bool):
             words.append(f"--{prefix}{name}" if value else f"--{prefix}no-{name}")

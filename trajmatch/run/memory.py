@@ -11,7 +11,7 @@ UNITS = {"B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KIB": 2**10, "MIB
 # A process that has loaded torch and our own modules, and on a GPU the CUDA context beside it (measured).
 PROCESS = {"cpu": 330e6, "cuda": 500e6, "mps": 0.0}
 # Bytes that a step of the sweep holds at once, over the bytes of all its layers' outputs; measured at most 4.9 and 1.6
-# on images of 32 and 64 pixels (docs/performance.md).
+# on images of 32 and 64 pixels (docs/LOG.md).
 PER_OUTPUT = {"eager": 5.5, "fused": 2.0, "compiled": 2.5}
 
 

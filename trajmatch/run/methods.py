@@ -22,7 +22,6 @@ class Method:
     window of start epochs grows. guarded: steps of a large loss change nothing. segments: K.
     """
 
-    about: str
     sharpness: str = "none"
     smoothing: float = 0.0
     truncated: bool = False
@@ -37,38 +36,24 @@ class Method:
     segments: int = 1
 
 
-MTT = Method("exact hypergradient, one segment, hard labels (arXiv 2203.11932)")
-SATM = Method(
-    "smoothing, ascent, truncation, reuse, closed-form step size (arXiv 2502.01865)",
-    sharpness="sam",
-    smoothing=0.05,
-    truncated=True,
-    rate="closed-form",
-)
-CURRICULUM = {"labels": "learned", "initial": "correct", "growing": True, "guarded": True}
+MTT = Method()  # exact hypergradient, one segment, hard labels (arXiv 2203.11932)
+# Smoothing, ascent, truncation, reuse, closed-form step size (arXiv 2502.01865).
+SATM = Method(sharpness="sam", smoothing=0.05, truncated=True, rate="closed-form")
 METHODS: dict[str, Method] = {
     "mtt": MTT,
-    "ftd": replace(
-        MTT, about="mtt on flat experts, with an outer average (arXiv 2211.11004)", flat=True, averaged=True
-    ),
-    "tesla": replace(
-        MTT, about="two-pass estimator, labels from an expert (arXiv 2211.10586)", estimator="tesla", labels="teacher"
-    ),
-    "datm": replace(
-        MTT,
-        about="growing window of start epochs, correctly classified images, learned labels, average (arXiv 2310.05773)",
-        averaged=True,
-        **CURRICULUM,  # type: ignore[arg-type]
-    ),
+    # Flat experts, with an outer average (arXiv 2211.11004).
+    "ftd": replace(MTT, flat=True, averaged=True),
+    # The two-pass estimator, labels from an expert (arXiv 2211.10586).
+    "tesla": replace(MTT, estimator="tesla", labels="teacher"),
+    # A growing window of start epochs, correctly classified images, learned labels, an average (arXiv 2310.05773).
+    "datm": replace(MTT, labels="learned", initial="correct", growing=True, guarded=True, averaged=True),
     "satm": SATM,
-    "satm-fi": replace(SATM, about="satm on flat experts", flat=True),
-    "satm-da": replace(
-        SATM,
-        about="satm with datm's window, initial images and learned labels",
-        **CURRICULUM,  # type: ignore[arg-type]
-    ),
-    "contra": replace(MTT, about="concurrent matching: the mean over segments of several start epochs", segments=4),
-    "satm-contra": replace(SATM, about="satm's ascent and truncation on the combined segments", segments=4),
+    "satm-fi": replace(SATM, flat=True),
+    "satm-da": replace(SATM, labels="learned", initial="correct", growing=True, guarded=True),
+    # Concurrent matching: the mean over segments of several start epochs.
+    "contra": replace(MTT, segments=4),
+    # SATM's ascent and truncation on the combined segments.
+    "satm-contra": replace(SATM, segments=4),
 }
 
 

@@ -28,9 +28,8 @@ from trajmatch.run.assemble import Material, evaluation_training, expert_trainin
 from trajmatch.run.compute import set_precision, training_engine
 from trajmatch.run.config import Config
 from trajmatch.run.distill_stage import CHECKPOINT, DISTILLED, METRICS, Loop, delivered, snapshot_path, snapshot_steps
-from trajmatch.run.evaluate_stage import evaluation_workers
-from trajmatch.run.expert_stage import expert_workers, real
-from trajmatch.run.pool import Peak, Report, peak_memory_mb, run_jobs
+from trajmatch.run.expert_stage import real
+from trajmatch.run.pool import Peak, Report, peak_memory_mb, processes, run_jobs
 from trajmatch.run.progress import duration
 
 # Seconds that each kind of step is measured for, at least three of them, after the first two.
@@ -179,7 +178,7 @@ def _probes(config: Config, path: Path, workers: int, threads: int, n: int | Non
 
 def _experts(config: Config, material: Material, path: Path, count: int, passing: float) -> Stage:
     e, dataset, peak = config.expert, material.dataset, Peak()
-    workers = min(count, expert_workers(config, assemble.device(config.device)))
+    workers = min(count, processes(e.workers, assemble.device(config.device).type))
     probed, start = _probes(config, path, workers, e.threads, None, peak)
     num_test, num_train = len(dataset.test), len(dataset.train)
     steps = ceil(num_train / e.batch)
@@ -246,7 +245,7 @@ def _distill(config: Config, material: Material, loop: Loop) -> Stage:
 def _evaluate(config: Config, material: Material, path: Path, passing: float) -> Stage:
     e, dataset, peak = config.evaluation, material.dataset, Peak()
     n = config.ipc * dataset.num_classes
-    workers = evaluation_workers(config, assemble.device(config.device))
+    workers = processes(e.workers, assemble.device(config.device).type)
     probed, start = _probes(config, path, workers, 1, n, peak)
     training = probed.begin + e.epochs * ceil(n / e.batch) * probed.step
     on_test = e.networks + e.random_draws + (e.networks if e.validation_networks else 0)

@@ -30,6 +30,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def processes(asked: int | None, device: str) -> int:
+    """Processes that train at once on a kind of device: those that were asked for, or one per core (one on a GPU)."""
+    return asked or (cores() if device == "cpu" else 1)
+
+
 def peak_memory_mb() -> float:
     """Largest resident size of this process so far, in MB (10^6 bytes)."""
     # Kilobytes on Linux, bytes on macOS.

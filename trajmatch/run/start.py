@@ -1,6 +1,6 @@
 """Where a distillation starts: initial images, and labels or their logits."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ def first_state(
     num_classes = material.dataset.num_classes
     labels = class_labels(num_classes, config.ipc)
     if config.outer.labels == "learned":
-        logits = list(_outputs(config, material, trajectories, device, [X]))
+        logits = list(_outputs(config, material, trajectories, device, lambda: [X]))
         Y = label_logits(torch.stack(logits), labels)
     else:
         Y = one_hot(labels, num_classes)
@@ -43,20 +43,10 @@ def first_images(
     seed = distillation_seed(config)
     if kind == "real" or kind == "noise":
         return initial_images(kind, train, material.space, num_classes, config.ipc, seed)
-    chunks = _Chunks(material.space.forward, train.x)
-    right = (logits.argmax(1) == train.y for logits in _outputs(config, material, trajectories, device, chunks))
+    logits = _outputs(config, material, trajectories, device, lambda: map(material.space.forward, train.x.split(CHUNK)))
+    right = (of_expert.argmax(1) == train.y for of_expert in logits)
     index = correct_images(right, train.y, num_classes, config.ipc, generator(seed, "initial images"))
     return material.space.forward(train.x[index])
-
-
-class _Chunks:
-    """Images in the input space, some at a time, as often as they are asked for."""
-
-    def __init__(self, forward: Callable[[Tensor], Tensor], x: Tensor) -> None:
-        self.forward, self.x = forward, x
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return (self.forward(part) for part in self.x.split(CHUNK))
 
 
 @torch.no_grad()
@@ -65,12 +55,12 @@ def _outputs(
     material: Material,
     trajectories: Sequence[Trajectory],
     device: torch.device,
-    chunks: Sequence[Tensor] | _Chunks,
+    images: Callable[[], Iterable[Tensor]],
 ) -> Iterator[Tensor]:
-    """Logits (n, C) of every expert, trained to its end, one expert after another."""
+    """Logits (n, C) of every expert, trained to its end, one after another; `images` gives theirs, some at a time."""
     dataset = material.dataset
     network, _ = build(factory(config.network, dataset.shape, dataset.num_classes), 0)
     forward = engines.forward(network.to(device), training_engine(config, network, device))
     for trajectory in trajectories:
         theta = trajectory.row(trajectory.num_rows - 1).to(device)
-        yield torch.cat([forward(theta, part.to(device)).cpu() for part in chunks])
+        yield torch.cat([forward(theta, part.to(device)).cpu() for part in images()])
