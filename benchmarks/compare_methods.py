@@ -40,7 +40,7 @@ from trajmatch.run.distill_stage import METRICS, Loop
 from trajmatch.run.evaluate_stage import random_set, snapshots
 from trajmatch.run.expert_stage import open_experts
 from trajmatch.run.methods import METHODS
-from trajmatch.run.plan import per_step
+from trajmatch.run.plan import seconds_of_step
 from trajmatch.run.pool import cores, peak_memory_mb
 from trajmatch.run.presets import preset
 from trajmatch.run.settings import resolve
@@ -122,7 +122,7 @@ def seconds_per_step(about: Comparison, name: str, ipc: int) -> float:
     with TemporaryDirectory() as scratch:
         loop = Loop(config, material(about), trajectories, Path(scratch))
         torch.set_num_threads(1)
-        return per_step(loop.step() for _ in range(1000))
+        return seconds_of_step(loop)
 
 
 def run(about: Comparison, job: Job) -> dict[str, Any]:

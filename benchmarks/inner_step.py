@@ -26,6 +26,7 @@ from trajmatch.methods import engines
 from trajmatch.methods.engines import Compiled, Engine
 from trajmatch.run.compute import prepare_process
 from trajmatch.run.pool import cores
+from trajmatch.run.resident import peak_over_base
 
 UNROLLED_STEPS = 4
 COLUMNS = {"side": "side", "gradient": "gradient, ms", "sweep": "step of the sweep, ms", "memory": "MB an image"}
@@ -60,14 +61,6 @@ def timed(sides: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
     return {name: 1000 * statistics.median(s) for name, s in zip(sides, seconds, strict=True)}
 
 
-def memory(step: Callable[[], Any]) -> float:
-    """MB that a call holds at its peak over what was there before."""
-    measure.forget_peak()
-    before = measure.resident_mb()
-    step()
-    return measure.peak_mb() - before
-
-
 def one_network(given: argparse.Namespace) -> list[dict[str, Any]]:
     """Rows for a single network."""
     found, theta = students(given.width, given.pixels, given.precision, 1)
@@ -82,7 +75,12 @@ def one_network(given: argparse.Namespace) -> list[dict[str, Any]]:
     task = Task(Problem(view, found["eager"]), theta, theta + 0.01 * a, z, y, eta, UNROLLED_STEPS)
     first, sweep = timed(gradients, given.rounds), timed({**steps, "unrolled": partial(unrolled, task)}, given.rounds)
     rows: list[dict[str, Any]] = [
-        {"side": name, "gradient": first[name], "sweep": sweep[name], "memory": memory(steps[name]) / given.batch}
+        {
+            "side": name,
+            "gradient": first[name],
+            "sweep": sweep[name],
+            "memory": peak_over_base(steps[name], torch.device("cpu")) / given.batch,
+        }
         for name in found
     ]
     return [{"side": "unrolled, both", "sweep": sweep["unrolled"] / UNROLLED_STEPS}, *rows]

@@ -1,9 +1,6 @@
 """Clocks, memory and machines: what every benchmark needs."""
 
-import ctypes
-import gc
 import json
-import os
 import platform
 import statistics
 import subprocess
@@ -52,24 +49,6 @@ def spread(values: Sequence[float]) -> float:
 def paired_ratio(reference: Sequence[float], side: Sequence[float]) -> float:
     """The median over rounds of reference / side: how many times faster the side is."""
     return statistics.median(r / s for r, s in zip(reference, side, strict=True))
-
-
-def resident_mb() -> float:
-    """What this process holds in memory now, in MB (10^6 bytes). Linux."""
-    return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-
-def forget_peak() -> None:
-    """Give freed memory back and start the count of `peak_mb` anew. Linux with glibc."""
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5", "ascii")
-
-
-def peak_mb() -> float:
-    """The most that this process has held since `forget_peak`, in MB."""
-    lines = Path("/proc/self/status").read_text("ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1.024e-3
 
 
 def in_fresh_process(module: str, argument: Any) -> Any:

@@ -33,6 +33,7 @@ from trajmatch.run import assemble
 from trajmatch.run.compute import prepare_process, set_precision
 from trajmatch.run.config import Config, Images
 from trajmatch.run.pool import cores
+from trajmatch.run.resident import peak_over_base
 from trajmatch.run.verbs import say
 
 FAMILIES = families("color_crop_cutout_flip_scale_rotate")
@@ -166,15 +167,7 @@ def probe(about: dict[str, Any]) -> float:
     found = Segment(**read_tensors(Path(about["segment"])))
     step(case, side, found, device, 1)()  # libraries load and compile now; that is not the method's memory
     run = step(case, side, found, device, about["steps"])
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        run()
-        return (torch.cuda.max_memory_allocated(device) - before) / 1e6
-    measure.forget_peak()
-    held = measure.resident_mb()
-    run()
-    return measure.peak_mb() - held
+    return peak_over_base(run, device)
 
 
 def run_case(case: Case, chosen: list[Side], data: Path, device: torch.device, threads: int) -> list[dict[str, Any]]:

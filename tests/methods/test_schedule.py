@@ -56,3 +56,10 @@ def test_a_growing_window_by_hand() -> None:
     # A window that starts at its end, or has no time to grow, is the fixed one.
     for fixed in (Window(1, 21, start=21, grows=7), Window(1, 21, start=3, grows=0)):
         assert all(fixed.choose(3, 0, step) == Window(1, 21).choose(3, 0, step) for step in range(50))
+
+
+def test_segments_are_concurrent_from_a_step_on() -> None:
+    window = Window(0, 4, segments=3, since=5)
+    assert [window.concurrent(step) for step in (0, 4, 5, 100)] == [1, 1, 3, 3]
+    assert [Window(0, 4, segments=2).concurrent(step) for step in (0, 7)] == [2, 2]
+    assert [Window(0, 4).concurrent(step) for step in (0, 7)] == [1, 1]

@@ -212,10 +212,11 @@ def test_the_engine_is_chosen_by_the_inner_steps_of_the_whole_run(monkeypatch: p
     monkeypatch.setattr(engines, "choose", chosen)
     found = decide(Config(steps=30, matching=Matching(inner_steps=7), precision="bf16"))
     assert (found.engine, found.why) == (Engine("eager", "bf16"), "because")
-    assert seen == [(CPU, 210)]
+    decide(Config(steps=30, method="contra", matching=Matching(inner_steps=7, segments=4)))
+    assert seen == [(CPU, 210), (CPU, 840)]
     mixed = decide(Config(engine="eager", matching=Matching(mixed="forward-over-reverse")))
     assert (mixed.engine, mixed.why) == (Engine(mixed="forward-over-reverse"), "as asked")
-    assert len(seen) == 1
+    assert len(seen) == 2
 
 
 def test_threads_are_chosen_by_the_work_of_a_micro_batch_unless_given(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,21 +34,36 @@ LONG = Config(steps=1000, matching=Matching(first_epoch=1, last_epoch=21))
 COLUMNS = [
     "matching.sharpness", "matching.smoothing", "matching.estimator", "matching.rate", "matching.differentiated_steps",
     "matching.restart_step", "matching.segments", "matching.window_start", "matching.window_steps", "outer.labels",
-    "outer.initial", "outer.ema", "outer.guard", "expert.flat",
+    "outer.initial", "outer.ema", "outer.guard", "expert.flat", "matching.ascent", "matching.concurrent_from",
 ]  # fmt: skip
 EXACT, THIRD = ("none", 0.0, "adjoint", "exact", 50, 0), ("sam", 0.05, "truncated", "closed-form", 16, 34)
+STALE = ("sam", 0.05, "truncated", "closed-form", 16, 0)
 TWO_PASSES = ("none", 0.0, "tesla", "exact", 50, 0)
 TABLE: dict[str, tuple[object, ...]] = {
-    "mtt": (*EXACT, 1, 21, 100, "hard", "real", 0.0, 0.0, "no"),
-    "ftd": (*EXACT, 1, 21, 100, "hard", "real", 0.995, 0.0, "yes"),
-    "tesla": (*TWO_PASSES, 1, 21, 100, "teacher", "real", 0.0, 0.0, "no"),
-    "datm": (*EXACT, 1, 11, 100, "learned", "correct", 0.995, 1.0, "no"),
-    "satm": (*THIRD, 1, 21, 100, "hard", "real", 0.0, 0.0, "no"),
-    "satm-fi": (*THIRD, 1, 21, 100, "hard", "real", 0.0, 0.0, "yes"),
-    "satm-da": (*THIRD, 1, 11, 100, "learned", "correct", 0.0, 1.0, "no"),
-    "contra": (*EXACT, 4, 21, 100, "hard", "real", 0.0, 0.0, "no"),
-    "satm-contra": (*THIRD, 4, 21, 100, "hard", "real", 0.0, 0.0, "no"),
+    "mtt": (*EXACT, 1, 21, 100, "hard", "real", 0.0, 0.0, "no", "fresh", 0),
+    "ftd": (*EXACT, 1, 21, 100, "hard", "real", 0.995, 0.0, "yes", "fresh", 0),
+    "tesla": (*TWO_PASSES, 1, 21, 100, "teacher", "real", 0.0, 0.0, "no", "fresh", 0),
+    "datm": (*EXACT, 1, 11, 100, "learned", "correct", 0.995, 1.0, "no", "fresh", 0),
+    "satm": (*THIRD, 1, 21, 100, "hard", "real", 0.0, 0.0, "no", "fresh", 0),
+    "satm-fi": (*THIRD, 1, 21, 100, "hard", "real", 0.0, 0.0, "yes", "fresh", 0),
+    "satm-da": (*THIRD, 1, 11, 100, "learned", "correct", 0.0, 1.0, "no", "fresh", 0),
+    "contra": (*EXACT, 4, 21, 100, "hard", "real", 0.0, 0.0, "no", "fresh", 0),
+    "satm-contra": (*STALE, 2, 21, 100, "learned", "real", 0.0, 0.0, "no", "previous", 666),
 }
+
+
+def test_our_method_is_concurrent_in_the_last_third() -> None:
+    found = resolve(replace(LONG, method="satm-contra")).matching
+    assert (found.ascent, found.concurrent_from) == ("previous", 666)
+    chosen = resolve(replace(LONG, method="satm-contra", matching=Matching(concurrent_from=0, ascent="fresh"))).matching
+    assert (chosen.ascent, chosen.concurrent_from, chosen.restart_step) == ("fresh", 0, 34)
+    assert {resolve(replace(LONG, method=n)).matching.concurrent_from for n in NAMES if n != "satm-contra"} == {0}
+    assert {resolve(replace(LONG, method=n)).matching.ascent for n in NAMES if n != "satm-contra"} == {"fresh"}
+
+
+def test_a_second_trajectory_that_there_is_not_can_not_start_anywhere() -> None:
+    with pytest.raises(ValueError, match=r"^--matching.restart-step is 3 and must be 0 or left out"):
+        resolve(Config(method="satm-contra", matching=Matching(restart_step=3)))
 
 
 def row(config: Config) -> dict[str, object]:
@@ -74,19 +89,38 @@ def test_what_a_method_fills_in(name: MethodName) -> None:
 def test_what_a_method_fills_in_follows_the_sizes_of_a_run(name: MethodName) -> None:
     small = replace(LONG, method=name, steps=7, matching=Matching(inner_steps=2, first_epoch=3, last_epoch=4))
     m = resolve(small).matching
-    assert (m.differentiated_steps, m.restart_step) == ((1, 1) if name.startswith("satm") else (2, 0))
+    reuse = 1 if METHODS[name].ascent == "fresh" else 0
+    assert (m.differentiated_steps, m.restart_step) == ((1, reuse) if name.startswith("satm") else (2, 0))
     assert (m.window_start, m.window_steps) == (4, 1)  # a window of one epoch can't grow
     assert resolve(small).outer.ema == pytest.approx(1 - 5 / 7 if name in ("ftd", "datm") else 0, abs=1e-12)
     assert resolve(replace(small, steps=5)).outer.ema == 0  # too short to be averaged
 
 
 OTHERS: dict[str, tuple[object, ...]] = {
-    "unusual": ("gsam", 0.3, "unrolled", "fixed", 50, 7, 3, 5, 17, "learned", "noise", 0.5, 7.0, "yes"),
-    "nothing": ("none", 0.0, "adjoint", "exact", 50, 0, 1, 21, 1, "hard", "real", 0.0, 0.0, "no"),
-    "truncated": ("vasso", 0.0, "truncated", "closed-form", 20, 0, 2, 2, 1, "teacher", "correct", 0.0, 0.0, "no"),
+    "unusual": ("gsam", 0.3, "unrolled", "fixed", 50, 7, 3, 5, 17, "learned", "noise", 0.5, 7.0, "yes", "fresh", 5),
+    "nothing": ("none", 0.0, "adjoint", "exact", 50, 0, 1, 21, 1, "hard", "real", 0.0, 0.0, "no", "fresh", 0),
+    "truncated": (
+        "vasso",
+        0.0,
+        "truncated",
+        "closed-form",
+        20,
+        0,
+        2,
+        2,
+        1,
+        "teacher",
+        "correct",
+        0.0,
+        0.0,
+        "no",
+        "previous",
+        3,
+    ),
 }
 # What the method derives from a setting, and so need not be as in its table.
 DERIVED = {"matching.sharpness": {"matching.smoothing"}}
+DERIVED["matching.ascent"] = {"matching.restart_step"}
 DERIVED["matching.differentiated_steps"] = {"matching.restart_step", "matching.estimator"}
 
 
@@ -104,7 +138,10 @@ def test_settings_win_over_the_method_all_at_once_and_each_by_itself(name: Metho
     assert row(resolve(changed(base, given))) == given
     wanted = row(resolve(base))
     for column, value in given.items():
-        if column != "matching.estimator":  # which must fit the steps that are differentiated
+        alone = {"matching.estimator"}  # which must fit the steps that are differentiated
+        if METHODS[name].ascent == "previous":
+            alone.add("matching.restart_step")  # which needs something to start from
+        if column not in alone:
             found = row(resolve(changed(base, {column: value})))
             left = {key for key in COLUMNS if found[key] != wanted[key]} - DERIVED.get(column, set())
             assert left <= {column}
@@ -122,7 +159,7 @@ OFF = [
     "--matching.sharpness", "none", "--matching.rate", "exact", "--matching.estimator", "adjoint",
     "--matching.differentiated-steps", "6", "--matching.segments", "1", "--matching.window-start", "3",
     "--outer.labels", "hard", "--outer.initial", "real", "--outer.ema", "0", "--outer.guard", "0",
-    "--expert.flat", "no",
+    "--expert.flat", "no", "--matching.ascent", "fresh", "--matching.concurrent-from", "0",
 ]  # fmt: skip
 
 
@@ -251,12 +288,13 @@ def test_every_method_distils(name: str, experts: Path, flat: Path, tmp_path: Pa
     assert method.labels != "hard" or torch.equal(Y, torch.eye(10))
     assert [one["step"] for one in log] == [1, 2, 3]
     for one in log:
-        assert len(one["experts"]) == len(one["start_epochs"]) == method.segments
+        K = 1 if method.late and one["step"] <= 2 else method.segments
+        assert len(one["experts"]) == len(one["start_epochs"]) == K
         assert set(one["experts"]) <= {0, 1}
         assert set(one["start_epochs"]) <= {0, 1, 2}
-        assert (one["conflict"] is None) == (method.segments == 1)
-        assert (one["loss_perturbed"] is None) == (method.sharpness == "none")
-    assert method.segments == 1 or {0, 1} == set(log[0]["experts"])
+        assert (one["conflict"] is None) == (K == 1)
+        assert (one["loss_perturbed"] is None) == (method.sharpness == "none" or method.ascent == "previous")
+    assert method.segments == 1 or {0, 1} == set(log[-1]["experts"])
     assert not method.growing or log[0]["start_epochs"] == [0]  # of the window [0, 1), growing to [0, 3)
     assert read_header(tmp_path / "r" / "distilled.safetensors")["info"]["method"] == name
 

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from tests.run.small import FLAGS, command, succeed
+from trajmatch.methods.schedule import Window
 from trajmatch.run import plan as planning
 from trajmatch.run.cli import main
+from trajmatch.run.config import Config, Matching
 from trajmatch.run.plan import Plan, Stage, per_step
 
 
@@ -78,6 +80,22 @@ def test_a_step_is_timed_by_its_median_after_the_first_ones(monkeypatch: pytest.
     clock = iter([0.0, 100.0, 100.0, 110.0, 110.0, 111.0, 111.0, 113.0, 113.0, 116.0])
     monkeypatch.setattr(planning.time, "perf_counter", lambda: next(clock))
     assert per_step(range(1, 6), warm=2) == 2.0
+
+
+def test_a_step_is_averaged_over_a_run_whose_segments_become_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Loop:
+        """One that takes 10 s for each segment."""
+
+        config = Config(steps=9, matching=Matching(segments=3, concurrent_from=6))
+        schedule = Window(0, 2, segments=3, since=6)
+
+        def step(self) -> int:
+            return self.schedule.concurrent(0)
+
+    monkeypatch.setattr(planning, "per_step", lambda steps, warm: 10.0 * next(iter(steps)))
+    loop = Loop()
+    assert planning.seconds_of_step(loop) == pytest.approx((6 * 10 + 3 * 30) / 9)  # type: ignore[arg-type]
+    assert loop.schedule == Loop.schedule
 
 
 @pytest.mark.parametrize("method", ["datm", "tesla", "satm-contra"])

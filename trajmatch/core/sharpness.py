@@ -44,6 +44,11 @@ def _surrogate(d: Tensor, d_prime: Tensor, alpha: float) -> Tensor:
     return d_prime - alpha * (d - along * d_prime)
 
 
+def remembered(rule: Sharpness, d: Tensor, X: Tensor, state: Tensor) -> Tensor:
+    """What the next ascent goes along where it has no gradient of its own: this step's, or VaSSO's average with it."""
+    return rule.perturbation(d, X, state).state if isinstance(rule, VaSSO) else d
+
+
 @dataclass(frozen=True)
 class SAM:
     """Eps = rho d / |d|; step along d' (arXiv 2010.01412; SATM eq. 7)."""

@@ -20,7 +20,7 @@ from trajmatch.core.estimators import Estimate, Estimator, Task, random_window, 
 from trajmatch.core.hypergradient import Hypergradient
 from trajmatch.core.inner import Problem, training_view
 from trajmatch.core.rate import first_order_rate, is_valid_rate, logarithmic
-from trajmatch.core.sharpness import Sharpness
+from trajmatch.core.sharpness import Sharpness, remembered
 from trajmatch.core.student import Student
 from trajmatch.data.trajectories import Segment
 from trajmatch.methods.combining import weights
@@ -34,6 +34,7 @@ class Rule:
 
     iota:       inner steps that are differentiated, the last ones (T: no truncation).
     sharpness:  the ascent's rule, or None for no ascent and one trajectory (MTT).
+    stale:      the ascent goes along the last step's hypergradient, and needs no trajectory of its own.
     gamma:      smoothing noise of the ascent, its RMS relative to the image's.
     tau:        iterate of trajectory 1 from which trajectory 2 starts (0: no reuse).
     second_order_rate: eta's derivative by the sweep instead of the closed form.
@@ -57,6 +58,7 @@ class Rule:
     batch: int | None = None
     families: tuple[str, ...] = ()
     sharpness: Sharpness | None = None
+    stale: bool = False
     gamma: float = 0.0
     tau: int = 0
     second_order_rate: bool = True
@@ -81,7 +83,8 @@ class OuterState(NamedTuple):
     """Everything that an outer step reads and changes; tensors only, so that it can be saved as it is.
 
     X, eta: images and step size. Y (n, C): label probabilities, or their logits where labels are learned. average: the
-    delivered images (X where there is no EMA). ascent: the sharpness rule's state. scale: factor on the image learning
+    delivered images (X where there is no EMA). ascent: the sharpness rule's state; where the ascent is stale, the
+    direction of the next one. scale: factor on the image learning
     rate. steps: outer steps taken, ().
     """
 
@@ -99,6 +102,8 @@ class OuterState(NamedTuple):
 
 class Record(NamedTuple):
     """What happened in a step, as scalars (): losses at X (or X + noise) and at X + eps, norm of the direction.
+
+    Where the ascent is stale, the loss is that at X + noise + eps, the only one there is.
 
     Losses are means over the segments. conflict: the smallest cosine between two segments' hypergradients, None for
     one segment.
@@ -215,9 +220,15 @@ def outer_step(
     if rule.sharpness is None:
         one = two = match(rule, estimate, given, seed, step)
         direction, ascent, loss_perturbed = one.d.X, state.ascent, None
+    elif rule.stale:
+        # 1 to 4 in one trajectory: on noisy images, moved along the last step's hypergradient
+        moved = _noisy(rule, X, seed, step) + rule.sharpness.perturbation(state.ascent, X, state.ascent).eps
+        one = two = match(rule, estimate, [task._replace(X=moved.expand_as(task.X)) for task in given], seed, step)
+        direction, loss_perturbed = rule.sharpness.direction(state.ascent, one.d.X), None
+        ascent = remembered(rule.sharpness, one.d.X, X, state.ascent)
     else:
         # 1, 2: trajectory 1 on noisy images
-        noisy = X + smoothing_noise(X, rule.gamma, generator(seed, "noise", step))
+        noisy = _noisy(rule, X, seed, step)
         one = match(rule, estimate, [task._replace(X=noisy.expand_as(task.X)) for task in given], seed, step)
         # 3: ascent
         eps, ascent = rule.sharpness.perturbation(one.d.X, X, state.ascent)
@@ -239,6 +250,10 @@ def outer_step(
     healthy = torch.isfinite(one.loss) & torch.isfinite(norm) & is_valid_rate(after.eta) & after.X.isfinite().all()
     healthy = healthy & after.Y.isfinite().all()
     return after, Record(one.loss, loss_perturbed, norm, state.eta, one.conflict, healthy)
+
+
+def _noisy(rule: Rule, X: Tensor, seed: int, step: int) -> Tensor:
+    return X + smoothing_noise(X, rule.gamma, generator(seed, "noise", step))
 
 
 def _closed_form(one: Matched, eta: Tensor) -> Tensor:

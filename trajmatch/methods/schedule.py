@@ -21,12 +21,19 @@ class Window:
 
     first, last: T- and T+, in snapshots. start, grows: U is `start` at step 0 and `last` from step `grows` on, as
     DATM's curriculum (arXiv 2310.05773); by default `last` from the beginning, as MTT and SATM draw.
+    segments, since: K is 1 before step `since` and `segments` from it on.
     """
 
     first: int
     last: int
     start: int | None = None
     grows: int = 0
+    segments: int = 1
+    since: int = 0
+
+    def concurrent(self, step: int) -> int:
+        """K at an outer step."""
+        return self.segments if step >= self.since else 1
 
     def upper(self, step: int) -> int:
         """U at an outer step: min(T+, T + int((T+ - T) step / E))."""

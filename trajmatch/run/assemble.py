@@ -132,7 +132,8 @@ def distillation_seed(config: Config) -> int:
 def schedule(config: Config) -> Window:
     """Which segments are matched."""
     m = config.matching
-    return Window(m.first_epoch, m.last_epoch, m.window_start, m.window_steps or 0)
+    window = m.first_epoch, m.last_epoch, m.window_start, m.window_steps or 0
+    return Window(*window, m.segments or 1, m.concurrent_from or 0)
 
 
 def _sharpness(config: Config) -> Sharpness | None:
@@ -161,6 +162,7 @@ def rule(config: Config) -> Rule:
         batch=m.batch,
         families=families(m.augment),
         sharpness=_sharpness(config),
+        stale=m.ascent == "previous" and m.sharpness != "none",
         gamma=m.smoothing,
         tau=m.restart_step,
         second_order_rate=m.rate == "exact",

@@ -64,7 +64,7 @@ def outer_compute(
     total, *rest = synthetic
     shape = (rest[0], rest[1], rest[2])
     n = config.matching.batch or total
-    inner_steps = config.steps * config.matching.inner_steps
+    inner_steps = config.steps * config.matching.inner_steps * (config.matching.segments or 1)
     unrolled = config.matching.estimator == "unrolled"
     if unrolled:
         _check_unrolled(config)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Sharpness = Literal["auto", "none", "sam", "asam", "gsam", "vasso", "satm"]
+EngineName = Literal["auto", "eager", "fused", "compiled"]
 MethodName = Literal["mtt", "ftd", "tesla", "datm", "satm", "satm-fi", "satm-da", "contra", "satm-contra"]
 
 
@@ -100,6 +101,9 @@ class Matching:
     segments: int | None = None
     """Segments matched concurrently in one outer step (K), of different experts and start epochs; None is 4 for
     contra and satm-contra and 1 for others."""
+    concurrent_from: int | None = None
+    """Outer step from which on K segments are matched, and one before it, where different segments agree best; None is
+    two thirds of the steps for satm-contra, and 0, all steps, for others."""
     combine: Literal["mean", "adaptive", "pcgrad", "mgda", "upgrad"] = "mean"
     """How the hypergradients of concurrent segments become one; the last three need torchjd."""
     together: Literal["auto", "yes", "no"] = "auto"
@@ -116,6 +120,9 @@ class Matching:
     differentiated steps for the satm methods and 0 for others."""
     sharpness: Sharpness = "auto"
     """Rule of the ascent: auto is sam for the satm methods and none for others; satm is sam with smoothing."""
+    ascent: Literal["auto", "fresh", "previous"] = "auto"
+    """Direction of the ascent: the hypergradient of a first trajectory, or that of the step before, which needs no
+    trajectory and leaves none to reuse; auto is previous for satm-contra and fresh for others."""
     radius: float = 0.1
     """Radius of the ascent (rho), a norm over the whole synthetic set in the network's input space."""
     smoothing: float | None = None
@@ -235,7 +242,7 @@ class Config:
     """Seed of everything."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
-    engine: Literal["auto", "eager", "fused", "compiled"] = "auto"
+    engine: EngineName = "auto"
     """How derivatives are computed: torch's operations one by one, fused kernels (CPU), or torch.compile; auto takes
     the fastest for the length of the run."""
     precision: Literal["float32", "bf16-sweep", "bf16", "tf32"] = "float32"

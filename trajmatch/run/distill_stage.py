@@ -179,8 +179,8 @@ class Loop:
     def step(self) -> str:
         """One outer step, or a roll-back; a few words about it."""
         before, began = self.checkpoint, time.monotonic()
-        K, M = self.config.matching.segments or 1, self.config.matching.expert_epochs
-        root = assemble.distillation_seed(self.config)
+        M, root = self.config.matching.expert_epochs, assemble.distillation_seed(self.config)
+        K = self.schedule.concurrent(before.step)
         choices = self.schedule.choose(len(self.trajectories), root, before.step, K)
         segments = [self.trajectories[e].segment(e, t, M).to(self.device) for e, t in choices]
         seed = derive(root, "distill")

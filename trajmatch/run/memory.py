@@ -33,7 +33,7 @@ def held_bytes(config: Config, device: torch.device, num_parameters: int, num_pi
     assert m.restart_step is not None
     swept = m.differentiated_steps if m.estimator in ("adjoint", "truncated") else m.inner_steps
     kept = swept / m.keep_every + m.keep_every
-    if m.sharpness != "none":  # trajectory 2, beside trajectory 1, whose ends the step size needs
+    if m.sharpness != "none" and m.ascent == "fresh":  # trajectory 2, beside 1, whose ends the step size needs
         kept += m.inner_steps - m.restart_step
     iterates = kept * (m.segments or 1) + 8  # and the segment, the adjoint, gradients on their way
     copies = 24  # state, anchor, both with moments and average; noise, hypergradients

@@ -16,13 +16,15 @@ AVERAGED_SHARE = 0.2
 class Method:
     """What makes a system; the defaults are MTT's.
 
-    sharpness: the ascent's rule, or none. smoothing: its noise (gamma). truncated: only the last third of the inner
-    steps is differentiated, and a second trajectory starts where that begins. rate, estimator, labels, initial: as the
-    settings of these names. flat: experts trained for flatness. averaged: an outer average is delivered. growing: the
-    window of start epochs grows. guarded: steps of a large loss change nothing. segments: K.
+    sharpness: the ascent's rule, or none. ascent: where its direction comes from. smoothing: its noise (gamma).
+    truncated: only the last third of the inner steps is differentiated, and a second trajectory starts where that
+    begins. rate, estimator, labels, initial: as the settings of these names. flat: experts trained for flatness.
+    averaged: an outer average is delivered. growing: the window of start epochs grows. guarded: steps of a large loss
+    change nothing. segments: K. late: only one of them in the first two thirds of the steps.
     """
 
     sharpness: str = "none"
+    ascent: str = "fresh"
     smoothing: float = 0.0
     truncated: bool = False
     rate: str = "exact"
@@ -34,6 +36,7 @@ class Method:
     growing: bool = False
     guarded: bool = False
     segments: int = 1
+    late: bool = False
 
 
 MTT = Method()  # exact hypergradient, one segment, hard labels (arXiv 2203.11932)
@@ -52,8 +55,8 @@ METHODS: dict[str, Method] = {
     "satm-da": replace(SATM, labels="learned", initial="correct", growing=True, guarded=True),
     # Concurrent matching: the mean over segments of several start epochs.
     "contra": replace(MTT, segments=4),
-    # SATM's ascent and truncation on the combined segments.
-    "satm-contra": replace(SATM, segments=4),
+    # SATM's ascent and truncation on the combined segments, with learned labels; ours (docs/LOG.md has the trials).
+    "satm-contra": replace(SATM, ascent="previous", labels="learned", segments=2, late=True),
 }
 
 
@@ -72,7 +75,9 @@ def _matching(m: Matching, method: Method, steps: int) -> Matching:
     iota = m.differentiated_steps
     if iota is None:
         iota = max(1, m.inner_steps // 3) if method.truncated else m.inner_steps
-    restart = max(0, m.inner_steps - iota) if method.truncated else 0  # reuse is SATM's
+    ascent = method.ascent if m.ascent == "auto" else m.ascent
+    # Reuse is SATM's, and there must be something to reuse.
+    restart = max(0, m.inner_steps - iota) if method.truncated and ascent == "fresh" else 0
     # "satm" is SAM with smoothing, for any method.
     named = method.sharpness if m.sharpness == "auto" else "sam" if m.sharpness == "satm" else m.sharpness
     noise = SATM.smoothing if m.sharpness == "satm" else method.smoothing if named != "none" else 0.0
@@ -85,12 +90,14 @@ def _matching(m: Matching, method: Method, steps: int) -> Matching:
         differentiated_steps=iota,
         restart_step=restart if m.restart_step is None else m.restart_step,
         sharpness=named,  # type: ignore[arg-type]
+        ascent=ascent,  # type: ignore[arg-type]
         smoothing=noise if m.smoothing is None else m.smoothing,
         rate=method.rate if m.rate == "auto" else m.rate,  # type: ignore[arg-type]
         estimator=estimator if m.estimator == "auto" else m.estimator,  # type: ignore[arg-type]
         window_start=start,
         window_steps=max(1, steps // 10) if grows is None else grows,
         segments=method.segments if m.segments is None else m.segments,
+        concurrent_from=(2 * steps // 3 if method.late else 0) if m.concurrent_from is None else m.concurrent_from,
     )
 
 

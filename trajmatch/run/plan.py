@@ -230,7 +230,7 @@ def _distill(config: Config, material: Material, loop: Loop) -> Stage:
     began = time.perf_counter()
     loop.step()
     first = time.perf_counter() - began
-    step = per_step((loop.step() for _ in range(config.steps)), warm=1) if config.steps > 5 else first
+    step = first if config.steps <= 5 else seconds_of_step(loop)
     loop.save()
     loop.keep_snapshot(loop.checkpoint.state)
     done = loop.checkpoint.step
@@ -240,6 +240,19 @@ def _distill(config: Config, material: Material, loop: Loop) -> Stage:
     snapshots = len(snapshot_steps(config)) * snapshot_path(loop.folder, done).stat().st_size
     disk = sum(path.stat().st_size for path in kept) + snapshots + log + PAGES
     return Stage("distill", first + (config.steps - 1) * step, peak_memory_mb(), disk / 1e6)
+
+
+def seconds_of_step(loop: Loop) -> float:
+    """Seconds of an outer step, averaged over a run in which the number of segments may change."""
+    m, steps, schedule = loop.config.matching, loop.config.steps, loop.schedule
+    early = min(1.0, (m.concurrent_from or 0) / steps)
+    seconds = 0.0
+    for share, segments in ((early, 1), (1 - early, schedule.segments)):
+        if share > 0:
+            loop.schedule = replace(schedule, segments=segments, since=0)
+            seconds += share * per_step((loop.step() for _ in range(steps)), warm=1)
+    loop.schedule = schedule
+    return seconds
 
 
 def _evaluate(config: Config, material: Material, path: Path, passing: float) -> Stage:

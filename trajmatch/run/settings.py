@@ -69,6 +69,11 @@ def check(config: Config) -> None:
             f"--matching.differentiated-steps is {m.differentiated_steps} and must be at most the "
             f"{m.inner_steps} of --matching.inner-steps"
         )
+    if m.restart_step and m.ascent == "previous":
+        raise ValueError(
+            f"--matching.restart-step is {m.restart_step} and must be 0 or left out: with --matching.ascent previous "
+            "there is no second trajectory to start there"
+        )
     if m.restart_step >= m.inner_steps:
         raise ValueError(
             f"--matching.restart-step is {m.restart_step} and must be below the {m.inner_steps} of "
@@ -149,7 +154,7 @@ AT_LEAST = {
     "evaluation.networks evaluation.epochs evaluation.batch evaluation.workers evaluation.whole_epochs": 1,
     "outer.snapshots matching.keep_every micro_batch matching.segments matching.window_steps": 1,
     "seed outer.seed matching.first_epoch matching.restart_step matching.smoothing matching.radius": 0,
-    "expert.weight_decay": 0,
+    "matching.concurrent_from expert.weight_decay": 0,
     "evaluation.random_draws evaluation.validation_networks evaluation.weight_decay outer.checkpoint_seconds": 0,
     "matching.asam_offset matching.gsam_alpha expert.flat_alpha outer.guard": 0,
 }
