@@ -31,6 +31,7 @@ from benchmarks import measure, pictures
 from trajmatch.core.draws import derive, generator
 from trajmatch.data import synthetic as sets
 from trajmatch.data.files import write_json
+from trajmatch.data.networks import build
 from trajmatch.measure.evaluate import train_and_test
 from trajmatch.run import assemble
 from trajmatch.run.assemble import Material, distillation_seed, evaluation_training, factory
@@ -152,7 +153,7 @@ def score(about: Comparison, config: Config, X: Tensor, Y: Tensor, eta: float, s
     """Accuracies of networks trained on a set: the protocol of `trajmatch evaluate`."""
     found = material(about)
     make = factory(config.network, found.dataset.shape, found.dataset.num_classes)
-    engine = training_engine(config, make(), torch.device("cpu"))
+    engine = training_engine(config, build(make, 0)[0], torch.device("cpu"))
     recipe = evaluation_training(config, eta)
     x, y = splits(about)[split]
     return [

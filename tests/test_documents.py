@@ -1,5 +1,6 @@
 """README and docs are true of the code: commands parse, flags and presets exist, links lead somewhere, doctests run."""
 
+import dataclasses
 import doctest
 import importlib
 import re
@@ -13,14 +14,17 @@ import tyro
 import trajmatch
 from trajmatch.run.cli import VERBS, expanded
 from trajmatch.run.config import Config
+from trajmatch.run.diagnose import check
+from trajmatch.run.options import Options
 from trajmatch.run.presets import NAMES, preset
 from trajmatch.run.settings import flag, flatten
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 FLAGS = {flag(key) for key in flatten(Config())} | {"--config", "--images.no-hold-out", "--help"}
+FLAGS |= {flag(field.name) for field in dataclasses.fields(Options)}
 PIP = {"--no-deps", "--index-url", "--check"}
-OTHERS = {"--quick", "--json", "--plot", "--batch", "--probe", "--validate", "--flat"}
+OTHERS = {"--quick", "--json", "--plot", "--batch", "--probe", "--validate", "--flat", "--networks"}
 
 
 def shell_lines(text: str) -> list[str]:
@@ -56,6 +60,9 @@ def test_commands_parse(words: list[str]) -> None:
     verb, rest = words[0], words[1:]
     assert verb in VERBS
     base = preset("digits-ipc1")
+    if verb == "diagnose" and rest:
+        check(rest[0], tyro.cli(Options, args=rest[1:]))
+        return
     if rest and not rest[0].startswith("-"):
         if verb in ("run", "experts", "distill", "plan"):
             base = preset(rest[0])

@@ -18,7 +18,8 @@ class InstanceNorm(nn.GroupNorm):
         super().__init__(width, width)
 
 
-def _norm(kind: str, width: int) -> nn.Module:
+def norm_layer(kind: str, width: int) -> nn.Module:
+    """A norm of NORMS for `width` channels."""
     if kind == "instance":
         return InstanceNorm(width)
     if kind == "group":
@@ -65,7 +66,7 @@ def convnet(
         raise ValueError(f"network.depth: {depth} shrinks {h} x {w} images to one pixel, where instance norm is zero")
     layers: list[nn.Module] = []
     for i in range(depth):
-        layers += [nn.Conv2d(width if i else c, width, 3, padding=1 if i else pad), _norm(norm, width), nn.ReLU()]
+        layers += [nn.Conv2d(width if i else c, width, 3, padding=1 if i else pad), norm_layer(norm, width), nn.ReLU()]
         layers += [_pooling(pooling)]
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * (h // shrink) * (w // shrink), num_classes))
 

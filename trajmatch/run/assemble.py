@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from trajmatch.core.augment import families
 from trajmatch.core.descent import Adam, Momentum
 from trajmatch.core.sharpness import ASAM, GSAM, SAM, FlatGSAM, Sharpness, VaSSO
 from trajmatch.data import images
+from trajmatch.data.architectures import named
 from trajmatch.data.files import read_header, read_tensors, save_tensors
 from trajmatch.data.images import Dataset
 from trajmatch.data.networks import build, convnet
@@ -75,6 +76,11 @@ def check(config: Config) -> None:
     rule(config)
     expert_training(config)
     evaluation_training(config, 1.0)
+    for name in config.evaluation.architectures:
+        if name != "convnet":
+            named(name)
+    if not all(0 < rate < float("inf") for rate in config.evaluation.rates):
+        raise ValueError(f"--evaluation.rates is {config.evaluation.rates} and must be above 0 and finite")
 
 
 def load_material(config: Config, source: Any = None) -> Material:
@@ -106,7 +112,9 @@ def load_material(config: Config, source: Any = None) -> Material:
 
 
 def factory(network: Network, shape: tuple[int, int, int], num_classes: int) -> Callable[[], nn.Module]:
-    """The network of a configuration, as something that makes it."""
+    """The network of a configuration, as something that makes it. Raises ValueError for a name that is none."""
+    if network.name != "convnet":
+        return partial(named(network.name), shape, num_classes)
     return lambda: convnet(shape, num_classes, network.depth, network.width, network.norm, network.pooling)
 
 

@@ -21,6 +21,7 @@ verbs:
   experts    train networks on the real images and keep their weights along the way
   distill    optimise the synthetic images against the experts
   evaluate   train networks on a distilled set (a run folder or a .safetensors file) and test them
+  diagnose   look at what matching does to the data: correlation, interference, forgetting, ...
   report     write report.html of a run folder again
   plan       say what time, memory and disk a run would take on this machine, by doing a little of it
   presets    list the presets, or show all settings of one
@@ -28,7 +29,7 @@ verbs:
 `trajmatch run` alone runs the preset digits-ipc1; `trajmatch run --data FOLDER` starts from the preset images.
 `trajmatch VERB --help` lists the flags.
 """
-VERBS = ("run", "experts", "distill", "evaluate", "report", "plan", "presets")
+VERBS = ("run", "experts", "distill", "evaluate", "diagnose", "report", "plan", "presets")
 
 
 class UsageError(ValueError):
@@ -75,6 +76,8 @@ def _dispatch(words: list[str]) -> int:
         return _report(rest)
     if verb == "evaluate":
         return _evaluate(rest)
+    if verb == "diagnose":
+        return _diagnose(rest, words)
     return _work(verb, rest, words)
 
 
@@ -133,14 +136,36 @@ def default_folder(name: str | None, base: Config, config: Config) -> Path:
 
 def _evaluate(rest: list[str]) -> int:
     name, rest = _positional(rest)
+    from trajmatch.run.folder import parsed
     from trajmatch.run.scoring import base_configuration, evaluate_set
 
     if "-h" in rest or "--help" in rest:
         _configuration("trajmatch evaluate [FOLDER|FILE|PRESET]", preset(DEFAULT), rest)
     path = _named(name)
-    config, _ = _configuration("trajmatch evaluate", _parsed(base_configuration(path)), rest)
+    config, _ = _configuration("trajmatch evaluate", parsed(base_configuration(path)), rest)
     _prepare_process()
     evaluate_set(path, config)
+    return 0
+
+
+def _diagnose(rest: list[str], words: list[str]) -> int:
+    name, rest = _positional(rest)
+    from trajmatch.run.diagnose import NAMES as DIAGNOSES
+    from trajmatch.run.diagnose import diagnose
+    from trajmatch.run.options import Options
+
+    if name is None and not rest:
+        print("usage: trajmatch diagnose NAME --run FOLDER [FOLDER ...]\n")
+        for known, what in DIAGNOSES.items():
+            print(f"  {known:<20} {what}")
+        return 0
+    import tyro
+
+    options = tyro.cli(Options, args=rest, prog="trajmatch diagnose NAME", description="Look at runs; they stay as is.")
+    _prepare_process()
+    from trajmatch.run import verbs
+
+    print(diagnose(name or "", options, verbs.quoted(words), verbs.say))
     return 0
 
 
@@ -204,7 +229,8 @@ DESCRIPTION = "[PRESET] names where the settings start; --config FILE reads sett
 
 def expanded(words: list[str]) -> list[str]:
     """Short flags written out."""
-    return [part for word in words for part in (("--expert.flat", "yes") if word == "--flat" else (word,))]
+    short = {"--flat": ("--expert.flat", "yes"), "--networks": ("--evaluation.architectures",)}
+    return [part for word in words for part in short.get(word, (word,))]
 
 
 def _without_config(rest: list[str]) -> tuple[list[str], str | None]:
@@ -220,15 +246,6 @@ def _without_config(rest: list[str]) -> tuple[list[str], str | None]:
         else:
             words.append(word)
     return words, given
-
-
-def _parsed(flat: dict[str, object]) -> Config:
-    """A configuration from flat settings, through the same checks as the command line's."""
-    import tyro
-
-    from trajmatch.run.folder import flags
-
-    return tyro.cli(Config, args=flags(flat), prog="trajmatch")
 
 
 def _prepare_process() -> None:

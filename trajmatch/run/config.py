@@ -34,8 +34,11 @@ class Images:
 
 @dataclass(frozen=True)
 class Network:
-    """The ConvNet of the field: depth x [conv 3x3, norm, ReLU, pool], then a linear layer."""
+    """The network: the ConvNet of the field, depth x [conv 3x3, norm, ReLU, pool] and a linear layer, or another."""
 
+    name: str = "convnet"
+    """convnet, mlp, lenet, alexnet, vgg11, resnet18, resnet18-group, vit, timm:NAME, or MODULE:FACTORY: your own code,
+    imported and called as FACTORY((c, h, w), num_classes). The other settings are the ConvNet's."""
     depth: int = 3
     """Blocks: 3 for 32 pixels, 4 for 64, 5 for 128."""
     width: int = 128
@@ -215,6 +218,11 @@ class Evaluation:
     """Draws of random real images, one network each, under the same recipe; 0 leaves them out."""
     validation_networks: int = 2
     """Networks per snapshot for the choice on validation images; 0 leaves the choice out."""
+    architectures: tuple[str, ...] = ()
+    """Networks to which `trajmatch evaluate` transfers the set, by the names of --network.name; --networks is short for
+    it."""
+    rates: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03)
+    """Learning rates among which each of them is given the best, by one network each on validation images."""
     whole_epochs: int | None = None
     """Train one network on all training images for this many epochs, for comparison; None takes the experts' final
     test accuracy instead."""

@@ -1,7 +1,7 @@
 """Scoring a synthetic set beside random real images and the whole dataset, many networks at once."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,7 +34,8 @@ from trajmatch.run.progress import Meter
 
 
 class Job(NamedTuple):
-    """One network: what it is trained on, at which rate, from which seed, and where it is tested.
+    """One network: what it is trained on, at which rate, from which seed, and where it is tested; by name, or None for
+    the configuration's.
 
     X and Y are arrays because tensors travel to a worker through shared memory, which small containers lack.
     """
@@ -45,6 +46,7 @@ class Job(NamedTuple):
     recipe: Training
     seed: int
     split: str
+    network: str | None = None
 
 
 @dataclass(frozen=True)
@@ -74,13 +76,13 @@ def evaluate(
     """
     chosen = config.evaluation
     with shared(material, folder) as path:
-        accuracies = partial(_accuracies, config, path, peak, quiet)
-        first = _set_jobs("distilled", config, synthetic.X, synthetic.Y, synthetic.eta, chosen.networks)
+        accuracies = partial(accuracies_of, config, path, peak, quiet)
+        first = set_jobs("distilled", config, synthetic.X, synthetic.Y, synthetic.eta, chosen.networks)
         first += _random_jobs(config, material, synthetic.eta)
         candidates = list(candidates) if chosen.validation_networks else []
         for c in candidates:
             key = f"validation {c.step}"
-            first += _set_jobs(key, config, c.X, c.Y, c.eta, chosen.validation_networks, "validation")
+            first += set_jobs(key, config, c.X, c.Y, c.eta, chosen.validation_networks, "validation")
         if chosen.whole_epochs:
             first += _whole_jobs(config)
         found = accuracies(first)
@@ -103,7 +105,8 @@ def _how(config: Config, eta: float, what: str) -> str:
     )
 
 
-def _set_jobs(key: str, config: Config, X: Tensor, Y: Tensor, eta: float, count: int, split: str = "test") -> list[Job]:
+def set_jobs(key: str, config: Config, X: Tensor, Y: Tensor, eta: float, count: int, split: str = "test") -> list[Job]:
+    """`count` networks trained on a set at the learning rate eta."""
     recipe = evaluation_training(config, eta)
     # Every set meets the same networks.
     return [Job(key, X.numpy(), Y.numpy(), recipe, derive(config.seed, "evaluation", i), split) for i in range(count)]
@@ -161,7 +164,7 @@ def _choose(
     how = f"{_how(config, best.eta, f'the images of step {best.step}')}; the step was chosen on validation images"
     if best.step == config.steps:
         return {**last, "how": how, **extra}
-    found = accuracies(_set_jobs("chosen", config, best.X, best.Y, best.eta, config.evaluation.networks))
+    found = accuracies(set_jobs("chosen", config, best.X, best.Y, best.eta, config.evaluation.networks))
     return {**Score.of(found["chosen"], how).record(), **extra}
 
 
@@ -174,7 +177,7 @@ def snapshots(config: Config, folder: Path) -> list[Candidate]:
     return found
 
 
-def _accuracies(config: Config, path: Path, peak: Peak, quiet: bool, jobs: Sequence[Job]) -> dict[str, list[float]]:
+def accuracies_of(config: Config, path: Path, peak: Peak, quiet: bool, jobs: Sequence[Job]) -> dict[str, list[float]]:
     """Accuracies by the jobs' keys, in the jobs' order, however they were spread over processes."""
     where = device(config.device)
     workers = processes(config.evaluation.workers, where.type)
@@ -196,7 +199,8 @@ def _train_one(material: Path, config: Config, where: str, job: Job, report: Rep
     X, Y = torch.from_numpy(job.X), torch.from_numpy(job.Y)
     if job.key == "whole":
         X, Y = t["train.x"], one_hot(t["train.y"], len(mapped.classes))
-    make = factory(config.network, mapped.shape, len(mapped.classes))
+    network = config.network if job.network is None else replace(config.network, name=job.network)
+    make = factory(network, mapped.shape, len(mapped.classes))
     test_x, test_y = t[f"{job.split}.x"].to(place), t[f"{job.split}.y"].to(place)
     engine = training_engine(config, build(make, 0)[0], place)
     return train_and_test(make, X.to(place), Y.to(place), job.recipe, test_x, test_y, job.seed, engine)

@@ -1,5 +1,6 @@
 """A run folder: whose it is, what is done in it, and how to say so. No torch here."""
 
+import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,26 @@ def nest(flat: dict[str, Any]) -> dict[str, Any]:
         else:
             nested[key] = value
     return nested
+
+
+def read_metrics(path: Path) -> tuple[list[dict[str, Any]], bool]:
+    """The rows of a run's log, and whether its last line was cut short by a kill; none where there is no log."""
+    if not path.exists():
+        return [], False
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            return rows, True
+    return rows, False
+
+
+def parsed(flat: dict[str, Any]) -> Config:
+    """A configuration from flat settings, through the same checks as the command line's."""
+    import tyro
+
+    return tyro.cli(Config, args=flags(flat), prog="trajmatch")
 
 
 def flags(flat: dict[str, Any]) -> list[str]:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from trajmatch.run import figures
+from trajmatch.run.folder import read_metrics
+from trajmatch.run.options import DIAGNOSES
 
 Record = Mapping[str, Any]
 
@@ -51,12 +53,13 @@ def write_report(folder: Path) -> Path:
     Raises ValueError naming the summary where it is missing or malformed, OSError where the page can't be written.
     """
     summary = _summary(folder / "summary.json")
-    rows, damaged = _metrics(folder / "metrics.jsonl")
+    rows, damaged = read_metrics(folder / "metrics.jsonl")
     sections = [
         _headline(summary),
         _section("Accuracy", _accuracies(summary)),
         _section("Images", _pictures(folder)),
         _section("Curves", _curves(rows, damaged, folder / "experts.json")),
+        *_diagnoses(folder / DIAGNOSES),
         _section("Cost", _costs(summary)),
         _section("Run it again", _commands(summary)),
         _section("Configuration", _configuration(folder / "config.yaml")),
@@ -87,19 +90,6 @@ def _summary(path: Path) -> dict[str, Any]:
     except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path}: this is not the summary of a run ({type(error).__name__}: {error})") from None
     return dict(summary)
-
-
-def _metrics(path: Path) -> tuple[list[dict[str, Any]], bool]:
-    """The rows, and whether the last line was cut short by a kill."""
-    if not path.exists():
-        return [], False
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            return rows, True
-    return rows, False
 
 
 def _section(title: str, body: str) -> str:
@@ -192,6 +182,20 @@ def _curves(rows: Sequence[Record], damaged: bool, experts: Path) -> str:
     else:
         notes += _note("experts.json is not in the run folder.")
     return f'<div class="row">{"".join(plots)}</div>{notes}'
+
+
+def _diagnoses(folder: Path) -> list[str]:
+    """A section of what `trajmatch diagnose` has found, if it has been asked."""
+    from trajmatch.run.diagnose import read
+
+    figures = []
+    for numbers, path in read(folder):
+        data, name = base64.b64encode(path.read_bytes()).decode(), escape(numbers["about"])
+        caption = f"{name[:1].upper()}{name[1:]}. <code>{escape(numbers['command'])}</code>"
+        figures.append(
+            f'<figure><img alt="{name}" src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption></figure>'
+        )
+    return [_section("Diagnoses", "\n".join(figures))] if figures else []
 
 
 def _plot(svg: str, caption: str) -> str:

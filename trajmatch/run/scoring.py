@@ -5,6 +5,8 @@ from typing import Any
 
 from trajmatch.run.config import Config
 
+TRANSFER = "transfer.json"
+
 
 def set_file(path: Path) -> Path:
     """The set's file of a run folder, or the file itself. Raises ValueError where there is none."""
@@ -25,7 +27,10 @@ def base_configuration(path: Path) -> dict[str, Any]:
 
 
 def evaluate_set(path: Path, config: Config) -> dict[str, Any]:
-    """Score a set beside random real images and the experts of its folder; print and return the scores."""
+    """Score a set beside random real images and the experts of its folder; print and return the scores.
+
+    With --networks, score it on those instead, and write `transfer.json` beside the set.
+    """
     from trajmatch.data import synthetic as sets
     from trajmatch.run import assemble, evaluate_stage, expert_stage
     from trajmatch.run.pool import Peak
@@ -33,10 +38,13 @@ def evaluate_set(path: Path, config: Config) -> dict[str, Any]:
     from trajmatch.run.verbs import headline, say
 
     config = resolve(config)
+    assemble.check(config)
     file = set_file(path)
     synthetic = sets.load(file)
     material = assemble.load_material(config)
-    _check_fit(synthetic, material, file)
+    check_fit(synthetic, material, file)
+    if config.evaluation.architectures:
+        return _transfer(config, material, synthetic, file)
     experts = file.parent / "experts"
     trajectories = expert_stage.open_experts(config, material, experts) if experts.is_dir() else []
     candidates = evaluate_stage.snapshots(config, path) if path.is_dir() else []
@@ -47,7 +55,23 @@ def evaluate_set(path: Path, config: Config) -> dict[str, Any]:
     return accuracy
 
 
-def _check_fit(synthetic: Any, material: Any, file: Path) -> None:
+def _transfer(config: Config, material: Any, synthetic: Any, file: Path) -> dict[str, Any]:
+    from trajmatch.data.files import write_json
+    from trajmatch.run.pool import Peak
+    from trajmatch.run.transfer import lines, transfer
+    from trajmatch.run.verbs import say
+
+    scores = transfer(config, material, synthetic, file.parent, Peak())
+    for line in lines(scores):
+        print(line)
+    path = file.parent / TRANSFER
+    write_json(path, {"set": str(file), "networks": scores, "rates": list(config.evaluation.rates)})
+    say(f"mean and standard deviation of {config.evaluation.networks} networks on test images (learning rate): {path}")
+    return scores
+
+
+def check_fit(synthetic: Any, material: Any, file: Path) -> None:
+    """Raise ValueError where a set's classes or images are not those of the data."""
     if tuple(synthetic.classes) != material.dataset.classes:
         raise ValueError(f"--data has classes {', '.join(material.dataset.classes[:5])}, ... and {file} others")
     if tuple(synthetic.X.shape[1:]) != material.dataset.shape:

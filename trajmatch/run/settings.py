@@ -14,6 +14,8 @@ EVALUATE_FIELDS = (*DISTILL_FIELDS, "evaluation")
 # How fast, where and how safely, never what.
 INCIDENTAL = {"expert.workers", "expert.shard", "outer.checkpoint_seconds", "evaluation.workers"}
 INCIDENTAL |= {"matching.keep_every", "matching.together"}
+# What `trajmatch evaluate` does beside, and no run.
+INCIDENTAL |= {"evaluation.architectures", "evaluation.rates"}
 
 
 def flatten(config: Config) -> dict[str, Any]:
@@ -29,6 +31,9 @@ def _walk(record: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
             yield prefix + key, list(value) if isinstance(value, tuple) else value
 
 
+DEFAULTS = flatten(Config())
+
+
 def settings(config: Config, fields: tuple[str, ...]) -> dict[str, Any]:
     """The settings on which a stage's result depends, flat."""
     flat = flatten(config)
@@ -38,7 +43,8 @@ def settings(config: Config, fields: tuple[str, ...]) -> dict[str, Any]:
 def difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
     """The first setting in which two flat records differ, as words, or None."""
     for key in [*new, *(key for key in old if key not in new)]:
-        if old.get(key) != new.get(key):
+        # A setting that is younger than the record had its default.
+        if old.get(key, DEFAULTS.get(key)) != new.get(key):
             return f"{flag(key)} is {old.get(key)} there and {new.get(key)} here"
     return None
 

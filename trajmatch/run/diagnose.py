@@ -1,0 +1,114 @@
+"""`trajmatch diagnose NAME`: open the runs, compute, and write numbers, figure and the report. No torch here."""
+
+import json
+from collections.abc import Callable
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trajmatch.run.options import Options
+
+if TYPE_CHECKING:
+    from trajmatch.run.diagnosis import Diagnosis
+
+NAMES = {
+    "correlation": "cosines between the hypergradients of segments that start at different epochs",
+    "interference": "change of a segment's loss after an outer step on another one alone",
+    "forgetting": "loss of a fixed panel of segments over the distillation",
+    "accumulated-error": "error of a student that is never reset to the expert, in its two parts",
+    "hypergradient-norm": "norm of the hypergradient over the steps, its spikes, and the sharpness of the loss",
+    "truncation": "accuracy and error of the hypergradient by how many inner steps are differentiated",
+    "learning-rate": "the step size's path under the closed form and under the exact derivative",
+    "cost": "seconds and peak memory of every estimator as T, mini-batch and width grow",
+    "landscape": "the matching loss over a plane of images around the set",
+}
+
+
+def diagnose(name: str, options: Options, command: str, say: Callable[[str], None], quiet: bool = False) -> Path:
+    """Compute one diagnosis; returns the JSON's path, beside which the figure lies.
+
+    Raises ValueError for a name or an option that is out of range, and for runs that can't be opened.
+    """
+    check(name, options)
+    from trajmatch.data.files import replacing, write_json
+    from trajmatch.run.folder import commit
+    from trajmatch.run.progress import Meter
+
+    found, runs = diagnosis(name), open_runs(options)
+    folder = options.folder()
+    work = found.work(runs, options)
+    say(f"{name}: {work.pieces} pieces of work, about {duration(work.seconds)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    with Meter(name, work.pieces, unit="pieces", quiet=quiet) as meter:
+        numbers = found.compute(runs, options, lambda count: meter.advance(count=count))
+    about = {"diagnosis": name, "about": NAMES[name], "command": command, "commit": commit()}
+    write_json(folder / f"{name}.json", about | numbers)
+    with replacing(folder / f"{name}.png") as temporary:
+        found.draw(numbers).savefig(temporary, format="png", dpi=110)
+    report(folder, options, say)
+    return folder / f"{name}.json"
+
+
+def diagnosis(name: str) -> "Diagnosis":
+    """The diagnosis of this name."""
+    module = import_module(f"trajmatch.run.diagnoses.{name.replace('-', '_')}")
+    found: Diagnosis = module.DIAGNOSIS
+    return found
+
+
+def open_runs(options: Options) -> list[Any]:
+    """What the options name, opened. Raises ValueError."""
+    from trajmatch.run.opened import Opener
+
+    opener = Opener(options.data, options.device, options.engine)
+    if options.set is not None:
+        assert options.experts is not None, "checked"
+        return [opener.set(options.set, options.experts)]
+    return [opener.run(folder) for folder in options.run]
+
+
+def report(folder: Path, options: Options, say: Callable[[str], None]) -> None:
+    """Write the first run's report again, where it has one, with what lies in its folder of diagnoses."""
+    from trajmatch.run.report import DIAGNOSES, write_report
+
+    say(f"numbers and figure: {folder}")
+    if options.run and folder == options.run[0] / DIAGNOSES and (options.run[0] / "summary.json").exists():
+        say(f"report: {write_report(options.run[0])}")
+
+
+def check(name: str, options: Options) -> None:
+    """Raise ValueError for an unknown name or an option that is out of range."""
+    if name not in NAMES:
+        near = get_close_matches(name, NAMES, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(NAMES)}"
+        raise ValueError(f"'{name}' is not a diagnosis; {hint}")
+    if bool(options.run) == (options.set is not None):
+        raise ValueError("name what is to be looked at: --run with one or more run folders, or --set with --experts")
+    if options.set is not None and options.experts is None:
+        raise ValueError("--set needs --experts, a folder of experts to match it against")
+    lowest = {"panel": 1, "starts": 1, "points": 1, "networks": 1, "rounds": 1, "grid": 3}
+    for field, least in lowest.items():
+        if getattr(options, field) < least:
+            raise ValueError(f"--{field} is {getattr(options, field)} and must be at least {least}")
+    if options.steps is not None and options.steps < 1:
+        raise ValueError(f"--steps is {options.steps} and must be at least 1")
+    for field in ("radius", "reach"):
+        value = getattr(options, field)
+        if value is not None and not 0 < value < float("inf"):
+            raise ValueError(f"--{field} is {value} and must be above 0 and finite")
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words, as roughly as they are known."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def read(folder: Path) -> list[tuple[dict[str, Any], Path]]:
+    """The diagnoses in a folder, each with its figure, in the order in which they are listed."""
+    found = []
+    for name in NAMES:
+        numbers, figure = folder / f"{name}.json", folder / f"{name}.png"
+        if numbers.exists() and figure.exists():
+            found.append((json.loads(numbers.read_text("utf-8")), figure))
+    return found

@@ -1,0 +1,1 @@
+"""The diagnoses by name; each is a module that computes numbers and draws them."""

@@ -1,0 +1,75 @@
+"""Short distillations beside a run: the same settings but for what a diagnosis changes, in folders of their own."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean, pstdev
+from typing import Any
+
+from trajmatch.core.draws import derive
+from trajmatch.data.networks import build
+from trajmatch.measure.evaluate import train_and_test
+from trajmatch.methods.outer import probabilities
+from trajmatch.run import assemble, compute
+from trajmatch.run.config import Config, Matching
+from trajmatch.run.distill_stage import METRICS, Loop
+from trajmatch.run.folder import claim, read_metrics
+from trajmatch.run.interrupts import deferred
+from trajmatch.run.opened import Opened
+from trajmatch.run.settings import resolve
+
+
+def changed(run: Opened, matching: Matching, steps: int) -> Config:
+    """The run's settings with other ones for matching, and so many steps."""
+    outer = replace(run.config.outer, snapshots=1, snapshot_at=())
+    return resolve(replace(run.config, matching=matching, outer=outer, steps=steps, resume=True))
+
+
+def seconds_of_step(run: Opened, config: Config) -> float:
+    """About the seconds of an outer step of a configuration with this run's network and images."""
+    m = config.matching
+    assert m.differentiated_steps is not None
+    assert m.restart_step is not None
+    one = m.inner_steps * run.speed.gradient + m.differentiated_steps * run.speed.sweep
+    again = 0.0
+    if m.sharpness != "none" and m.ascent == "fresh":
+        left = m.inner_steps - m.restart_step
+        again = left * run.speed.gradient + min(left, m.differentiated_steps) * run.speed.sweep
+    return (m.segments or 1) * (one + again)
+
+
+def distilled(run: Opened, config: Config, folder: Path, advance: Callable[[int], None]) -> Loop:
+    """Distil in `folder`, or go on there; tells every outer step."""
+    claim(folder, config)
+    loop = Loop(config, run.material, run.trajectories, folder)
+    advance(loop.checkpoint.step)
+    with deferred() as check_interrupt:
+        try:
+            while loop.checkpoint.step < config.steps:
+                check_interrupt()
+                before = loop.checkpoint.step
+                loop.step()
+                advance(loop.checkpoint.step - before)
+        finally:
+            loop.save()
+    return loop
+
+
+def log(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a distillation's log."""
+    return read_metrics(folder / METRICS)[0]
+
+
+def score(run: Opened, loop: Loop, networks: int, advance: Callable[[int], None]) -> dict[str, float]:
+    """Test accuracy of networks trained on what a distillation has come to: mean, std, n."""
+    state, dataset = loop.checkpoint.state, run.material.dataset
+    make = assemble.factory(run.config.network, dataset.shape, dataset.num_classes)
+    engine = compute.training_engine(run.config, build(make, 0)[0].to(run.device), run.device)
+    recipe = assemble.evaluation_training(run.config, float(state.eta))
+    x, y = run.material.space.forward(dataset.test.x).to(run.device), dataset.test.y.to(run.device)
+    X, Y = state.average, probabilities(loop.rule, state)
+    found = []
+    for i in range(networks):
+        found.append(train_and_test(make, X, Y, recipe, x, y, derive(run.config.seed, "evaluation", i), engine))
+        advance(1)
+    return {"mean": fmean(found), "std": pstdev(found), "n": len(found)}

@@ -1,0 +1,87 @@
+"""Loss of a fixed panel of segments over the distillation."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from trajmatch.measure.panel import losses, mean_and_error
+from trajmatch.methods.schedule import Choice
+from trajmatch.run.diagnoses.drawing import banded, panels, titled
+from trajmatch.run.diagnosis import Diagnosis, Work
+from trajmatch.run.opened import Opened
+from trajmatch.run.options import Options
+
+
+def work(runs: Sequence[Opened], options: Options) -> Work:
+    """A trajectory for every segment, expert and kept point of the run."""
+    found = Work()
+    for run in runs:
+        found += Work.trajectories(
+            run, len(run.starts(options.starts)) * run.panel_size(options.panel) * len(run.points)
+        )
+    return found
+
+
+def compute(runs: Sequence[Opened], options: Options, advance: Callable[[int], None]) -> dict[str, Any]:
+    """For each run, at every kept point, the loss of each start epoch: mean over experts and standard error."""
+    return {"runs": [_one(run, options, advance) for run in runs]}
+
+
+def _one(run: Opened, options: Options, advance: Callable[[int], None]) -> dict[str, Any]:
+    starts = run.starts(options.starts)
+    rows: list[dict[str, Any]] = []
+    for point in run.points:
+        samples = []
+        for e in range(run.panel_size(options.panel)):
+            samples.append(losses(run.tasks(point, [Choice(e, t) for t in starts])).double().cpu())
+            advance(len(starts))
+        mean, error = mean_and_error(samples)
+        all_mean, all_error = mean_and_error([sample.mean() for sample in samples])
+        rows.append(
+            {
+                "step": point.step,
+                "loss": mean.tolist(),
+                "error": error.tolist(),
+                "mean": float(all_mean),
+                "mean_error": float(all_error),
+            }
+        )
+    best = [min(row["loss"][k] for row in rows) for k in range(len(starts))]
+    return {
+        "name": run.name,
+        "method": run.config.method,
+        "ipc": run.config.ipc,
+        "segments": run.config.matching.segments,
+        "starts": starts,
+        "experts": run.panel_size(options.panel),
+        "rows": rows,
+        # How far above its best the loss of each segment is at the end.
+        "forgotten": [last - least for last, least in zip(rows[-1]["loss"], best, strict=True)],
+    }
+
+
+def draw(numbers: dict[str, Any]) -> Any:
+    """The mean over the panel, all runs in one; and for each run a curve for every start epoch."""
+    runs = numbers["runs"]
+    figure, axes = panels(1 + len(runs), 4.0)
+    for k, (place, run) in enumerate(zip(axes[1:], runs, strict=True)):
+        steps = [row["step"] for row in run["rows"]]
+        banded(
+            axes[0],
+            steps,
+            [row["mean"] for row in run["rows"]],
+            [row["mean_error"] for row in run["rows"]],
+            run["name"],
+            f"C{k}",
+        )
+        for j, start in enumerate(run["starts"]):
+            shade = 0.15 + 0.75 * j / max(1, len(run["starts"]) - 1)
+            place.plot(steps, [row["loss"][j] for row in run["rows"]], color=str(shade), label=f"epoch {start}")
+        titled(place, f"{run['name']}: by start epoch", "outer step", "matching loss")
+        place.legend(fontsize=6.5)
+        place.sharey(axes[1])
+    titled(axes[0], "mean over the panel", "outer step", "matching loss")
+    axes[0].legend(fontsize=7)
+    return figure
+
+
+DIAGNOSIS = Diagnosis(work, compute, draw)

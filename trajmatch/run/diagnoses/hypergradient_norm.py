@@ -1,0 +1,106 @@
+"""Norm of the hypergradient over the outer steps, and the sharpness of the loss along the way."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from trajmatch.core.estimators import adjoint
+from trajmatch.core.sharpness import SAM
+from trajmatch.measure.panel import matching_loss, mean_and_error
+from trajmatch.measure.series import SPIKE, describe
+from trajmatch.methods.schedule import Choice
+from trajmatch.run.diagnoses.drawing import banded, panels, titled
+from trajmatch.run.diagnosis import Diagnosis, Work
+from trajmatch.run.distill_stage import METRICS
+from trajmatch.run.folder import read_metrics
+from trajmatch.run.opened import Opened, Point
+from trajmatch.run.options import Options
+
+
+def _choices(run: Opened, options: Options) -> list[Choice]:
+    """Segments of the run's own window, for the runs' steps were taken on those."""
+    m = run.config.matching
+    starts = range(m.first_epoch, m.last_epoch)
+    return [Choice(e, t) for e in range(run.panel_size(options.panel)) for t in starts][: 4 * options.panel]
+
+
+def work(runs: Sequence[Opened], options: Options) -> Work:
+    """A sweep and a trajectory for every segment of the panel and every point."""
+    found = Work()
+    for run in runs:
+        count = len(_choices(run, options)) * len(run.spread_points(options.points))
+        found += Work.sweeps(run, count) + Work.trajectories(run, 2 * count)
+    return found
+
+
+def compute(runs: Sequence[Opened], options: Options, advance: Callable[[int], None]) -> dict[str, Any]:
+    """For each run the norms of its log with their statistics, and L(X + eps) - L(X) of one radius for all."""
+    radius = options.radius or max(run.config.matching.radius for run in runs)
+    return {"radius": radius, "runs": [_one(run, options, radius, advance) for run in runs]}
+
+
+def _one(run: Opened, options: Options, radius: float, advance: Callable[[int], None]) -> dict[str, Any]:
+    rows = read_metrics(run.folder / METRICS)[0] if run.folder is not None else []
+    norms = [row["hypergradient_norm"] for row in rows]
+    parts = {"all": norms, "first half": norms[: len(norms) // 2], "second half": norms[len(norms) // 2 :]}
+    sharpness = []
+    for point in run.spread_points(options.points):
+        mean, error = mean_and_error(_sharpness(run, point, options, radius, advance))
+        sharpness.append({"step": point.step, "mean": float(mean), "error": float(error)})
+    return {
+        "name": run.name,
+        "method": run.config.method,
+        "ipc": run.config.ipc,
+        "norms": norms,
+        "statistics": {name: describe(part)._asdict() for name, part in parts.items() if part},
+        "spike": f"above {SPIKE:g} times the median",
+        "sharpness": sharpness,
+    }
+
+
+def _sharpness(
+    run: Opened, point: Point, options: Options, radius: float, advance: Callable[[int], None]
+) -> list[Tensor]:
+    """L(X + eps) - L(X) of every segment of the panel, eps along its exact hypergradient."""
+    found = []
+    for task in run.tasks(point, _choices(run, options)):
+        d = adjoint(task).d.X
+        eps = SAM(radius).perturbation(d, point.X, d).eps
+        found.append((matching_loss(task._replace(X=point.X + eps)) - matching_loss(task)).double().cpu())
+        advance(3)
+    return found
+
+
+def draw(numbers: dict[str, Any]) -> Any:
+    """Norms over the steps, and sharpness over the points."""
+    figure, (left, right) = panels(2, 5.0)
+    for k, run in enumerate(numbers["runs"]):
+        if run["norms"]:
+            deviation = run["statistics"]["all"]["deviation"]
+            left.plot(
+                range(1, len(run["norms"]) + 1),
+                run["norms"],
+                color=f"C{k}",
+                linewidth=0.7,
+                alpha=0.8,
+                label=f"{run['name']}: deviation {deviation:.2f} of the mean",
+            )
+        banded(
+            right,
+            [row["step"] for row in run["sharpness"]],
+            [row["mean"] for row in run["sharpness"]],
+            [row["error"] for row in run["sharpness"]],
+            run["name"],
+            f"C{k}",
+        )
+    left.set_yscale("log")
+    titled(left, "norm of the direction of each step", "outer step", "norm")
+    titled(right, f"sharpness at radius {numbers['radius']:g}", "outer step", "L(X + eps) - L(X)")
+    for place in (left, right):
+        if place.get_legend_handles_labels()[0]:
+            place.legend(fontsize=7)
+    return figure
+
+
+DIAGNOSIS = Diagnosis(work, compute, draw)

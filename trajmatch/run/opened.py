@@ -1,0 +1,203 @@
+"""Finished or running runs, opened to be looked at: nothing in them is changed."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from trajmatch.core.estimators import Task
+from trajmatch.core.student import Student
+from trajmatch.data.files import read_tensors
+from trajmatch.data.networks import build
+from trajmatch.data.synthetic import load
+from trajmatch.data.trajectories import Trajectory
+from trajmatch.measure.panel import panel
+from trajmatch.methods import engines
+from trajmatch.methods.outer import Rule
+from trajmatch.methods.schedule import Choice
+from trajmatch.run import assemble, compute
+from trajmatch.run.assemble import Material
+from trajmatch.run.config import Config
+from trajmatch.run.distill_stage import SNAPSHOTS
+from trajmatch.run.expert_stage import open_experts
+from trajmatch.run.folder import CONFIG, parsed, read_config
+from trajmatch.run.scoring import base_configuration, check_fit, set_file
+from trajmatch.run.settings import resolve
+from trajmatch.run.start import first_state
+
+SEED = 20_000
+
+
+class Point(NamedTuple):
+    """The set after an outer step: images (n, c, h, w), label probabilities (n, C), step size ()."""
+
+    step: int
+    X: Tensor
+    Y: Tensor
+    eta: Tensor
+
+
+class Speed(NamedTuple):
+    """Seconds of one inner gradient, and of one step of the sweep."""
+
+    gradient: float
+    sweep: float
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A run (or a set beside experts): its settings, its experts, and its set at several points of the distillation."""
+
+    name: str
+    folder: Path | None
+    config: Config
+    material: Material
+    trajectories: list[Trajectory]
+    points: list[Point]
+    student: Student
+    rule: Rule
+    device: torch.device
+
+    @property
+    def last(self) -> Point:
+        """The set as it is now."""
+        return self.points[-1]
+
+    def panel_size(self, wanted: int) -> int:
+        """Experts of a panel: as many as wanted, or all."""
+        return min(wanted, len(self.trajectories))
+
+    def spread_points(self, count: int) -> list[Point]:
+        """At most `count` of the points, evenly spaced, the first and the last among them."""
+        return [self.points[k] for k in evenly(len(self.points), count)]
+
+    def starts(self, count: int) -> list[int]:
+        """At most `count` epochs at which segments may start, evenly spaced over all that every expert has."""
+        M = self.config.matching.expert_epochs
+        return evenly(min(t.num_rows for t in self.trajectories) - M, count)
+
+    @cached_property
+    def speed(self) -> Speed:
+        """How fast this machine is at this run's inner steps: the better of three."""
+        task = self.tasks(self.last, [Choice(0, 0)])[0]
+        z, y = task.problem.view(task.X, task.Y, 0)
+        best = []
+        for derivative in (
+            lambda: self.student.gradient(task.s, z, y),
+            lambda: self.student.mixed(task.s, z, y, task.g),
+        ):
+            derivative()  # warm, and compiled
+            seconds = []
+            for _ in range(3):
+                began = time.perf_counter()
+                float(torch.as_tensor(derivative()[0]).flatten()[0])
+                seconds.append(time.perf_counter() - began)
+            best.append(min(seconds))
+        return Speed(*best)
+
+    def tasks(self, point: Point, choices: Sequence[Choice]) -> list[Task]:
+        """A panel on the set of one point."""
+        M = self.config.matching.expert_epochs
+        segments = [self.trajectories[e].segment(e, t, M).to(self.device) for e, t in choices]
+        return panel(self.rule, self.student, segments, point.X, point.Y, point.eta, SEED)
+
+
+def evenly(total: int, count: int) -> list[int]:
+    """At most `count` of 0, ..., total - 1, evenly spaced, both ends among them.
+
+    >>> evenly(10, 4)
+    [0, 3, 6, 9]
+    """
+    if count == 1 or total == 1:
+        return [total - 1]
+    return sorted({round(k * (total - 1) / (count - 1)) for k in range(count)})
+
+
+class Opener:
+    """Opens runs and sets; images that several of them share are read once.
+
+    data, device, engine: instead of what the runs were made with, where given.
+    """
+
+    def __init__(self, data: str | None = None, device: str | None = None, engine: str | None = None) -> None:
+        self.changes = {
+            key: value for key, value in (("data", data), ("device", device), ("engine", engine)) if value is not None
+        }
+        self.materials: dict[str, Material] = {}
+
+    def run(self, folder: Path) -> Opened:
+        """Open a run folder. Raises ValueError."""
+        if not (folder / CONFIG).is_file():
+            raise ValueError(f"--run is {folder}, which is not a run folder: it has no {CONFIG}")
+        config, material = self._prepared(read_config(folder / CONFIG))
+        where = folder / "experts" if config.experts.isdigit() else Path(config.experts)
+        trajectories, place = _experts(config, material, where), assemble.device(config.device)
+        state = first_state(config, material, trajectories, place)
+        Y = state.Y.softmax(1) if config.outer.labels == "learned" else state.Y
+        points = [Point(0, state.X, Y, state.eta), *_snapshots(folder, place)]
+        return _opened(folder.name, folder, config, material, trajectories, points, place)
+
+    def set(self, path: Path, experts: Path) -> Opened:
+        """Open a distilled set beside a folder of experts, which need not be those that it was made from."""
+        file = set_file(path)
+        config, material = self._prepared(base_configuration(path))
+        synthetic = load(file)
+        check_fit(synthetic, material, file)
+        place = assemble.device(config.device)
+        point = Point(config.steps, synthetic.X.to(place), synthetic.Y.to(place), torch.tensor(synthetic.eta).to(place))
+        return _opened(file.stem, None, config, material, _experts(config, material, experts), [point], place)
+
+    def _prepared(self, flat: dict[str, Any]) -> tuple[Config, Material]:
+        config = resolve(parsed({**flat, **self.changes}))
+        key = repr((config.data, config.images, config.seed))
+        if key not in self.materials:
+            self.materials[key] = assemble.load_material(config)
+        return config, self.materials[key]
+
+
+def _experts(config: Config, material: Material, folder: Path) -> list[Trajectory]:
+    found = open_experts(config, material, folder)
+    if not found:
+        raise ValueError(f"--experts: {folder} holds no experts")
+    return found
+
+
+def _snapshots(folder: Path, device: torch.device) -> list[Point]:
+    found = []
+    for path in sorted((folder / SNAPSHOTS).glob("step_*.safetensors")):
+        t = read_tensors(path)
+        X, Y, eta = t["images"].clone(), t["labels"].clone(), t["step_size"].to(t["images"].dtype)
+        found.append(Point(int(path.stem.split("_")[1]), X.to(device), Y.to(device), eta.to(device)))
+    return found
+
+
+def _opened(
+    name: str,
+    folder: Path | None,
+    config: Config,
+    material: Material,
+    trajectories: list[Trajectory],
+    points: list[Point],
+    device: torch.device,
+) -> Opened:
+    dataset = material.dataset
+    network, _ = build(assemble.factory(config.network, dataset.shape, dataset.num_classes), 0)
+    network, synthetic = network.to(device), (len(points[0].X), *dataset.shape)
+    how = compute.outer_compute(config, network, device, synthetic, material.nbytes)
+    torch.set_num_threads(how.threads)
+    return Opened(
+        name,
+        folder,
+        config,
+        material,
+        trajectories,
+        points,
+        engines.student(network, how.engine),
+        assemble.rule(config),
+        device,
+    )
