@@ -1,0 +1,128 @@
+"""`trajmatch evaluate SET --networks ...`, and networks by name."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from tests.run.small import command, succeed
+from tests.run.test_commands import refusal
+from trajmatch.data import architectures
+from trajmatch.data.networks import build
+from trajmatch.run.settings import DEFAULTS, difference
+
+Captured = pytest.CaptureFixture[str]
+FEW = ["--evaluation.networks", "2", "--evaluation.epochs", "4", "--evaluation.workers", "1"]
+MINE = """
+from torch import nn
+
+def tiny(shape, num_classes):
+    c, h, w = shape
+    return nn.Sequential(nn.Flatten(), nn.Linear(c * h * w, num_classes))
+"""
+
+
+def test_a_table_of_networks_each_at_a_rate_of_its_own(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    (tmp_path / "mine_for_tests.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    names = ["convnet", "mlp", "mine_for_tests:tiny"]
+    succeed("evaluate", folder, *FEW, "--networks", *names, "--evaluation.rates", "0.001", "0.1")
+    found = json.loads((folder / "transfer.json").read_text())["networks"]
+    assert list(found) == names
+    for name in names[1:]:
+        validation = {float(rate): value for rate, value in found[name]["validation"].items()}
+        assert set(validation) == {0.001, 0.1}
+        assert validation[found[name]["tuned"]["rate"]] == max(validation.values())
+        assert found[name]["tuned"]["n"] == found[name]["learned"]["n"] == 2
+        assert "validation images" in found[name]["tuned"]["how"]
+    assert "tuned" not in found["convnet"]
+    out = capsys.readouterr().out
+    assert all(name in out for name in names)
+    succeed("evaluate", folder, *FEW)
+    distilled = next(line for line in capsys.readouterr().out.splitlines() if "last iterate" in line)
+    assert f"{found['convnet']['learned']['mean']:.2%}" in distilled, "the same networks, the same numbers"
+
+
+def test_experts_of_another_network_and_a_set_distilled_with_it(tmp_path: Path) -> None:
+    words = command("distill", "--experts", 1, "--network.name", "lenet", "--steps", 2, "--out", tmp_path / "r")
+    succeed(*words)
+    assert (tmp_path / "r" / "distilled.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--networks", "alexnett"], "--network.name is 'alexnett'; did you mean alexnet?"),
+        (["--networks", "nowhere:made"], "--network.name is nowhere:made, which can't be imported"),
+        (["--networks", "math:tau_of"], "--network.name is math:tau_of, which can't be imported"),
+        (["--networks", "mlp", "--evaluation.rates", "0"], "--evaluation.rates is (0.0,) and must be above 0"),
+    ],
+)
+def test_wrong_names_are_one_sentence(words: list[str], says: str, whole: Path, capsys: Captured) -> None:
+    assert says in refusal(capsys, "evaluate", whole, *words)
+    assert not (whole / "transfer.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (ImportError("no timm"), "needs timm: pip install 'trajmatch"),
+        (RuntimeError("nms"), "can't be imported here: nms"),
+    ],
+)
+def test_timm_is_asked_for_where_it_is_missing(monkeypatch: pytest.MonkeyPatch, error: Exception, says: str) -> None:
+    def missing(name: str) -> object:
+        raise error
+
+    monkeypatch.setattr(architectures, "import_module", missing)
+    with pytest.raises(ValueError, match=says):
+        architectures.named("timm:resnet10t")((3, 32, 32), 10)
+
+
+class Timm:
+    """What of timm is used: models by name, of which only transformers take a size."""
+
+    def is_model(self, name: str) -> bool:
+        return name in self.list_models()
+
+    def list_models(self) -> list[str]:
+        return ["vit_tiny", "resnet10t"]
+
+    def create_model(self, name: str, pretrained: bool, num_classes: int, in_chans: int, **size: object) -> nn.Module:
+        if size and name != "vit_tiny":
+            raise TypeError("img_size")
+        assert not pretrained
+        assert size in ({}, {"img_size": (16, 16)})
+        return nn.Sequential(nn.Flatten(), nn.LazyLinear(num_classes))
+
+
+@pytest.mark.parametrize("name", ["vit_tiny", "resnet10t"])
+def test_networks_of_timm_get_a_size_where_they_take_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(architectures, "import_module", lambda name: Timm())
+    network = architectures.named(f"timm:{name}")((3, 16, 16), 7)
+    assert isinstance(network, nn.Module)
+    with pytest.raises(ValueError, match="timm:vit_tinny, which timm does not have; it has vit_tiny"):
+        architectures.named("timm:vit_tinny")((3, 16, 16), 7)
+
+
+def test_a_network_of_the_real_timm() -> None:
+    try:
+        network, _ = build(lambda: architectures.named("timm:vit_tiny_patch16_224")((3, 32, 32), 7), 0)
+    except ValueError as error:
+        pytest.skip(str(error))
+    assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
+
+
+def test_records_without_a_younger_setting_had_its_default() -> None:
+    old = {"network.width": 32}
+    assert difference(old, {"network.width": 32, "network.name": DEFAULTS["network.name"]}) is None
+    assert difference(old, {"network.width": 32, "network.name": "lenet"}) is not None
+    assert difference({**old, "network.name": "lenet"}, {"network.width": 32, "network.name": "convnet"}) is not None

@@ -1,0 +1,74 @@
+"""A set's worth to networks that it was not distilled for, each at a learning rate chosen on validation images."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from trajmatch.data.synthetic import SyntheticSet
+from trajmatch.measure.evaluate import Score
+from trajmatch.run.assemble import Material, shared
+from trajmatch.run.config import Config
+from trajmatch.run.evaluate_stage import Job, accuracies_of, set_jobs
+from trajmatch.run.pool import Peak
+
+
+def transfer(
+    config: Config, material: Material, synthetic: SyntheticSet, folder: Path, peak: Peak, quiet: bool = False
+) -> dict[str, dict[str, Any]]:
+    """Test accuracies by network, of `config.evaluation.architectures`: tuned, and at the learned step size.
+
+    tuned: at that of `config.evaluation.rates` which one network likes best on validation images; convnet, for which
+    the step size was learned, is not tuned. learned: at the step size of the set, as the published programs do.
+    folder: where a temporary file of the images may be put. Raises ValueError where there are no validation images.
+    """
+    e, names = config.evaluation, config.evaluation.architectures
+    if not len(material.dataset.validation):
+        raise ValueError("--images.validation is 0, and the learning rates of --networks are chosen on such images")
+    foreign = [name for name in names if name != config.network.name]
+    with shared(material, folder) as path:
+        tried = {f"{name} {rate}": (name, rate) for name in foreign for rate in e.rates}
+        jobs = [
+            job for key, (name, rate) in tried.items() for job in _jobs(config, synthetic, key, name, rate, 1, True)
+        ]
+        seen = accuracies_of(config, path, peak, quiet, jobs)
+        validation = {name: {rate: seen[f"{name} {rate}"][0] for rate in e.rates} for name in foreign}
+        best = {name: max(e.rates, key=lambda rate, name=name: validation[name][rate]) for name in foreign}  # type: ignore[misc]
+        jobs = []
+        for name in names:
+            jobs += _jobs(config, synthetic, f"{name} learned", name, synthetic.eta, e.networks)
+            if name in foreign:
+                jobs += _jobs(config, synthetic, f"{name} tuned", name, best[name], e.networks)
+        found = accuracies_of(config, path, peak, quiet, jobs)
+    scores: dict[str, dict[str, Any]] = {}
+    for name in names:
+        scores[name] = {"learned": _score(found[f"{name} learned"], synthetic.eta, "the set's learned step size")}
+        if name in foreign:
+            how = f"the best of {', '.join(map(str, e.rates))} by one network on validation images"
+            scores[name]["tuned"] = _score(found[f"{name} tuned"], best[name], how)
+            scores[name]["validation"] = {str(rate): value for rate, value in validation[name].items()}
+    return scores
+
+
+def _jobs(
+    config: Config, synthetic: SyntheticSet, key: str, name: str, rate: float, count: int, validation: bool = False
+) -> list[Job]:
+    """Networks of one name at one rate; the same seeds whatever the rate."""
+    split = "validation" if validation else "test"
+    jobs = set_jobs(key, config, synthetic.X, synthetic.Y, rate, count, split)
+    return [job._replace(network=name) for job in jobs]
+
+
+def _score(accuracies: Sequence[float], rate: float, how: str) -> dict[str, Any]:
+    return {**Score.of(accuracies, f"at {rate:.4g}, {how}").record(), "rate": rate}
+
+
+def lines(scores: dict[str, dict[str, Any]]) -> list[str]:
+    """The scores as a table."""
+    found = [f"  {'network':<24}{'tuned rate':>28}{'learned step size':>28}"]
+    for name, of in scores.items():
+        cells = [
+            f"{of[kind]['mean']:.2%} +- {of[kind]['std']:.2%} ({of[kind]['rate']:.3g})" if kind in of else "-"
+            for kind in ("tuned", "learned")
+        ]
+        found.append(f"  {name:<24}{cells[0]:>28}{cells[1]:>28}")
+    return found
