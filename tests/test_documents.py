@@ -24,7 +24,7 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"
 FLAGS = {flag(key) for key in flatten(Config())} | {"--config", "--images.no-hold-out", "--help"}
 FLAGS |= {flag(field.name) for field in dataclasses.fields(Options)}
 PIP = {"--no-deps", "--index-url", "--check"}
-OTHERS = {"--quick", "--json", "--plot", "--batch", "--probe", "--validate", "--flat", "--networks"}
+OTHERS = {"--quick", "--json", "--plot", "--batch", "--probe", "--validate", "--flat", "--networks", "--ranking"}
 
 
 def shell_lines(text: str) -> list[str]:

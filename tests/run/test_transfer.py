@@ -1,6 +1,7 @@
 """`trajmatch evaluate SET --networks ...`, and networks by name."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -10,9 +11,15 @@ from torch import nn
 
 from tests.run.small import command, succeed
 from tests.run.test_commands import refusal
+from trajmatch.core.vector import functional
 from trajmatch.data import architectures
+from trajmatch.data import synthetic as sets
 from trajmatch.data.networks import build
-from trajmatch.run.settings import DEFAULTS, difference
+from trajmatch.run import assemble, ranking
+from trajmatch.run.expert_stage import open_experts
+from trajmatch.run.folder import parsed
+from trajmatch.run.scoring import base_configuration
+from trajmatch.run.settings import DEFAULTS, difference, resolve
 
 Captured = pytest.CaptureFixture[str]
 FEW = ["--evaluation.networks", "2", "--evaluation.epochs", "4", "--evaluation.workers", "1"]
@@ -126,3 +133,45 @@ def test_records_without_a_younger_setting_had_its_default() -> None:
     assert difference(old, {"network.width": 32, "network.name": DEFAULTS["network.name"]}) is None
     assert difference(old, {"network.width": 32, "network.name": "lenet"}) is not None
     assert difference({**old, "network.name": "lenet"}, {"network.width": 32, "network.name": "convnet"}) is not None
+
+
+def test_ranking_by_its_accuracies(whole: Path, tmp_path: Path, capsys: Captured) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    succeed("evaluate", folder, *FEW, "--ranking", "--evaluation.rates", "0.01", "0.1")
+    found = json.loads((folder / "ranking.json").read_text())
+    mean = {key: score["mean"] for key, score in found["accuracy"].items()}
+    assert found["hlr"] == mean["real"] - mean["hard"]
+    assert found["ior"] == mean["any"] - mean["random"]
+    assert mean["any"] == mean["hard"], "this set has hard labels"
+    alpha = (found["ior"] - found["hlr"]) / 2
+    assert found["lrs"] == pytest.approx((math.exp(alpha) - math.exp(-1)) / (math.e - math.exp(-1)))
+    out = capsys.readouterr().out
+    assert "label-robust score" in out
+    assert f"{mean['random otherwise']:7.2%}" in out
+
+
+def test_random_images_of_a_set_with_soft_labels_are_labelled_by_experts(experts: Path, tmp_path: Path) -> None:
+    words = command("distill", "--experts", experts, "--steps", 2, "--outer.labels", "learned", "--out", tmp_path / "r")
+    succeed(*words)
+    config = resolve(parsed(base_configuration(tmp_path / "r")))
+    material, synthetic = assemble.load_material(config), sets.load(tmp_path / "r" / "distilled.safetensors")
+    trajectories = open_experts(config, material, experts)
+    given = (config, material, synthetic, trajectories)
+    soft, hard = (ranking._jobs(*given, key, 0.1, 2, "test") for key in ("random", "hard"))
+    X, Y = torch.from_numpy(soft[1].X), torch.from_numpy(soft[1].Y)
+    network, _ = build(assemble.factory(config.network, material.dataset.shape, 10), 0)
+    rows = [t.row(t.num_rows - 1) for t in trajectories]
+    wanted = torch.stack([functional(network)(row, X).softmax(1) for row in rows]).mean(0)
+    assert torch.allclose(Y, wanted, rtol=1e-4, atol=1e-6)
+    assert not torch.equal(X, torch.from_numpy(soft[0].X)), "a new draw for each network"
+    assert torch.equal(torch.from_numpy(hard[0].Y), torch.eye(10))
+    (other,) = ranking._jobs(*given, "any otherwise", 0.1, 1, "test")
+    assert hard[0].recipe.families == (), "digits are not augmented"
+    assert len(other.recipe.families) == 6
+
+
+def test_ranking_needs_experts(whole: Path, tmp_path: Path, capsys: Captured) -> None:
+    shutil.copy(whole / "distilled.safetensors", tmp_path / "set.safetensors")
+    words = ("evaluate", tmp_path / "set.safetensors", "--ranking", "--experts", "2")
+    assert "--ranking needs experts" in refusal(capsys, *words)

@@ -223,6 +223,9 @@ class Evaluation:
     it."""
     rates: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03)
     """Learning rates among which each of them is given the best, by one network each on validation images."""
+    ranking: bool = False
+    """`trajmatch evaluate` measures DD-Ranking's scores, which tell gains from labels and augmentation apart from gains
+    from images; --ranking is short for it."""
     whole_epochs: int | None = None
     """Train one network on all training images for this many epochs, for comparison; None takes the experts' final
     test accuracy instead."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from trajmatch.run.config import Config
 
-TRANSFER = "transfer.json"
+TRANSFER, RANKING = "transfer.json", "ranking.json"
 
 
 def set_file(path: Path) -> Path:
@@ -29,7 +29,8 @@ def base_configuration(path: Path) -> dict[str, Any]:
 def evaluate_set(path: Path, config: Config) -> dict[str, Any]:
     """Score a set beside random real images and the experts of its folder; print and return the scores.
 
-    With --networks, score it on those instead, and write `transfer.json` beside the set.
+    With --networks, score it on those instead, and write `transfer.json` beside the set; with --ranking, DD-Ranking's
+    scores, in `ranking.json`.
     """
     from trajmatch.data import synthetic as sets
     from trajmatch.run import assemble, evaluate_stage, expert_stage
@@ -45,14 +46,30 @@ def evaluate_set(path: Path, config: Config) -> dict[str, Any]:
     check_fit(synthetic, material, file)
     if config.evaluation.architectures:
         return _transfer(config, material, synthetic, file)
-    experts = file.parent / "experts"
+    experts = file.parent / "experts" if config.experts.isdigit() else Path(config.experts)
     trajectories = expert_stage.open_experts(config, material, experts) if experts.is_dir() else []
+    if config.evaluation.ranking:
+        return _rank(config, material, synthetic, trajectories, file)
     candidates = evaluate_stage.snapshots(config, path) if path.is_dir() else []
     accuracy = evaluate_stage.evaluate(config, material, synthetic, trajectories, file.parent, Peak(), candidates)
     for line in headline(accuracy):
         print(line)
     say(f"distilled: {accuracy['distilled']['how']}")
     return accuracy
+
+
+def _rank(config: Config, material: Any, synthetic: Any, trajectories: list[Any], file: Path) -> dict[str, Any]:
+    from trajmatch.data.files import write_json
+    from trajmatch.run.pool import Peak
+    from trajmatch.run.ranking import lines, rank
+    from trajmatch.run.verbs import say
+
+    found = rank(config, material, synthetic, trajectories, file.parent, Peak())
+    for line in lines(found):
+        print(line)
+    write_json(file.parent / RANKING, {"set": str(file), **found})
+    say(f"scores and how they were obtained: {file.parent / RANKING}")
+    return found
 
 
 def _transfer(config: Config, material: Any, synthetic: Any, file: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ EVALUATE_FIELDS = (*DISTILL_FIELDS, "evaluation")
 INCIDENTAL = {"expert.workers", "expert.shard", "outer.checkpoint_seconds", "evaluation.workers"}
 INCIDENTAL |= {"matching.keep_every", "matching.together"}
 # What `trajmatch evaluate` does beside, and no run.
-INCIDENTAL |= {"evaluation.architectures", "evaluation.rates"}
+INCIDENTAL |= {"evaluation.architectures", "evaluation.rates", "evaluation.ranking"}
 
 
 def flatten(config: Config) -> dict[str, Any]:
