@@ -18,6 +18,7 @@ from trajmatch.methods.schedule import Choice
 from trajmatch.run.cli import main
 from trajmatch.run.diagnose import NAMES, diagnosis
 from trajmatch.run.opened import Opener, evenly
+from trajmatch.run.options import Options
 
 Captured = pytest.CaptureFixture[str]
 SMALL = ["--panel", "2", "--starts", "3", "--points", "2"]
@@ -188,6 +189,20 @@ def test_a_running_run_and_a_set_beside_experts(experts: Path, tmp_path: Path) -
         "diagnose", "correlation", "--set", tmp_path / "short", "--experts", experts, *SMALL, "--out", tmp_path / "o"
     )
     assert json.loads((tmp_path / "o" / "correlation.json").read_text())["runs"][0]["samples"] == 2
+
+
+def test_the_nearest_real_images_of_initial_ones_are_themselves(run: Path, tmp_path: Path) -> None:
+    found = diagnose("nearest", "--run", run, "--out", tmp_path)["runs"][0]
+    assert len(found["distance"]) == len(found["training_image"]) == 10
+    assert all(value > 0 for value in found["distance"])
+    low, middle, high = found["of_test_images"]["quantiles"]
+    assert 0 < low < middle < high
+    opened = Opener().run(run)
+    opened.points[-1] = opened.points[0]
+    start = diagnosis("nearest").compute([opened], Options(), lambda count: None)["runs"][0]
+    assert max(start["distance"]) < 1e-3
+    assert all(start["same_class"])
+    assert start["closer_than_any_test_image"] == 10
 
 
 @pytest.mark.parametrize(

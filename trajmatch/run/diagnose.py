@@ -22,6 +22,7 @@ NAMES = {
     "learning-rate": "the step size's path under the closed form and under the exact derivative",
     "cost": "seconds and peak memory of every estimator as T, mini-batch and width grow",
     "landscape": "the matching loss over a plane of images around the set",
+    "nearest": "the nearest real training image of each synthetic one, and how far it is",
 }
 
 
