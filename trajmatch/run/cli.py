@@ -21,6 +21,7 @@ verbs:
   experts    train networks on the real images and keep their weights along the way
   distill    optimise the synthetic images against the experts
   evaluate   train networks on a distilled set (a run folder or a .safetensors file) and test them
+  compare    one table and plots of several runs, as HTML, Markdown and CSV
   diagnose   look at what matching does to the data: correlation, interference, forgetting, ...
   report     write report.html of a run folder again
   plan       say what time, memory and disk a run would take on this machine, by doing a little of it
@@ -29,7 +30,7 @@ verbs:
 `trajmatch run` alone runs the preset digits-ipc1; `trajmatch run --data FOLDER` starts from the preset images.
 `trajmatch VERB --help` lists the flags.
 """
-VERBS = ("run", "experts", "distill", "evaluate", "diagnose", "report", "plan", "presets")
+VERBS = ("run", "experts", "distill", "evaluate", "compare", "diagnose", "report", "plan", "presets")
 
 
 class UsageError(ValueError):
@@ -76,6 +77,8 @@ def _dispatch(words: list[str]) -> int:
         return _report(rest)
     if verb == "evaluate":
         return _evaluate(rest)
+    if verb == "compare":
+        return _compare(rest)
     if verb == "diagnose":
         return _diagnose(rest, words)
     return _work(verb, rest, words)
@@ -145,6 +148,18 @@ def _evaluate(rest: list[str]) -> int:
     config, _ = _configuration("trajmatch evaluate", parsed(base_configuration(path)), rest)
     _prepare_process()
     evaluate_set(path, config)
+    return 0
+
+
+def _compare(rest: list[str]) -> int:
+    import tyro
+
+    from trajmatch.run.compare import Options, compare
+
+    count = next((k for k, word in enumerate(rest) if word.startswith("-")), len(rest))
+    usage = "trajmatch compare FOLDER [FOLDER ...]"
+    options = tyro.cli(Options, args=rest[count:], prog=usage, description="Compare finished runs.")
+    print(compare([_named(name) for name in rest[:count]], options, print))
     return 0
 
 
