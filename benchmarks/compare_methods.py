@@ -271,7 +271,12 @@ def arguments(words: list[str] | None) -> tuple[Comparison, argparse.Namespace]:
     parser.add_argument("--networks", type=int, default=3, help="networks that score each set")
     parser.add_argument("--validate", action="store_true", help="score on validation images alone, to choose settings")
     parser.add_argument("--ipc", type=int, nargs="+", default=[1])
-    parser.add_argument("--methods", nargs="+", default=[RANDOM, *METHODS], help="each may carry flags, in quotes")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        default=[RANDOM, *(name for name, method in METHODS.items() if not method.still)],
+        help="each may carry flags, in quotes",
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=cores(), help="runs at once, one thread each")
     given, rest = parser.parse_known_args(words)

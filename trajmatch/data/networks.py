@@ -1,5 +1,6 @@
 """Networks as the field uses them, and their initial weights as one flat vector."""
 
+import copy
 from collections.abc import Callable
 
 import torch
@@ -69,6 +70,26 @@ def convnet(
         layers += [nn.Conv2d(width if i else c, width, 3, padding=1 if i else pad), norm_layer(norm, width), nn.ReLU()]
         layers += [_pooling(pooling)]
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * (h // shrink) * (w // shrink), num_classes))
+
+
+class Passed(nn.Linear):
+    """A linear layer that lets its input pass, and keeps its place and its parameters."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return input
+
+
+def embedding(network: nn.Module) -> nn.Module:
+    """A copy that shares the parameters and gives what goes into the last linear layer: its features (n, d).
+
+    Raises ValueError for a network without a linear layer.
+    """
+    twin = copy.deepcopy(network, {id(tensor): tensor for tensor in [*network.parameters(), *network.buffers()]})
+    layers = [module for module in twin.modules() if isinstance(module, nn.Linear)]
+    if not layers:
+        raise ValueError("network: it has no linear layer, before which features could be read")
+    layers[-1].__class__ = Passed
+    return twin
 
 
 def build(factory: Callable[[], nn.Module], seed: int) -> tuple[nn.Module, Tensor]:

@@ -9,7 +9,20 @@ from typing import Literal
 
 Sharpness = Literal["auto", "none", "sam", "asam", "gsam", "vasso", "satm"]
 EngineName = Literal["auto", "eager", "fused", "compiled"]
-MethodName = Literal["mtt", "ftd", "tesla", "datm", "satm", "satm-fi", "satm-da", "contra", "satm-contra"]
+MethodName = Literal[
+    "mtt",
+    "ftd",
+    "tesla",
+    "datm",
+    "satm",
+    "satm-fi",
+    "satm-da",
+    "contra",
+    "satm-contra",
+    "random",
+    "herding",
+    "k-center",
+]
 
 
 @dataclass(frozen=True)
@@ -158,9 +171,10 @@ class Outer:
     seed: int | None = None
     """Seed of the distillation alone: initial images, segments, draws; None is --seed, on which experts and splits
     depend too."""
-    initial: Literal["auto", "real", "noise", "correct"] = "auto"
-    """Start from random real images, from Gaussian noise, or from real images that experts classify correctly; auto is
-    correct for datm and satm-da and real for others."""
+    initial: Literal["auto", "real", "noise", "correct", "herding", "k-center"] = "auto"
+    """Start from random real images, from Gaussian noise, from real images that experts classify correctly, or from
+    those that herding or k-center chooses by the first expert's features; auto is correct for datm and satm-da, their
+    own choice for herding and k-center, and real for others."""
     labels: Literal["auto", "hard", "learned", "teacher"] = "auto"
     """Labels: one-hot; learned, from the experts' logits on; or what the segment's expert says of the images. auto is
     learned for datm and satm-da, teacher for tesla, and hard for others."""

@@ -84,6 +84,8 @@ def distill(
     loop = Loop(config, material, trajectories, folder)
     say(loop.compute.words())
     loop.run(quiet)
+    if not (folder / CHECKPOINT).exists():  # no step was to be taken
+        loop.save()
     synthetic = delivered(config, material, loop.checkpoint.state)
     draw_pictures(config, material, trajectories, synthetic, folder)
     save(synthetic, folder / DISTILLED)  # last: it says that the stage is done

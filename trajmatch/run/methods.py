@@ -20,7 +20,8 @@ class Method:
     truncated: only the last third of the inner steps is differentiated, and a second trajectory starts where that
     begins. rate, estimator, labels, initial: as the settings of these names. flat: experts trained for flatness.
     averaged: an outer average is delivered. growing: the window of start epochs grows. guarded: steps of a large loss
-    change nothing. segments: K. late: only one of them in the first two thirds of the steps.
+    change nothing. segments: K. late: only one of them in the first two thirds of the steps. still: the initial
+    images are delivered as they are.
     """
 
     sharpness: str = "none"
@@ -37,6 +38,7 @@ class Method:
     guarded: bool = False
     segments: int = 1
     late: bool = False
+    still: bool = False
 
 
 MTT = Method()  # exact hypergradient, one segment, hard labels (arXiv 2203.11932)
@@ -57,12 +59,18 @@ METHODS: dict[str, Method] = {
     "contra": replace(MTT, segments=4),
     # SATM's ascent and truncation on the combined segments, with learned labels; ours (docs/LOG.md has the trials).
     "satm-contra": replace(SATM, ascent="previous", labels="learned", segments=2, late=True),
+    # Real images, which condensation is compared with.
+    "random": Method(still=True),
+    "herding": Method(initial="herding", still=True),
+    "k-center": Method(initial="k-center", still=True),
 }
 
 
 def complete(config: Config) -> Config:
     """The configuration with everything filled in that it leaves to its method."""
     method = METHODS[config.method]
+    if method.still:
+        config = replace(config, steps=0)
     m, o = _matching(config.matching, method, config.steps), _outer(config.outer, method, config.steps)
     o = replace(o, seed=config.seed if o.seed is None else o.seed)
     expert = config.expert

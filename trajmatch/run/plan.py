@@ -239,7 +239,7 @@ def _distill(config: Config, material: Material, loop: Loop) -> Stage:
     kept = [loop.folder / CHECKPOINT, loop.folder / DISTILLED]
     snapshots = len(snapshot_steps(config)) * snapshot_path(loop.folder, done).stat().st_size
     disk = sum(path.stat().st_size for path in kept) + snapshots + log + PAGES
-    return Stage("distill", first + (config.steps - 1) * step, peak_memory_mb(), disk / 1e6)
+    return Stage("distill", first + max(0, config.steps - 1) * step, peak_memory_mb(), disk / 1e6)
 
 
 def seconds_of_step(loop: Loop) -> float:

@@ -135,7 +135,8 @@ def row(dataset: str, ipc: int, method: MethodName) -> tuple[Row, bool]:
     cell = (dataset, ipc)
     if method in ("datm", "satm-da") and cell in DATM:
         return DATM[cell].row, method == "datm"
-    family = "satm" if method.startswith("satm") or method == "contra" else "mtt" if method == "datm" else method
+    ours = method.startswith("satm") or method == "contra"
+    family = "satm" if ours else method if method in ORDER else "mtt"
     for place, one in enumerate((dataset, count) for count in (ipc, 1)):
         for table in ORDER[family]:
             if one in table:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from trajmatch.run.config import Config, Matching
-from trajmatch.run.methods import complete
+from trajmatch.run.methods import METHODS, complete
 
 # What each stage's result depends on, by field or group. What is not here may change freely between two calls.
 EXPERT_FIELDS = ("seed", "images", "network", "expert")
@@ -67,6 +67,8 @@ def resolve(config: Config) -> Config:
 def check(config: Config) -> None:
     """Raise ValueError for the first setting that is out of range, in a sentence that says what would be right."""
     _check_ranges(flatten(config))
+    if config.steps < 1 and not METHODS[config.method].still:
+        raise ValueError(f"--steps is {config.steps} and must be at least 1")
     m = config.matching
     assert m.differentiated_steps is not None, "resolve() has filled it in"
     assert m.restart_step is not None
@@ -154,7 +156,7 @@ def _check_estimator(m: Matching) -> None:
 
 
 AT_LEAST = {
-    "ipc steps images.size network.depth network.width outer.threads": 1,
+    "ipc images.size network.depth network.width outer.threads": 1,
     "expert.epochs expert.batch expert.threads expert.workers": 1,
     "expert.save_every matching.inner_steps matching.expert_epochs matching.batch matching.differentiated_steps": 1,
     "evaluation.networks evaluation.epochs evaluation.batch evaluation.workers evaluation.whole_epochs": 1,

@@ -3,15 +3,16 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trajmatch.core.draws import generator
-from trajmatch.data.networks import build
+from trajmatch.data.networks import build, embedding
 from trajmatch.data.synthetic import class_labels, initial_images, one_hot
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.methods import engines
 from trajmatch.methods.initial import correct_images, label_logits
 from trajmatch.methods.outer import OuterState, new_state
+from trajmatch.methods.selection import SELECTIONS, by_class
 from trajmatch.run.assemble import Material, distillation_seed, factory
 from trajmatch.run.compute import training_engine
 from trajmatch.run.config import Config
@@ -41,9 +42,16 @@ def first_images(
     """X (n, c, h, w) before the first outer step. Raises ValueError."""
     train, kind, num_classes = material.dataset.train, config.outer.initial, material.dataset.num_classes
     seed = distillation_seed(config)
+
+    def parts() -> Iterator[Tensor]:
+        return map(material.space.forward, train.x.split(CHUNK))
+
     if kind == "real" or kind == "noise":
         return initial_images(kind, train, material.space, num_classes, config.ipc, seed)
-    logits = _outputs(config, material, trajectories, device, lambda: map(material.space.forward, train.x.split(CHUNK)))
+    if kind in SELECTIONS:
+        (features,) = _outputs(config, material, trajectories[:1], device, parts, embedding)
+        return material.space.forward(train.x[by_class(kind, features, train.y, num_classes, config.ipc)])
+    logits = _outputs(config, material, trajectories, device, parts)
     right = (of_expert.argmax(1) == train.y for of_expert in logits)
     index = correct_images(right, train.y, num_classes, config.ipc, generator(seed, "initial images"))
     return material.space.forward(train.x[index])
@@ -56,11 +64,15 @@ def _outputs(
     trajectories: Sequence[Trajectory],
     device: torch.device,
     images: Callable[[], Iterable[Tensor]],
+    seen_as: Callable[[nn.Module], nn.Module] = lambda network: network,
 ) -> Iterator[Tensor]:
-    """Logits (n, C) of every expert, trained to its end, one after another; `images` gives theirs, some at a time."""
+    """Logits (n, C) of every expert, trained to its end, one after another; `images` gives theirs, some at a time.
+
+    seen_as: what of the network is wanted instead, such as its features.
+    """
     dataset = material.dataset
     network, _ = build(factory(config.network, dataset.shape, dataset.num_classes), 0)
-    forward = engines.forward(network.to(device), training_engine(config, network, device))
+    forward = engines.forward(seen_as(network.to(device)), training_engine(config, network, device))
     for trajectory in trajectories:
         theta = trajectory.row(trajectory.num_rows - 1).to(device)
         yield torch.cat([forward(theta, part.to(device)).cpu() for part in images()])
