@@ -274,7 +274,7 @@ def arguments(words: list[str] | None) -> tuple[Comparison, argparse.Namespace]:
     parser.add_argument(
         "--methods",
         nargs="+",
-        default=[RANDOM, *(name for name, method in METHODS.items() if not method.still)],
+        default=[RANDOM, *(name for name, method in METHODS.items() if method.experts and not method.still)],
         help="each may carry flags, in quotes",
     )
     parser.add_argument("--seeds", type=int, default=3)

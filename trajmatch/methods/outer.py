@@ -84,8 +84,8 @@ class OuterState(NamedTuple):
 
     X, eta: images and step size. Y (n, C): label probabilities, or their logits where labels are learned. average: the
     delivered images (X where there is no EMA). ascent: the sharpness rule's state; where the ascent is stale, the
-    direction of the next one. scale: factor on the image learning
-    rate. steps: outer steps taken, ().
+    direction of the next one. scale: factor on the image learning rate. steps: outer steps taken, (). network: weights
+    (P,) that a baseline goes on from (methods/baselines.py), else empty.
     """
 
     X: Tensor
@@ -98,6 +98,7 @@ class OuterState(NamedTuple):
     ascent: Tensor
     scale: Tensor
     steps: Tensor
+    network: Tensor = torch.empty(0)
 
 
 class Record(NamedTuple):

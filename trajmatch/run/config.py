@@ -10,19 +10,9 @@ from typing import Literal
 Sharpness = Literal["auto", "none", "sam", "asam", "gsam", "vasso", "satm"]
 EngineName = Literal["auto", "eager", "fused", "compiled"]
 MethodName = Literal[
-    "mtt",
-    "ftd",
-    "tesla",
-    "datm",
-    "satm",
-    "satm-fi",
-    "satm-da",
-    "contra",
-    "satm-contra",
-    "random",
-    "herding",
-    "k-center",
-]
+    "mtt", "ftd", "tesla", "datm", "satm", "satm-fi", "satm-da", "contra", "satm-contra",
+    "random", "herding", "k-center", "dc", "dsa", "dm",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -213,6 +203,22 @@ class Outer:
 
 
 @dataclass(frozen=True)
+class Baseline:
+    """What dc, dsa and dm do, which match no trajectories; the optimiser's momentum is the outer group's."""
+
+    lr_images: float | None = None
+    """Learning rate of the images; None is 1 for dm and 0.1 for dc and dsa, as published."""
+    batch: int = 256
+    """Real images of each class in a step."""
+    updates: int | None = None
+    """Image updates for each network of dc and dsa; None is 1, 10 and 50 up to 1, 10 and more images per class."""
+    epochs: int | None = None
+    """Epochs for which it is trained on the images between two of them; None is 1, 50 and 10."""
+    lr: float = 0.01
+    """Learning rate of that training."""
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """How a set is scored: networks trained on it from scratch, tested on real images."""
 
@@ -284,4 +290,5 @@ class Config:
     expert: Expert = field(default_factory=Expert)
     matching: Matching = field(default_factory=Matching)
     outer: Outer = field(default_factory=Outer)
+    baseline: Baseline = field(default_factory=Baseline)
     evaluation: Evaluation = field(default_factory=Evaluation)

@@ -21,9 +21,11 @@ from trajmatch.methods.schedule import Choice
 from trajmatch.run import assemble, compute
 from trajmatch.run.assemble import Material
 from trajmatch.run.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, truncate_metrics
+from trajmatch.run.condense import Condenser
 from trajmatch.run.config import Config
 from trajmatch.run.expert_stage import expert_settings
 from trajmatch.run.interrupts import deferred
+from trajmatch.run.methods import METHODS
 from trajmatch.run.progress import Meter
 from trajmatch.run.settings import DISTILL_FIELDS, flatten, settings
 from trajmatch.run.start import first_images, first_state
@@ -37,6 +39,9 @@ CHECKPOINT, METRICS, DISTILLED, SNAPSHOTS = (
 BEFORE, AFTER = "initial.png", "images.png"
 # Steps between the states that a rollback returns to. A state just before a non-finite loss is bad already.
 ANCHOR_STEPS = 20
+
+
+Take = Callable[[OuterState], tuple[OuterState, Record, list[Choice]]]
 
 
 class DivergedError(FloatingPointError):
@@ -135,6 +140,10 @@ class Loop:
         self.compute = compute.outer_compute(config, network, self.device, synthetic, material.nbytes)
         self.student = engines.student(network, self.compute.engine, self.compute.together)
         self.rule = replace(self.rule, together=self.compute.together)
+        self.take: Take = self._match
+        if METHODS[config.method].condenses:
+            condenser = Condenser(config, material, self.device)
+            self.take, self.compute = condenser, condenser.compute()
         self.first = first_state(config, material, trajectories, self.device)
         about = distill_settings(config, material, len(trajectories))
         path = folder / CHECKPOINT
@@ -181,12 +190,7 @@ class Loop:
     def step(self) -> str:
         """One outer step, or a roll-back; a few words about it."""
         before, began = self.checkpoint, time.monotonic()
-        M, root = self.config.matching.expert_epochs, assemble.distillation_seed(self.config)
-        K = self.schedule.concurrent(before.step)
-        choices = self.schedule.choose(len(self.trajectories), root, before.step, K)
-        segments = [self.trajectories[e].segment(e, t, M).to(self.device) for e, t in choices]
-        seed = derive(root, "distill")
-        state, record = outer_step(self.rule, self.student, before.state, segments, seed)
+        state, record, choices = self.take(before.state)
         row = _row(before.step + 1, record, choices)
         seconds = before.seconds + time.monotonic() - began
         if row is None:
@@ -200,6 +204,15 @@ class Loop:
         # Last, in one assignment: an interrupt before it leaves a step that was not taken.
         self.checkpoint = Checkpoint(state, anchor, seconds, before.settings)
         return f"loss {row['loss']:.3f}, step size {row['step_size']:.4f}"
+
+    def _match(self, state: OuterState) -> tuple[OuterState, Record, list[Choice]]:
+        """One step of trajectory matching: its segments, and what comes of them."""
+        M, root = self.config.matching.expert_epochs, assemble.distillation_seed(self.config)
+        K = self.schedule.concurrent(int(state.steps))
+        choices = self.schedule.choose(len(self.trajectories), root, int(state.steps), K)
+        segments = [self.trajectories[e].segment(e, t, M).to(self.device) for e, t in choices]
+        seed = derive(root, "distill")
+        return (*outer_step(self.rule, self.student, state, segments, seed), choices)
 
     def roll_back(self, record: Record, seconds: float) -> None:
         """Return to the anchor with half the image learning rate, once. Raises DivergedError the second time."""

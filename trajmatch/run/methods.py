@@ -21,7 +21,7 @@ class Method:
     begins. rate, estimator, labels, initial: as the settings of these names. flat: experts trained for flatness.
     averaged: an outer average is delivered. growing: the window of start epochs grows. guarded: steps of a large loss
     change nothing. segments: K. late: only one of them in the first two thirds of the steps. still: the initial
-    images are delivered as they are.
+    images are delivered as they are. experts: it needs them. condenses: its steps match no trajectories.
     """
 
     sharpness: str = "none"
@@ -39,6 +39,8 @@ class Method:
     segments: int = 1
     late: bool = False
     still: bool = False
+    experts: bool = True
+    condenses: bool = False
 
 
 MTT = Method()  # exact hypergradient, one segment, hard labels (arXiv 2203.11932)
@@ -60,9 +62,13 @@ METHODS: dict[str, Method] = {
     # SATM's ascent and truncation on the combined segments, with learned labels; ours (docs/LOG.md has the trials).
     "satm-contra": replace(SATM, ascent="previous", labels="learned", segments=2, late=True),
     # Real images, which condensation is compared with.
-    "random": Method(still=True),
+    "random": Method(still=True, experts=False),
     "herding": Method(initial="herding", still=True),
     "k-center": Method(initial="k-center", still=True),
+    # Gradients (arXiv 2006.05929), with augmentation (2102.08259); mean features (2110.04181).
+    "dc": Method(rate="fixed", experts=False, condenses=True),
+    "dsa": Method(rate="fixed", experts=False, condenses=True),
+    "dm": Method(rate="fixed", experts=False, condenses=True),
 }
 
 

@@ -29,6 +29,7 @@ from trajmatch.run.compute import set_precision, training_engine
 from trajmatch.run.config import Config
 from trajmatch.run.distill_stage import CHECKPOINT, DISTILLED, METRICS, Loop, delivered, snapshot_path, snapshot_steps
 from trajmatch.run.expert_stage import real
+from trajmatch.run.methods import METHODS
 from trajmatch.run.pool import Peak, Report, peak_memory_mb, processes, run_jobs
 from trajmatch.run.progress import duration
 
@@ -101,7 +102,7 @@ def plan(config: Config, experts: int | Path) -> Plan:
         folder = Path(scratch)
         with shared(material, folder) as path:
             passing = path.stat().st_size / 1e6
-            if not isinstance(experts, Path):
+            if not isinstance(experts, Path) and METHODS[config.method].experts:
                 stages.append(_experts(config, material, path, experts, passing))
             loop = Loop(_harmless(config), material, [_expert_like(config, material, folder)], folder)
             stages.append(_distill(config, material, loop))
@@ -207,7 +208,11 @@ def _harmless(config: Config) -> Config:
     """
     o = config.outer
     kind = "real" if o.initial == "correct" else o.initial
-    return replace(config, outer=replace(o, initial=kind, lr_images=1e-9, lr_step_size=1e-9, lr_labels=1e-9))
+    return replace(
+        config,
+        outer=replace(o, initial=kind, lr_images=1e-9, lr_step_size=1e-9, lr_labels=1e-9),
+        baseline=replace(config.baseline, lr_images=1e-9),
+    )
 
 
 def _expert_like(config: Config, material: Material, folder: Path) -> Trajectory:

@@ -9,7 +9,7 @@ from trajmatch.run.methods import METHODS, complete
 
 # What each stage's result depends on, by field or group. What is not here may change freely between two calls.
 EXPERT_FIELDS = ("seed", "images", "network", "expert")
-DISTILL_FIELDS = (*EXPERT_FIELDS, "ipc", "method", "steps", "precision", "matching", "outer")
+DISTILL_FIELDS = (*EXPERT_FIELDS, "ipc", "method", "steps", "precision", "matching", "outer", "baseline")
 EVALUATE_FIELDS = (*DISTILL_FIELDS, "evaluation")
 # How fast, where and how safely, never what.
 INCIDENTAL = {"expert.workers", "expert.shard", "outer.checkpoint_seconds", "evaluation.workers"}
@@ -162,9 +162,11 @@ AT_LEAST = {
     "evaluation.networks evaluation.epochs evaluation.batch evaluation.workers evaluation.whole_epochs": 1,
     "outer.snapshots matching.keep_every micro_batch matching.segments matching.window_steps": 1,
     "seed outer.seed matching.first_epoch matching.restart_step matching.smoothing matching.radius": 0,
+    "baseline.batch baseline.updates baseline.epochs": 1,
     "matching.concurrent_from expert.weight_decay": 0,
     "evaluation.random_draws evaluation.validation_networks evaluation.weight_decay outer.checkpoint_seconds": 0,
     "matching.asam_offset matching.gsam_alpha expert.flat_alpha outer.guard": 0,
 }
 POSITIVE = "expert.lr expert.flat_radius outer.lr_labels outer.step_size outer.lr_images outer.lr_step_size outer.clip"
+POSITIVE += " baseline.lr_images baseline.lr"
 SHARES = "expert.momentum outer.momentum outer.momentum_step_size outer.momentum_labels outer.ema evaluation.momentum"

@@ -19,6 +19,7 @@ from trajmatch.run.assemble import Material
 from trajmatch.run.config import Config
 from trajmatch.run.expert_stage import stopwatch
 from trajmatch.run.folder import check_claim, claim, commit
+from trajmatch.run.methods import METHODS
 from trajmatch.run.pool import Peak, cores, peak_memory_mb
 from trajmatch.run.report import write_report
 from trajmatch.run.settings import EVALUATE_FIELDS, difference, resolve, settings
@@ -86,7 +87,7 @@ class Run:
         self.seconds: dict[str, float] = {}
         self.material = material or assemble.load_material(self.config, source)
         self.trajectories: list[Trajectory] = []
-        if isinstance(self.experts_wanted, Path):
+        if isinstance(self.experts_wanted, Path) and METHODS[self.config.method].experts:
             self.trajectories = self._open(self.experts_wanted)
         claim(folder, self.config)  # only now: bad input must leave nothing behind
 
@@ -104,6 +105,9 @@ class Run:
 
     def experts(self) -> None:
         """Train what is missing of the experts; those of a folder that was named are open already."""
+        if not METHODS[self.config.method].experts:
+            self.seconds["experts"] = 0.0
+            return
         if isinstance(self.experts_wanted, Path):
             self.seconds["experts"] = sum(t.header["seconds"] for t in self.trajectories)
         else:

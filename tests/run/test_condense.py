@@ -1,0 +1,108 @@
+"""dc, dsa and dm as methods of the same commands: they need no experts, go on identically, and lower their loss."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.run.small import command, rows, succeed
+from trajmatch.core.augment import families
+from trajmatch.data import synthetic as sets
+from trajmatch.data.files import read_tensors
+from trajmatch.methods.baselines import GRADIENTS, MEAN_FEATURES
+from trajmatch.methods.outer import OuterState
+from trajmatch.run import assemble, condense
+from trajmatch.run.cli import main
+from trajmatch.run.condense import Condenser, condensation
+from trajmatch.run.config import Baseline, Config, MethodName
+from trajmatch.run.folder import parsed
+from trajmatch.run.scoring import base_configuration
+from trajmatch.run.settings import resolve
+
+FEW = ["--baseline.batch", "20", "--ipc", "2", "--baseline.updates", "3", "--baseline.epochs", "2"]
+
+
+@pytest.mark.parametrize("method", ["dc", "dsa", "dm"])
+def test_a_run_without_experts(method: str, tmp_path: Path) -> None:
+    words = command("run", "--method", method, "--steps", 12, *FEW, "--out", tmp_path / "r")
+    succeed(*words)
+    succeed(*words)  # and found done
+    assert not (tmp_path / "r" / "experts").exists()
+    found, log = sets.load(tmp_path / "r"), rows(tmp_path / "r")
+    assert torch.equal(found.Y, torch.eye(10).repeat_interleave(2, 0))
+    assert [row["step"] for row in log] == list(range(1, 13))
+    assert all(row["experts"] == [] and row["loss"] > 0 for row in log)
+    assert (tmp_path / "r" / "report.html").exists()
+
+
+@pytest.mark.parametrize("method", ["dsa", "dm"])
+def test_an_interrupted_run_goes_on_to_the_identical_set(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = command("distill", "--method", method, "--steps", 8, *FEW, "--out")
+    succeed(*words, tmp_path / "whole")
+    step, came = condense.condensation_step, []
+
+    def interrupted(*arguments: Any) -> Any:
+        state = next(one for one in arguments if isinstance(one, OuterState))
+        if int(state.steps) == 4 and not came:  # in the middle of a network of dsa
+            came.append(4)
+            raise KeyboardInterrupt
+        return step(*arguments)
+
+    monkeypatch.setattr(condense, "condensation_step", interrupted)
+    assert main([*map(str, words), str(tmp_path / "r")]) == 130
+    assert len(rows(tmp_path / "r")) == 4
+    succeed(*words, tmp_path / "r", "--resume")
+    found, wanted = (read_tensors(tmp_path / name / "distilled.safetensors") for name in ("r", "whole"))
+    assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+    assert rows(tmp_path / "r") == rows(tmp_path / "whole")
+
+
+def test_dm_lowers_the_distance_of_mean_features(tmp_path: Path) -> None:
+    succeed(*command("distill", "--method", "dm", "--steps", 60, *FEW, "--out", tmp_path / "r"))
+    losses = [row["loss"] for row in rows(tmp_path / "r")]
+    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+
+
+def config(method: MethodName, ipc: int, **changes: Any) -> Config:
+    return resolve(replace(Config(method=method, ipc=ipc), **changes))
+
+
+def test_the_published_loops_and_rates() -> None:
+    for ipc, updates, epochs in ((1, 1, 1), (10, 10, 50), (50, 50, 10)):
+        found = condensation(config("dsa", ipc))
+        assert found.network is not None
+        assert (found.updates, found.network.epochs) == (updates, epochs)
+        assert (found.matched, found.images.lr, found.images.mu) == (GRADIENTS, 0.1, 0.5)
+        assert (found.network.lr, found.network.batch, found.network.momentum) == (0.01, 256, 0.5)
+        assert found.families == found.network.families == families("color_crop_cutout_flip_scale_rotate")
+    dm = condensation(config("dm", 10))
+    assert (dm.matched, dm.images.lr, dm.updates, dm.network) == (MEAN_FEATURES, 1.0, 1, None)
+    assert condensation(config("dc", 1)).families == ()
+    assert condensation(config("dc", 1, baseline=Baseline(lr_images=3.0))).images.lr == 3.0
+
+
+def test_real_images_are_of_their_class_and_drawn_anew_at_every_step(tmp_path: Path) -> None:
+    succeed(*command("distill", "--method", "dm", "--steps", 1, *FEW, "--out", tmp_path / "r"))
+    made = resolve(parsed(base_configuration(tmp_path / "r")))
+    material = assemble.load_material(made)
+    condenser = Condenser(made, material, torch.device("cpu"))
+    train = material.space.forward(material.dataset.train.x)
+    first, second = condenser._real(0), condenser._real(1)
+    for label, images in enumerate(first):
+        assert images.shape[0] == 20
+        index = torch.cdist(images.flatten(1), train.flatten(1)).argmin(1)
+        assert (material.dataset.train.y[index] == label).all()
+        assert len(set(index.tolist())) == 20
+    assert not torch.equal(first[0], second[0])
+    assert torch.equal(first[0], condenser._real(0)[0])
+
+
+def test_it_can_be_planned(capsys: pytest.CaptureFixture[str]) -> None:
+    succeed(*command("plan", "--method", "dm", "--steps", 8, *FEW))
+    out = capsys.readouterr().out
+    assert "distill" in out
+    assert not any(line.startswith("experts") for line in out.splitlines())

@@ -1,0 +1,138 @@
+"""Condensation without trajectories: matching gradients (DC, DSA) or mean features (DM) of real and synthetic images.
+
+Legend: C classes of ipc synthetic images c x h x w, n = C ipc in all, sorted by class; B real images of each class in a
+step; P parameters of a network.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trajmatch.core.augment import Draw, augment, draw
+from trajmatch.core.descent import Momentum
+from trajmatch.core.draws import derive, generator
+from trajmatch.core.student import Student
+from trajmatch.core.vector import Forward, Layout
+from trajmatch.methods.outer import OuterState, Record
+from trajmatch.methods.training import Training, train
+
+MEAN_FEATURES, GRADIENTS = "mean-features", "gradients"
+
+
+@dataclass(frozen=True)
+class Condensation:
+    """What a step does, and between steps.
+
+    matched:  MEAN_FEATURES under a new random network at every step (DM, arXiv 2110.04181), or GRADIENTS (DC, arXiv
+              2006.05929; with augmentation DSA, arXiv 2102.08259).
+    images:   optimiser of X.
+    families: of the augmentation that a class's real and synthetic images share.
+    updates:  image updates for each network; network: how it is trained on the synthetic images between them.
+    """
+
+    matched: str
+    images: Momentum
+    families: tuple[str, ...]
+    updates: int = 1
+    network: Training | None = None
+
+
+def shared_draw(families: tuple[str, ...], source: torch.Generator) -> Draw:
+    """One draw for all images of a step, real and synthetic: siamese augmentation."""
+    return draw(1, families, source)
+
+
+def _seen(x: Tensor, a: Draw) -> Tensor:
+    return augment(x, Draw(a.family, a.u.expand(len(x), -1)))
+
+
+def feature_distance(
+    features: Forward, theta: Tensor, synthetic: Sequence[Tensor], real: Sequence[Tensor], draws: Sequence[Draw]
+) -> Tensor:
+    """Sum over classes of |mean features of real - mean features of synthetic images|^2, ()."""
+    total = torch.zeros((), dtype=theta.dtype, device=theta.device)
+    for x, r, a in zip(synthetic, real, draws, strict=True):
+        with torch.no_grad():
+            wanted = features(theta, _seen(r, a)).flatten(1).mean(0)
+        total = total + (features(theta, _seen(x, a)).flatten(1).mean(0) - wanted).square().sum()
+    return total
+
+
+def gradient_distance(layout: Layout, wanted: Tensor, found: Tensor) -> Tensor:
+    """Sum over weights with two or more dimensions, and over their rows, of 1 - cosine of two gradients (P,).
+
+    A row is all that leads to one output: of a convolution (out, in h w). Biases and norms do not count, as published.
+    """
+    total = torch.zeros((), dtype=found.dtype, device=found.device)
+    one, two = layout.split(wanted), layout.split(found)
+    for name in layout.names:
+        if one[name].dim() > 1:
+            cosine = F.cosine_similarity(one[name].flatten(1), two[name].flatten(1), dim=1, eps=1e-12)
+            total = total + (1 - cosine).sum()
+    return total
+
+
+def gradients_distance(
+    forward: Forward,
+    layout: Layout,
+    theta: Tensor,
+    synthetic: Sequence[Tensor],
+    real: Sequence[Tensor],
+    draws: Sequence[Draw],
+) -> Tensor:
+    """Sum over classes of the distance between the gradients of the cross-entropy on real and on synthetic images."""
+    total = torch.zeros((), dtype=theta.dtype, device=theta.device)
+    for label, (x, r, a) in enumerate(zip(synthetic, real, draws, strict=True)):
+        at = theta.detach().requires_grad_()
+        wanted, found = (
+            torch.autograd.grad(
+                F.cross_entropy(forward(at, _seen(images, a)), torch.full((len(images),), label, device=theta.device)),
+                at,
+                create_graph=graph,
+            )[0]
+            for images, graph in ((r, False), (x, True))
+        )
+        total = total + gradient_distance(layout, wanted.detach(), found)
+    return total
+
+
+def condensation_step(
+    rule: Condensation,
+    forward: Forward,
+    layout: Layout,
+    student: Student,
+    fresh: Tensor,
+    state: OuterState,
+    real: Sequence[Tensor],
+    seed: int,
+) -> tuple[OuterState, Record]:
+    """One update of the images. A pure function of its arguments; `state.steps` numbers the step.
+
+    forward: outputs for GRADIENTS, features for MEAN_FEATURES, of weights laid out as `layout` says. student: for the
+    training between updates. fresh (P,): weights of a new random network, taken at every `updates`th step, where
+    state.network holds those in use. real: for each class, B images.
+    """
+    step, ipc = int(state.steps), len(state.X) // len(real)
+    source = generator(seed, "condensation", step)
+    draws = [shared_draw(rule.families, source) for _ in real]
+    theta = fresh if step % rule.updates == 0 else state.network
+    with torch.enable_grad():
+        X = state.X.detach().requires_grad_()
+        synthetic = X.split(ipc)
+        if rule.matched == MEAN_FEATURES:
+            loss = feature_distance(forward, theta, synthetic, real, draws)
+        else:
+            loss = gradients_distance(forward, layout, theta, synthetic, real, draws)
+        (d,) = torch.autograd.grad(loss, X)
+    moved, moments = rule.images.step(state.X, d, state.image_moments, step)
+    # Not `if`: reading the scale would make a GPU wait.
+    moved = torch.where(state.scale == 1, moved, state.X + state.scale * (moved - state.X))
+    if rule.network is not None and (step + 1) % rule.updates:
+        for now in train(student.gradient, theta, moved, state.Y, rule.network, derive(seed, "network", step)):
+            theta = now.theta
+    after = state._replace(X=moved, average=moved, image_moments=moments, network=theta, steps=state.steps + 1)
+    healthy = torch.isfinite(loss.detach()) & moved.isfinite().all()
+    return after, Record(loss.detach(), None, d.norm(), state.eta, None, healthy)

@@ -1,0 +1,67 @@
+"""The steps of dc, dsa and dm in the outer loop: random networks and batches of real images by class."""
+
+import torch
+from torch import Tensor
+
+from trajmatch.core.augment import families
+from trajmatch.core.descent import Momentum
+from trajmatch.core.draws import derive, generator
+from trajmatch.core.vector import Layout, functional
+from trajmatch.data.networks import build, embedding
+from trajmatch.methods import engines
+from trajmatch.methods.baselines import GRADIENTS, MEAN_FEATURES, Condensation, condensation_step
+from trajmatch.methods.outer import OuterState, Record
+from trajmatch.methods.schedule import Choice
+from trajmatch.methods.training import Training
+from trajmatch.run.assemble import Material, distillation_seed, factory
+from trajmatch.run.compute import Compute, training_engine
+from trajmatch.run.config import Config
+
+
+def condensation(config: Config) -> Condensation:
+    """The rule of a resolved configuration. The loops of dc and dsa grow with the images per class, as published."""
+    b, o = config.baseline, config.outer
+    seen = () if config.method == "dc" else families(config.matching.augment)
+    if config.method == "dm":
+        return Condensation(MEAN_FEATURES, Momentum(b.lr_images or 1.0, o.momentum), seen)
+    updates, epochs = (1, 1) if config.ipc == 1 else (10, 50) if config.ipc <= 10 else (50, 10)
+    network = Training(b.lr, b.epochs or epochs, config.evaluation.batch, momentum=0.5, families=seen)
+    return Condensation(GRADIENTS, Momentum(b.lr_images or 0.1, o.momentum), seen, b.updates or updates, network)
+
+
+class Condenser:
+    """Takes the steps: a function of the state, whatever was taken before."""
+
+    def __init__(self, config: Config, material: Material, device: torch.device) -> None:
+        self.config, self.material, self.device = config, material, device
+        self.rule, self.seed = condensation(config), derive(distillation_seed(config), "condense")
+        dataset = material.dataset
+        self.make = factory(config.network, dataset.shape, dataset.num_classes)
+        network, _ = build(self.make, 0)
+        network = network.to(device)
+        self.layout = Layout.of(network)
+        self.forward = functional(embedding(network) if config.method == "dm" else network)
+        self.student = engines.student(network, training_engine(config, network, device))
+        self.members = [(dataset.train.y == label).nonzero().squeeze(1) for label in range(dataset.num_classes)]
+
+    def compute(self) -> Compute:
+        """How it computes."""
+        why = "a step goes through one network"
+        return Compute(engines.EAGER, self.config.outer.threads or torch.get_num_threads(), why)
+
+    def __call__(self, state: OuterState) -> tuple[OuterState, Record, list[Choice]]:
+        """One step from a state."""
+        step = int(state.steps)
+        fresh = state.network
+        if step % self.rule.updates == 0:
+            fresh = build(self.make, derive(self.seed, "network", step // self.rule.updates))[1].to(self.device)
+        arguments = (self.rule, self.forward, self.layout, self.student, fresh, state, self._real(step), self.seed)
+        return (*condensation_step(*arguments), [])
+
+    def _real(self, step: int) -> list[Tensor]:
+        """For each class, random real images of it."""
+        source, found = generator(self.seed, "real", step), []
+        for members in self.members:
+            chosen = members[torch.randperm(len(members), generator=source)[: self.config.baseline.batch]]
+            found.append(self.material.space.forward(self.material.dataset.train.x[chosen]).to(self.device))
+        return found
