@@ -127,61 +127,69 @@ def seconds_per_step(about: Comparison, name: str, ipc: int) -> float:
 
 
 def run(about: Comparison, job: Job) -> dict[str, Any]:
-    """Distil and score one job, or find it done. In a worker process."""
+    """Distil and score one job, or find it done; score it by more networks where more are asked for. In a worker."""
     prepare_process()
     torch.set_num_threads(1)
     config = configuration(about, job)
     folder = about.out / job.folder
     path = folder / ("validation.json" if about.validate else "test.json")
-    if path.exists():
-        return dict(json.loads(path.read_text("utf-8")))
+    result: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {"accuracy": []}
+    networks = range(len(result["accuracy"]), about.networks)
+    if not networks:
+        return result
     folder.mkdir(parents=True, exist_ok=True)
+    known = {"name": job.name, "ipc": job.ipc, "seed": job.seed, "seconds": 0.0, "steps": job.steps}
     if job.name.split()[0] == RANDOM:
-        result = {**score_random(about, config), "seconds": 0.0, "steps": 0}
+        found = score_random(about, config, networks)
     else:
         this = Run(config, folder, " ".join(sys.argv), say=silent, material=material(about))
         this.experts()
         this.distill()
-        result = score_set(about, config, folder)
-        result |= {"seconds": this.seconds["distill"], "steps": job.steps}
-    result |= {"name": job.name, "ipc": job.ipc, "seed": job.seed, "peak_memory_mb": peak_memory_mb()}
+        known["seconds"] = this.seconds["distill"]
+        found = score_set(about, config, folder, networks)
+    known["peak_memory_mb"] = peak_memory_mb()
+    for key in ("accuracy", "equal_accuracy"):
+        if key in found:
+            found[key] = result.get(key, []) + found[key]
+    result = {**known, **found, **{k: v for k, v in result.items() if k not in ("accuracy", "equal_accuracy")}}
     write_json(path, result)
     return result
 
 
-def score(about: Comparison, config: Config, X: Tensor, Y: Tensor, eta: float, split: str, count: int) -> list[float]:
-    """Accuracies of networks trained on a set: the protocol of `trajmatch evaluate`."""
+def score(
+    about: Comparison, config: Config, X: Tensor, Y: Tensor, eta: float, split: str, networks: range
+) -> list[float]:
+    """Accuracies of networks, by their numbers, trained on a set: the protocol of `trajmatch evaluate`."""
     found = material(about)
     make = factory(config.network, found.dataset.shape, found.dataset.num_classes)
     engine = training_engine(config, build(make, 0)[0], torch.device("cpu"))
     recipe = evaluation_training(config, eta)
     x, y = splits(about)[split]
-    return [
-        train_and_test(make, X, Y, recipe, x, y, derive(config.seed, "evaluation", i), engine) for i in range(count)
-    ]
+    return [train_and_test(make, X, Y, recipe, x, y, derive(config.seed, "evaluation", i), engine) for i in networks]
 
 
-def score_set(about: Comparison, config: Config, folder: Path) -> dict[str, Any]:
+def score_set(about: Comparison, config: Config, folder: Path, networks: range) -> dict[str, Any]:
     """Scores of the last images, of those at equal steps, and of every snapshot on validation with one network."""
     split = "validation" if about.validate else "test"
     last, curve = sets.load(folder), []
-    result: dict[str, Any] = {"accuracy": score(about, config, last.X, last.Y, last.eta, split, about.networks)}
+    result: dict[str, Any] = {"accuracy": score(about, config, last.X, last.Y, last.eta, split, networks)}
     times = seconds_at(folder)
     for step, X, Y, eta in map(astuple, snapshots(config, folder)):
-        curve.append([step, times[step], score(about, config, X, Y, eta, "validation", 1)[0]])
+        if networks[0] == 0:
+            curve.append([step, times[step], score(about, config, X, Y, eta, "validation", range(1))[0]])
         if step in config.outer.snapshot_at:
             result["equal_steps"] = step
             result["equal_seconds"] = times[step]
-            result["equal_accuracy"] = score(about, config, X, Y, eta, split, about.networks)
+            result["equal_accuracy"] = score(about, config, X, Y, eta, split, networks)
     return {**result, "step_size": last.eta, "curve": curve}
 
 
-def score_random(about: Comparison, config: Config) -> dict[str, Any]:
+def score_random(about: Comparison, config: Config, networks: range) -> dict[str, Any]:
     """Random real images under the same recipe at the initial step size; a draw for each network."""
     split, eta, found = "validation" if about.validate else "test", config.outer.step_size, []
-    for i in range(about.networks):
+    for i in networks:
         source = generator(distillation_seed(config), "random real images", i)
-        found += score(about, config, *random_set(config, material(about), source), eta, split, 1)
+        found += score(about, config, *random_set(config, material(about), source), eta, split, range(i, i + 1))
     return {"accuracy": found, "step_size": eta, "curve": []}
 
 

@@ -2,7 +2,7 @@
 
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -120,6 +120,18 @@ def test_steps_follow_from_the_budget_and_equal_steps_from_the_slowest(
     assert kept["contra, 2 per class"] == 4.0
     monkeypatch.setattr(compare_methods, "seconds_per_step", lambda *_: pytest.fail("measured again"))
     assert list(compare_methods.plan(comparison(tmp_path), ["random", "mtt", "contra"], [1, 2], 2)) == jobs
+
+
+def test_more_networks_score_what_is_there_and_keep_what_they_found(tmp_path: Path) -> None:
+    flags = ("--evaluation.epochs", "3", "--network.width", "4")
+    few = replace(comparison(tmp_path / "a"), networks=1, set=flags)
+    more, at_once = replace(few, networks=3), replace(few, networks=3, out=tmp_path / "b")
+    job = Job("random", 1, 0)
+    first, found = compare_methods.run(few, job), compare_methods.run(more, job)
+    assert found["accuracy"][:1] == first["accuracy"]
+    assert found["accuracy"] == compare_methods.run(at_once, job)["accuracy"]
+    assert len(set(found["accuracy"])) > 1
+    assert compare_methods.run(few, job) == found, "fewer are there already"
 
 
 def test_a_summary_by_hand() -> None:
