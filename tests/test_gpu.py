@@ -15,7 +15,8 @@ from trajmatch.data.networks import build, convnet
 from trajmatch.data.trajectories import Segment
 from trajmatch.methods import engines
 from trajmatch.methods.engines import Engine
-from trajmatch.methods.outer import OuterState, Record, Rule, new_state, outer_step
+from trajmatch.methods.outer import Rule, outer_step
+from trajmatch.methods.state import OuterState, Record, new_state
 from trajmatch.run.compute import set_precision
 
 pytestmark = [

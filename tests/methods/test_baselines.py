@@ -16,7 +16,7 @@ from trajmatch.core.student import plain
 from trajmatch.core.vector import Layout, functional
 from trajmatch.data.networks import build, convnet, embedding
 from trajmatch.methods import baselines as b
-from trajmatch.methods.outer import OuterState, new_state
+from trajmatch.methods.state import OuterState, new_state
 from trajmatch.methods.training import Training, train
 
 NETWORK, THETA = build(lambda: convnet((2, 8, 8), 3, depth=2, width=4), 1)
@@ -102,7 +102,7 @@ def test_a_step_goes_along_the_derivative(rule: b.Condensation) -> None:
     def loss(X: Tensor) -> float:
         if rule.matched == b.MEAN_FEATURES:
             return float(b.feature_distance(forward, THETA, X.split(2), REAL, a))
-        return float(b.gradients_distance(forward, LAYOUT, THETA, X.split(2), REAL, a))
+        return float(b.gradients_distance(forward, LAYOUT, THETA, X.split(2), REAL, a).detach())
 
     v, step = random(*before.X.shape, seed=6), 1e-6
     wanted = (loss(before.X + step * v) - loss(before.X - step * v)) / (2 * step)

@@ -17,7 +17,8 @@ from trajmatch.core.student import plain
 from trajmatch.core.vector import functional
 from trajmatch.data.networks import build, convnet
 from trajmatch.data.trajectories import Segment
-from trajmatch.methods.outer import OuterState, Rule, new_state, outer_step
+from trajmatch.methods.outer import Rule, outer_step
+from trajmatch.methods.state import OuterState, new_state
 
 T, SEED = 6, 11
 FAMILIES = families("color_crop_cutout_flip_scale_rotate")

@@ -11,7 +11,8 @@ from tests.oracles import F64, random, relative_error
 from trajmatch.core.draws import generator
 from trajmatch.core.sharpness import ASAM, GSAM, SAM, Sharpness, VaSSO
 from trajmatch.data.trajectories import Segment
-from trajmatch.methods.outer import OuterState, outer_step
+from trajmatch.methods.outer import outer_step
+from trajmatch.methods.state import OuterState
 
 STALE = replace(SATM, stale=True, tau=0)
 

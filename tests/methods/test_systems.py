@@ -20,7 +20,8 @@ from trajmatch.core.vector import functional
 from trajmatch.data.networks import build, convnet
 from trajmatch.data.trajectories import Segment
 from trajmatch.methods.combining import RULES, weights
-from trajmatch.methods.outer import OuterState, Record, Rule, new_state, outer_step, probabilities
+from trajmatch.methods.outer import Rule, outer_step, probabilities
+from trajmatch.methods.state import OuterState, Record, new_state
 
 T, SEED, STEP, N, C = 6, 11, 5, 6, 3
 FAMILIES = families("color_crop_cutout_flip_scale_rotate")

@@ -17,7 +17,8 @@ from trajmatch.data.networks import build, convnet
 from trajmatch.data.trajectories import Segment
 from trajmatch.methods import engines
 from trajmatch.methods.engines import Engine
-from trajmatch.methods.outer import OuterState, Rule, new_state, outer_step
+from trajmatch.methods.outer import Rule, outer_step
+from trajmatch.methods.state import OuterState, new_state
 
 MTT = Rule(
     T=6, iota=6, images=Momentum(3.0, 0.5), rate=Momentum(0.1), label=Momentum(1.0, 0.9),

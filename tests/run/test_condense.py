@@ -9,13 +9,14 @@ import torch
 
 from tests.run.small import command, rows, succeed
 from trajmatch.core.augment import families
+from trajmatch.core.descent import Adam
 from trajmatch.data import synthetic as sets
 from trajmatch.data.files import read_tensors
 from trajmatch.methods.baselines import GRADIENTS, MEAN_FEATURES
-from trajmatch.methods.outer import OuterState
-from trajmatch.run import assemble, condense
+from trajmatch.methods.state import OuterState
+from trajmatch.run import assemble
 from trajmatch.run.cli import main
-from trajmatch.run.condense import Condenser, condensation
+from trajmatch.run.condense import Condenser, condensation, real_loss
 from trajmatch.run.config import Baseline, Config, MethodName
 from trajmatch.run.folder import parsed
 from trajmatch.run.scoring import base_configuration
@@ -24,7 +25,7 @@ from trajmatch.run.settings import resolve
 FEW = ["--baseline.batch", "20", "--ipc", "2", "--baseline.updates", "3", "--baseline.epochs", "2"]
 
 
-@pytest.mark.parametrize("method", ["dc", "dsa", "dm"])
+@pytest.mark.parametrize("method", ["dc", "dsa", "dm", "rat-bptt"])
 def test_a_run_without_experts(method: str, tmp_path: Path) -> None:
     words = command("run", "--method", method, "--steps", 12, *FEW, "--out", tmp_path / "r")
     succeed(*words)
@@ -37,22 +38,21 @@ def test_a_run_without_experts(method: str, tmp_path: Path) -> None:
     assert (tmp_path / "r" / "report.html").exists()
 
 
-@pytest.mark.parametrize("method", ["dsa", "dm"])
+@pytest.mark.parametrize("method", ["dsa", "dm", "rat-bptt"])
 def test_an_interrupted_run_goes_on_to_the_identical_set(
     method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = command("distill", "--method", method, "--steps", 8, *FEW, "--out")
     succeed(*words, tmp_path / "whole")
-    step, came = condense.condensation_step, []
+    step, came = Condenser.__call__, []
 
-    def interrupted(*arguments: Any) -> Any:
-        state = next(one for one in arguments if isinstance(one, OuterState))
+    def interrupted(self: Condenser, state: OuterState) -> Any:
         if int(state.steps) == 4 and not came:  # in the middle of a network of dsa
             came.append(4)
             raise KeyboardInterrupt
-        return step(*arguments)
+        return step(self, state)
 
-    monkeypatch.setattr(condense, "condensation_step", interrupted)
+    monkeypatch.setattr(Condenser, "__call__", interrupted)
     assert main([*map(str, words), str(tmp_path / "r")]) == 130
     assert len(rows(tmp_path / "r")) == 4
     succeed(*words, tmp_path / "r", "--resume")
@@ -82,6 +82,9 @@ def test_the_published_loops_and_rates() -> None:
     dm = condensation(config("dm", 10))
     assert (dm.matched, dm.images.lr, dm.updates, dm.network) == (MEAN_FEATURES, 1.0, 1, None)
     assert condensation(config("dc", 1)).families == ()
+    rat = real_loss(config("rat-bptt", 10))
+    assert (rat.images, rat.relative_clip, rat.sharpness, rat.second_order_rate) == (Adam(0.001), 2.0, None, True)
+    assert (rat.iota, rat.T) == (16, 50)
     assert condensation(config("dc", 1, baseline=Baseline(lr_images=3.0))).images.lr == 3.0
 
 

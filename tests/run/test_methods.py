@@ -17,8 +17,8 @@ from trajmatch.data.files import read_header, read_tensors
 from trajmatch.data.networks import build
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.methods.initial import label_logits
-from trajmatch.methods.outer import OuterState
 from trajmatch.methods.schedule import Window
+from trajmatch.methods.state import OuterState
 from trajmatch.run import assemble, distill_stage, start
 from trajmatch.run.cli import main
 from trajmatch.run.config import Config, Matching, MethodName

@@ -16,7 +16,7 @@ from trajmatch.core.descent import Momentum
 from trajmatch.core.draws import derive, generator
 from trajmatch.core.student import Student
 from trajmatch.core.vector import Forward, Layout
-from trajmatch.methods.outer import OuterState, Record
+from trajmatch.methods.state import OuterState, Record
 from trajmatch.methods.training import Training, train
 
 MEAN_FEATURES, GRADIENTS = "mean-features", "gradients"

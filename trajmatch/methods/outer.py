@@ -14,7 +14,7 @@ from torch import Tensor
 
 from trajmatch.core.augment import draw
 from trajmatch.core.combine import combine, cosine_matrix, gramian
-from trajmatch.core.descent import Adam, Momentum, new_moments
+from trajmatch.core.descent import Adam, Momentum
 from trajmatch.core.draws import batches, generator, smoothing_noise
 from trajmatch.core.estimators import Estimate, Estimator, Task, random_window, stack, tesla, truncated, unrolled
 from trajmatch.core.hypergradient import Hypergradient
@@ -24,8 +24,11 @@ from trajmatch.core.sharpness import Sharpness, remembered
 from trajmatch.core.student import Student
 from trajmatch.data.trajectories import Segment
 from trajmatch.methods.combining import weights
+from trajmatch.methods.state import OuterState, Record
 
 FIXED = Momentum(0.0)
+# Of the running mean of norms.
+NORM_DECAY = 0.9
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Rule:
     second_order_rate: eta's derivative by the sweep instead of the closed form.
     images, rate: optimisers of X and of log eta.
     clip:       largest norm of the descent direction, or None.
+    relative_clip: the same, in units of the running mean of those norms, or None.
     ema:        decay of the delivered average of X, or None to deliver X itself.
     estimator:  sweep (truncated, and exact where iota = T), unrolled, tesla or random-window; method.md section 2.
     interval:   keep one iterate in this many and compute the others again, for networks of many parameters.
@@ -63,6 +67,7 @@ class Rule:
     tau: int = 0
     second_order_rate: bool = True
     clip: float | None = None
+    relative_clip: float | None = None
     ema: float | None = None
     estimator: str = "sweep"
     interval: int = 1
@@ -77,62 +82,6 @@ class Rule:
         """The inner steps whose iterates stay in memory: those that the sweep and trajectory 2 will ask for."""
         since = self.T - self.iota if self.estimator == "sweep" else 0
         return frozenset((self.tau, *range(since, self.T, self.interval)))
-
-
-class OuterState(NamedTuple):
-    """Everything that an outer step reads and changes; tensors only, so that it can be saved as it is.
-
-    X, eta: images and step size. Y (n, C): label probabilities, or their logits where labels are learned. average: the
-    delivered images (X where there is no EMA). ascent: the sharpness rule's state; where the ascent is stale, the
-    direction of the next one. scale: factor on the image learning rate. steps: outer steps taken, (). network: weights
-    (P,) that a baseline goes on from (methods/baselines.py), else empty.
-    """
-
-    X: Tensor
-    Y: Tensor
-    eta: Tensor
-    average: Tensor
-    image_moments: Tensor
-    label_moments: Tensor
-    rate_moments: Tensor
-    ascent: Tensor
-    scale: Tensor
-    steps: Tensor
-    network: Tensor = torch.empty(0)
-
-
-class Record(NamedTuple):
-    """What happened in a step, as scalars (): losses at X (or X + noise) and at X + eps, norm of the direction.
-
-    Where the ascent is stale, the loss is that at X + noise + eps, the only one there is.
-
-    Losses are means over the segments. conflict: the smallest cosine between two segments' hypergradients, None for
-    one segment.
-    """
-
-    loss: Tensor
-    loss_perturbed: Tensor | None
-    hypergradient_norm: Tensor
-    step_size: Tensor
-    conflict: Tensor | None
-    healthy: Tensor
-
-
-def new_state(X: Tensor, Y: Tensor, eta: float) -> OuterState:
-    """The state before the first step, from images (n, c, h, w), labels or logits (n, C), and the inner step size."""
-    step_size = torch.tensor(eta, dtype=X.dtype, device=X.device)
-    return OuterState(
-        X=X,
-        Y=Y,
-        eta=step_size,
-        average=X,
-        image_moments=new_moments(X),
-        label_moments=new_moments(Y),
-        rate_moments=new_moments(step_size),
-        ascent=torch.zeros_like(X),
-        scale=torch.ones_like(step_size),
-        steps=torch.zeros((), dtype=torch.int64),
-    )
 
 
 def probabilities(rule: Rule, state: OuterState) -> Tensor:
@@ -242,7 +191,7 @@ def outer_step(
         direction, loss_perturbed = rule.sharpness.direction(one.d.X, two.d.X), two.loss
     # 5: descent, on X along the direction, on labels where they are learned, and on log eta
     deta = one.d.eta if rule.second_order_rate else _closed_form(one, state.eta)
-    after = _descend(rule, state, direction, two.d.Y, deta)._replace(ascent=ascent)
+    after = descend(rule, state, direction, two.d.Y, deta)._replace(ascent=ascent)
     if rule.labels == "teacher":
         after = after._replace(Y=torch.stack([task.Y for task in given]).view(-1, *state.Y.shape).mean(0))
     if rule.guard is not None:
@@ -262,11 +211,16 @@ def _closed_form(one: Matched, eta: Tensor) -> Tensor:
     return torch.stack(rates).flatten() @ one.w
 
 
-def _descend(rule: Rule, state: OuterState, direction: Tensor, dY: Tensor, deta: Tensor) -> OuterState:
+def descend(rule: Rule, state: OuterState, direction: Tensor, dY: Tensor, deta: Tensor) -> OuterState:
     """Step X against the direction, learned logits against their derivative, and log eta against eta dL/deta."""
     count = int(state.steps)
     if rule.clip is not None:
         direction = direction * (rule.clip / direction.norm().clamp_min(1e-30)).clamp_max(1.0)
+    norm, mean = direction.norm(), state.norm
+    if rule.relative_clip is not None:
+        mean = torch.where(mean > 0, mean, norm)  # the first step is taken as it is
+        direction = direction * (rule.relative_clip * mean / norm.clamp_min(1e-30)).clamp_max(1.0)
+        mean = NORM_DECAY * mean + (1 - NORM_DECAY) * norm
     moved, image_moments = rule.images.step(state.X, direction, state.image_moments, count)
     # Not `if`: reading the scale would make a GPU wait.
     X = torch.where(state.scale == 1, moved, state.X + state.scale * (moved - state.X))
@@ -278,6 +232,7 @@ def _descend(rule: Rule, state: OuterState, direction: Tensor, dY: Tensor, deta:
         average=average,
         image_moments=image_moments,
         rate_moments=rate_moments,
+        norm=mean,
         steps=state.steps + 1,
     )
     if rule.labels != "learned":

@@ -175,6 +175,7 @@ def rule(config: Config) -> Rule:
         tau=m.restart_step,
         second_order_rate=m.rate == "exact",
         clip=o.clip,
+        relative_clip=o.relative_clip or None,
         ema=o.ema or None,
         estimator="sweep" if m.estimator in ("adjoint", "truncated") else m.estimator,
         interval=m.keep_every,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trajmatch.data.files import read_header, read_tensors, save_tensors, write_text
-from trajmatch.methods.outer import OuterState
+from trajmatch.methods.state import OuterState
 from trajmatch.run.settings import difference
 
 

@@ -1,19 +1,23 @@
-"""The steps of dc, dsa and dm in the outer loop: random networks and batches of real images by class."""
+"""The steps of dc, dsa, dm and rat-bptt in the outer loop: random networks and batches of real images by class."""
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from trajmatch.core.augment import families
-from trajmatch.core.descent import Momentum
+from trajmatch.core.descent import Adam, Momentum
 from trajmatch.core.draws import derive, generator
 from trajmatch.core.vector import Layout, functional
 from trajmatch.data.networks import build, embedding
 from trajmatch.methods import engines
 from trajmatch.methods.baselines import GRADIENTS, MEAN_FEATURES, Condensation, condensation_step
-from trajmatch.methods.outer import OuterState, Record
+from trajmatch.methods.outer import Rule
+from trajmatch.methods.real_loss import real_loss_step
 from trajmatch.methods.schedule import Choice
+from trajmatch.methods.state import OuterState, Record
 from trajmatch.methods.training import Training
-from trajmatch.run.assemble import Material, distillation_seed, factory
+from trajmatch.run.assemble import Material, distillation_seed, factory, rule
 from trajmatch.run.compute import Compute, training_engine
 from trajmatch.run.config import Config
 
@@ -29,20 +33,28 @@ def condensation(config: Config) -> Condensation:
     return Condensation(GRADIENTS, Momentum(b.lr_images or 0.1, o.momentum), seen, b.updates or updates, network)
 
 
+def real_loss(config: Config) -> Rule:
+    """The rule of rat-bptt: an outer step's, with its own optimiser and no ascent."""
+    return replace(rule(config), images=Adam(config.baseline.lr_images or 0.001), sharpness=None)
+
+
 class Condenser:
     """Takes the steps: a function of the state, whatever was taken before."""
 
     def __init__(self, config: Config, material: Material, device: torch.device) -> None:
         self.config, self.material, self.device = config, material, device
-        self.rule, self.seed = condensation(config), derive(distillation_seed(config), "condense")
+        self.seed = derive(distillation_seed(config), "condense")
         dataset = material.dataset
         self.make = factory(config.network, dataset.shape, dataset.num_classes)
         network, _ = build(self.make, 0)
         network = network.to(device)
-        self.layout = Layout.of(network)
-        self.forward = functional(embedding(network) if config.method == "dm" else network)
         self.student = engines.student(network, training_engine(config, network, device))
         self.members = [(dataset.train.y == label).nonzero().squeeze(1) for label in range(dataset.num_classes)]
+        self.classes = torch.eye(dataset.num_classes, device=device)
+        if config.method != "rat-bptt":
+            self.rule = condensation(config)
+            self.layout = Layout.of(network)
+            self.forward = functional(embedding(network) if config.method == "dm" else network)
 
     def compute(self) -> Compute:
         """How it computes."""
@@ -52,11 +64,22 @@ class Condenser:
     def __call__(self, state: OuterState) -> tuple[OuterState, Record, list[Choice]]:
         """One step from a state."""
         step = int(state.steps)
-        fresh = state.network
-        if step % self.rule.updates == 0:
-            fresh = build(self.make, derive(self.seed, "network", step // self.rule.updates))[1].to(self.device)
-        arguments = (self.rule, self.forward, self.layout, self.student, fresh, state, self._real(step), self.seed)
+        real = self._real(step)
+        if self.config.method == "rat-bptt":
+            x, y = (
+                torch.cat(real),
+                self.classes.repeat_interleave(torch.tensor([len(r) for r in real]).to(self.device), 0),
+            )
+            after = real_loss_step(real_loss(self.config), self.student, self._fresh(step), state, (x, y), self.seed)
+            return (*after, [])
+        u = self.rule.updates
+        fresh = self._fresh(step // u) if step % u == 0 else state.network
+        arguments = (self.rule, self.forward, self.layout, self.student, fresh, state, real, self.seed)
         return (*condensation_step(*arguments), [])
+
+    def _fresh(self, number: int) -> Tensor:
+        """Weights of a new random network."""
+        return build(self.make, derive(self.seed, "network", number))[1].to(self.device)
 
     def _real(self, step: int) -> list[Tensor]:
         """For each class, random real images of it."""

@@ -11,7 +11,7 @@ Sharpness = Literal["auto", "none", "sam", "asam", "gsam", "vasso", "satm"]
 EngineName = Literal["auto", "eager", "fused", "compiled"]
 MethodName = Literal[
     "mtt", "ftd", "tesla", "datm", "satm", "satm-fi", "satm-da", "contra", "satm-contra",
-    "random", "herding", "k-center", "dc", "dsa", "dm",
+    "random", "herding", "k-center", "dc", "dsa", "dm", "rat-bptt",
 ]  # fmt: skip
 
 
@@ -186,6 +186,9 @@ class Outer:
     """Momentum of the logarithm of the step size."""
     clip: float | None = None
     """Largest norm of the hypergradient; None does not clip."""
+    relative_clip: float | None = None
+    """Largest norm of the hypergradient in units of the running mean of its norms; 0 does not clip; None is 2 for
+    rat-bptt, and does not clip for others."""
     ema: float | None = None
     """Deliver the moving average of the images with this decay; 0 delivers the last images. None is, for ftd and datm,
     an average that reaches back over a fifth of the steps, and 0 for others."""
@@ -204,10 +207,11 @@ class Outer:
 
 @dataclass(frozen=True)
 class Baseline:
-    """What dc, dsa and dm do, which match no trajectories; the optimiser's momentum is the outer group's."""
+    """What dc, dsa, dm and rat-bptt do, which match no trajectories; the optimiser's momentum is the outer group's."""
 
     lr_images: float | None = None
-    """Learning rate of the images; None is 1 for dm and 0.1 for dc and dsa, as published."""
+    """Learning rate of the images; None is 1 for dm, 0.1 for dc and dsa, and 0.001 (Adam's) for rat-bptt, as
+    published."""
     batch: int = 256
     """Real images of each class in a step."""
     updates: int | None = None

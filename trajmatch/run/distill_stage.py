@@ -16,8 +16,9 @@ from trajmatch.data.networks import build
 from trajmatch.data.synthetic import SyntheticSet, class_labels, save
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.methods import engines
-from trajmatch.methods.outer import OuterState, Record, outer_step, probabilities
+from trajmatch.methods.outer import outer_step, probabilities
 from trajmatch.methods.schedule import Choice
+from trajmatch.methods.state import OuterState, Record
 from trajmatch.run import assemble, compute
 from trajmatch.run.assemble import Material
 from trajmatch.run.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, truncate_metrics

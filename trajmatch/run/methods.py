@@ -22,6 +22,7 @@ class Method:
     averaged: an outer average is delivered. growing: the window of start epochs grows. guarded: steps of a large loss
     change nothing. segments: K. late: only one of them in the first two thirds of the steps. still: the initial
     images are delivered as they are. experts: it needs them. condenses: its steps match no trajectories.
+    relative_clip: of the hypergradient's norm.
     """
 
     sharpness: str = "none"
@@ -41,6 +42,7 @@ class Method:
     still: bool = False
     experts: bool = True
     condenses: bool = False
+    relative_clip: float | None = None
 
 
 MTT = Method()  # exact hypergradient, one segment, hard labels (arXiv 2203.11932)
@@ -69,6 +71,8 @@ METHODS: dict[str, Method] = {
     "dc": Method(rate="fixed", experts=False, condenses=True),
     "dsa": Method(rate="fixed", experts=False, condenses=True),
     "dm": Method(rate="fixed", experts=False, condenses=True),
+    # The loss on real images through a random window (2310.03761).
+    "rat-bptt": Method(truncated=True, experts=False, condenses=True, relative_clip=2.0),
 }
 
 
@@ -122,5 +126,6 @@ def _outer(o: Outer, method: Method, steps: int) -> Outer:
         initial=method.initial if o.initial == "auto" else o.initial,  # type: ignore[arg-type]
         labels=method.labels if o.labels == "auto" else o.labels,  # type: ignore[arg-type]
         ema=average if o.ema is None else o.ema,
+        relative_clip=method.relative_clip if o.relative_clip is None else o.relative_clip,
         guard=(1.0 if method.guarded else 0.0) if o.guard is None else o.guard,
     )

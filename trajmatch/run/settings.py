@@ -165,7 +165,7 @@ AT_LEAST = {
     "baseline.batch baseline.updates baseline.epochs": 1,
     "matching.concurrent_from expert.weight_decay": 0,
     "evaluation.random_draws evaluation.validation_networks evaluation.weight_decay outer.checkpoint_seconds": 0,
-    "matching.asam_offset matching.gsam_alpha expert.flat_alpha outer.guard": 0,
+    "matching.asam_offset matching.gsam_alpha expert.flat_alpha outer.guard outer.relative_clip": 0,
 }
 POSITIVE = "expert.lr expert.flat_radius outer.lr_labels outer.step_size outer.lr_images outer.lr_step_size outer.clip"
 POSITIVE += " baseline.lr_images baseline.lr"

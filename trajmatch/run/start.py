@@ -11,8 +11,8 @@ from trajmatch.data.synthetic import class_labels, initial_images, one_hot
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.methods import engines
 from trajmatch.methods.initial import correct_images, label_logits
-from trajmatch.methods.outer import OuterState, new_state
 from trajmatch.methods.selection import SELECTIONS, by_class
+from trajmatch.methods.state import OuterState, new_state
 from trajmatch.run.assemble import Material, distillation_seed, factory
 from trajmatch.run.compute import training_engine
 from trajmatch.run.config import Config

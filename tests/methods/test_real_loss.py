@@ -1,0 +1,83 @@
+"""RaT-BPTT: its derivative against plain autograd, its windows, and clipping by the running mean of norms."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.methods.test_outer import LOSS, STUDENT, S, T, state
+from tests.oracles import F64, random, relative_error
+from trajmatch.core.augment import augment, draw, families
+from trajmatch.core.descent import Adam, Momentum
+from trajmatch.core.draws import generator
+from trajmatch.methods.outer import Rule, descend, inner_problem
+from trajmatch.methods.real_loss import real_loss_gradient, real_loss_step, window_end
+from trajmatch.methods.state import new_state
+
+FAMILIES = families("color_crop_cutout_flip_scale_rotate")
+RULE = Rule(T=T, iota=2, images=Adam(0.01), rate=Momentum(0.1, 0.5), families=FAMILIES)
+REAL = (random(9, 1, 8, 8, seed=41), torch.eye(3, dtype=F64)[torch.arange(9) % 3])
+
+
+def by_autograd(X: Tensor, eta: Tensor, end: int, iota: int, seed: int, step: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss on real images, and its derivatives in X and eta through the last iota of `end` steps."""
+    source = generator(seed, "inner", step)
+    a = [draw(len(X), FAMILIES, source) for _ in range(T)]
+    X, eta = X.clone().requires_grad_(), eta.clone().requires_grad_()
+    at = S
+    for i in range(end):
+        late = i >= end - iota
+        at = at if late and i > end - iota else at.detach().requires_grad_()
+        (u,) = torch.autograd.grad(LOSS(at, augment(X, a[i]), state().Y), at, create_graph=late)
+        at = at - (eta if late else eta.detach()) * u
+    loss = LOSS(at, *REAL)
+    return (loss.detach(), *torch.autograd.grad(loss, (X, eta)))
+
+
+@pytest.mark.parametrize(("end", "iota"), [(6, 6), (6, 2), (4, 2), (5, 5), (3, 1)])
+def test_the_derivative_is_autograds(end: int, iota: int) -> None:
+    before = state()
+    problem = inner_problem(RULE, STUDENT, 6, 5, 1)
+    loss, d = real_loss_gradient(problem, S, before.X, before.Y, before.eta, REAL, iota, end)
+    wanted, dX, deta = by_autograd(before.X, before.eta, end, iota, 5, 1)
+    assert relative_error(loss, wanted) < 1e-12
+    assert relative_error(d.X, dX) < 1e-9
+    assert relative_error(d.eta, deta) < 1e-9
+
+
+def test_windows_end_anywhere_they_fit_and_follow_the_step() -> None:
+    ends = [window_end(RULE, 3, step) for step in range(200)]
+    assert set(ends) == {2, 3, 4, 5, 6}
+    assert ends == [window_end(RULE, 3, step) for step in range(200)]
+
+
+def test_a_step_descends_on_the_real_loss() -> None:
+    before = new_state(state().X, state().Y, 0.1)
+    after, record = real_loss_step(RULE, STUDENT, S, before, REAL, 5)
+    loss, dX, deta = by_autograd(before.X, before.eta, window_end(RULE, 5, 0), 2, 5, 0)
+    assert relative_error(record.loss, loss) < 1e-12
+    moved = dX.abs() > 1e-4  # Adam's first step is a sign where its epsilon does not count
+    assert moved.any()
+    assert relative_error((after.X - before.X)[moved], -0.01 * dX.sign()[moved]) < 1e-3
+    assert relative_error(after.eta.log() - before.eta.log(), -0.1 * before.eta * deta) < 1e-9
+    assert int(after.steps) == 1
+    other, _ = real_loss_step(RULE, STUDENT, 0.9 * S, before, REAL, 5)
+    assert not torch.equal(other.X, after.X)
+
+
+def test_the_direction_is_clipped_by_the_running_mean_of_norms() -> None:
+    rule = replace(RULE, images=Momentum(1.0, 0.0), relative_clip=2.0)
+    now = new_state(state().X, state().Y, 0.1)
+    nothing, mean = torch.zeros_like(now.Y), None
+    for length in (1.0, 1.5, 10.0, 4.0, 0.1):
+        d = random(*now.X.shape, seed=7)
+        d = length * d / d.norm()
+        after = descend(rule, now, d, nothing, torch.zeros((), dtype=F64))
+        mean = length if mean is None else mean
+        assert float((after.X - now.X).norm()) == pytest.approx(min(length, 2 * mean))
+        mean = 0.9 * mean + 0.1 * length
+        assert float(after.norm) == pytest.approx(mean)
+        now = after
+    plain = descend(replace(rule, relative_clip=None), now, 100 * d, nothing, torch.zeros((), dtype=F64))
+    assert float((plain.X - now.X).norm()) == pytest.approx(10.0)
