@@ -234,3 +234,14 @@ def test_places_are_even_and_hold_both_ends() -> None:
     assert evenly(3, 8) == [0, 1, 2]
     assert evenly(5, 1) == [4]
     assert math.isclose(evenly(1000, 3)[1], 500, abs_tol=1)
+
+
+@pytest.mark.parametrize(
+    "name", ["correlation", "interference", "forgetting", "accumulated-error", "hypergradient-norm"]
+)
+def test_a_single_sample_has_no_error(name: str, run: Path, tmp_path: Path) -> None:
+    found = diagnose(name, "--run", run, "--panel", 1, "--points", 1, "--starts", 2, "--out", tmp_path)
+    text = (tmp_path / f"{name}.json").read_text()
+    assert "NaN" not in text
+    assert "null" in text or name == "hypergradient-norm"
+    assert found["runs"]

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from difflib import get_close_matches
 from importlib import import_module
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,13 +43,22 @@ def diagnose(name: str, options: Options, command: str, say: Callable[[str], Non
     say(f"{name}: {work.pieces} pieces of work, about {duration(work.seconds)}")
     folder.mkdir(parents=True, exist_ok=True)
     with Meter(name, work.pieces, unit="pieces", quiet=quiet) as meter:
-        numbers = found.compute(runs, options, lambda count: meter.advance(count=count))
+        numbers = _told(found.compute(runs, options, lambda count: meter.advance(count=count)))
     about = {"diagnosis": name, "about": NAMES[name], "command": command, "commit": commit()}
     write_json(folder / f"{name}.json", about | numbers)
     with replacing(folder / f"{name}.png") as temporary:
         found.draw(numbers).savefig(temporary, format="png", dpi=110)
     report(folder, options, say)
     return folder / f"{name}.json"
+
+
+def _told(value: Any) -> Any:
+    """The same for JSON, which has no word for the error of a single sample: None."""
+    if isinstance(value, dict):
+        return {key: _told(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_told(part) for part in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def diagnosis(name: str) -> "Diagnosis":

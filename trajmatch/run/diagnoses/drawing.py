@@ -34,9 +34,9 @@ def titled(axes: Any, title: str, x: str, y: str) -> None:
 
 
 def banded(
-    axes: Any, x: Sequence[float], mean: Sequence[float], error: Sequence[float], label: str, colour: str
+    axes: Any, x: Sequence[float], mean: Sequence[float], error: Sequence[float | None], label: str, colour: str
 ) -> None:
-    """A curve with a band of one standard error."""
+    """A curve with a band of one standard error, where there is one."""
     axes.plot(x, mean, "o-", color=colour, label=label, markersize=3, linewidth=1.5)
-    low, high = ([m + sign * e for m, e in zip(mean, error, strict=True)] for sign in (-1, 1))
+    low, high = ([m + sign * (e or 0.0) for m, e in zip(mean, error, strict=True)] for sign in (-1, 1))
     axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0)
