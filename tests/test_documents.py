@@ -12,17 +12,19 @@ import torch
 import tyro
 
 import trajmatch
-from trajmatch.run.cli import VERBS, expanded
+from trajmatch.run.cli import VERBS
 from trajmatch.run.config import Config
+from trajmatch.run.continual import Options as Stream
 from trajmatch.run.diagnose import check
 from trajmatch.run.options import Options
 from trajmatch.run.presets import NAMES, preset
 from trajmatch.run.settings import flag, flatten
+from trajmatch.run.words import expanded
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 FLAGS = {flag(key) for key in flatten(Config())} | {"--config", "--images.no-hold-out", "--help"}
-FLAGS |= {flag(field.name) for field in dataclasses.fields(Options)}
+FLAGS |= {flag(field.name) for options in (Options, Stream) for field in dataclasses.fields(options)}
 PIP = {"--no-deps", "--index-url", "--check"}
 OTHERS = {"--quick", "--json", "--plot", "--batch", "--probe", "--validate", "--flat", "--networks", "--ranking"}
 
@@ -63,6 +65,9 @@ def test_commands_parse(words: list[str]) -> None:
     if verb == "compare":
         assert rest
         return
+    if verb == "continual":
+        name, (_, rest) = rest[:1], tyro.cli(Stream, args=rest[1:], return_unknown_args=True, add_help=False)
+        verb, rest = "run", [*name, *rest]
     if verb == "diagnose" and rest:
         check(rest[0], tyro.cli(Options, args=rest[1:]))
         return

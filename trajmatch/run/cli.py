@@ -4,13 +4,12 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from trajmatch.run.config import Config
 from trajmatch.run.interrupts import handling, raise_interrupt
-from trajmatch.run.presets import ANY_IMAGES, DEFAULT, NAMES, PUBLISHED, about, preset
+from trajmatch.run.presets import DEFAULT, NAMES, about, preset
+from trajmatch.run.words import UsageError, configuration, default_folder, named, positional, prepare, settings_of
 
 OVERVIEW = """usage: trajmatch VERB [PRESET] [--config FILE] [flags]
 
@@ -21,6 +20,7 @@ verbs:
   experts    train networks on the real images and keep their weights along the way
   distill    optimise the synthetic images against the experts
   evaluate   train networks on a distilled set (a run folder or a .safetensors file) and test them
+  continual  classes arrive in steps, and only the new ones are condensed: accuracy on all that were seen
   compare    one table and plots of several runs, as HTML, Markdown and CSV
   diagnose   look at what matching does to the data: correlation, interference, forgetting, ...
   report     write report.html of a run folder again
@@ -30,11 +30,7 @@ verbs:
 `trajmatch run` alone runs the preset digits-ipc1; `trajmatch run --data FOLDER` starts from the preset images.
 `trajmatch VERB --help` lists the flags.
 """
-VERBS = ("run", "experts", "distill", "evaluate", "compare", "diagnose", "report", "plan", "presets")
-
-
-class UsageError(ValueError):
-    """A command line that can't be understood."""
+VERBS = ("run", "experts", "distill", "evaluate", "continual", "compare", "diagnose", "report", "plan", "presets")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,6 +73,8 @@ def _dispatch(words: list[str]) -> int:
         return _report(rest)
     if verb == "evaluate":
         return _evaluate(rest)
+    if verb == "continual":
+        return _continual(rest, words)
     if verb == "compare":
         return _compare(rest)
     if verb == "diagnose":
@@ -86,14 +84,14 @@ def _dispatch(words: list[str]) -> int:
 
 def _work(verb: str, rest: list[str], words: list[str]) -> int:
     """The verbs that take a whole configuration: run, experts, distill, plan."""
-    name, rest = _positional(rest)
-    base, config, given = _settings(verb, name, rest)
+    name, rest = positional(rest)
+    base, config, given = settings_of(verb, name, rest)
     folder = (
         Path(config.out)
         if config.out is not None
         else default_folder(name or (given and Path(given).stem), base, config)
     )
-    _prepare_process()
+    prepare()
     from trajmatch.run import verbs
 
     command = verbs.quoted([word for word in words if word != "--resume"])
@@ -111,43 +109,36 @@ def _work(verb: str, rest: list[str], words: list[str]) -> int:
     return 0
 
 
-def _settings(verb: str, name: str | None, rest: list[str]) -> tuple[Config, Config, str | None]:
-    """Where the settings start, what they are after file and flags, and the file's name."""
-    program, base = f"trajmatch {verb}", preset(name or DEFAULT)
-    config, given = _configuration(program, base, rest)
-    if name is None and config.data != base.data:
-        base = preset(ANY_IMAGES)
-        config, given = _configuration(program, base, rest)
-    if name in PUBLISHED and config.method != base.method:
-        numbers = preset(name, config.method)  # a published preset has other numbers for each method
-        config, given = _configuration(program, numbers, rest)
-        base = replace(numbers, method=base.method)
-    return base, config, given
-
-
-def default_folder(name: str | None, base: Config, config: Config) -> Path:
-    """runs/PRESET, with what the everyday flags changed: runs/cifar10-16px-ipc10-seed3."""
-    if name is None:
-        name = DEFAULT if base == preset(DEFAULT) else Path(config.data).stem or "images"
-    changed = [
-        f"{key}{getattr(config, key)}" if key != "method" else config.method
-        for key in ("ipc", "method", "steps", "seed")
-        if getattr(config, key) != getattr(base, key)
-    ]
-    return Path("runs") / "-".join([name, *changed])
-
-
 def _evaluate(rest: list[str]) -> int:
-    name, rest = _positional(rest)
+    name, rest = positional(rest)
     from trajmatch.run.folder import parsed
     from trajmatch.run.scoring import base_configuration, evaluate_set
 
     if "-h" in rest or "--help" in rest:
-        _configuration("trajmatch evaluate [FOLDER|FILE|PRESET]", preset(DEFAULT), rest)
-    path = _named(name)
-    config, _ = _configuration("trajmatch evaluate", parsed(base_configuration(path)), rest)
-    _prepare_process()
+        configuration("trajmatch evaluate [FOLDER|FILE|PRESET]", preset(DEFAULT), rest)
+    path = named(name)
+    config, _ = configuration("trajmatch evaluate", parsed(base_configuration(path)), rest)
+    prepare()
     evaluate_set(path, config)
+    return 0
+
+
+def _continual(rest: list[str], words: list[str]) -> int:
+    import tyro
+
+    name, rest = positional(rest)
+    from trajmatch.run.continual import Options, continual, lines
+    from trajmatch.run.verbs import quoted, say
+
+    program = "trajmatch continual [PRESET]"
+    if "-h" in rest or "--help" in rest:
+        print("--orders N (class orders, 5)  --class-steps N (5)  --fresh-networks N (after each step, 3), and:\n")
+    options, rest = tyro.cli(Options, args=rest, prog=program, return_unknown_args=True, add_help=False)
+    base, config, _ = settings_of("continual", name, rest)
+    folder = Path(config.out) if config.out else Path(f"{default_folder(name, base, config)}-continual")
+    prepare()
+    for line in lines(continual(config, options, folder, quoted([w for w in words if w != "--resume"]), say)):
+        print(line)
     return 0
 
 
@@ -159,12 +150,12 @@ def _compare(rest: list[str]) -> int:
     count = next((k for k, word in enumerate(rest) if word.startswith("-")), len(rest))
     usage = "trajmatch compare FOLDER [FOLDER ...]"
     options = tyro.cli(Options, args=rest[count:], prog=usage, description="Compare finished runs.")
-    print(compare([_named(name) for name in rest[:count]], options, print))
+    print(compare([named(name) for name in rest[:count]], options, print))
     return 0
 
 
 def _diagnose(rest: list[str], words: list[str]) -> int:
-    name, rest = _positional(rest)
+    name, rest = positional(rest)
     from trajmatch.run.diagnose import NAMES as DIAGNOSES
     from trajmatch.run.diagnose import diagnose
     from trajmatch.run.options import Options
@@ -177,7 +168,7 @@ def _diagnose(rest: list[str], words: list[str]) -> int:
     import tyro
 
     options = tyro.cli(Options, args=rest, prog="trajmatch diagnose NAME", description="Look at runs; they stay as is.")
-    _prepare_process()
+    prepare()
     from trajmatch.run import verbs
 
     print(diagnose(name or "", options, verbs.quoted(words), verbs.say))
@@ -185,23 +176,18 @@ def _diagnose(rest: list[str], words: list[str]) -> int:
 
 
 def _report(rest: list[str]) -> int:
-    name, rest = _positional(rest)
+    name, rest = positional(rest)
     if rest:
         print("usage: trajmatch report [FOLDER|PRESET]\n\nWrite report.html of a run folder again.")
         return 0 if rest[0] in ("-h", "--help") else 2
     from trajmatch.run.report import write_report
 
-    print(write_report(_named(name)))
+    print(write_report(named(name)))
     return 0
 
 
-def _named(name: str | None) -> Path:
-    """A run folder or a file by its path, or by the preset that it was made from."""
-    return Path(name) if name and name not in NAMES else Path("runs") / (name or DEFAULT)
-
-
 def _presets(rest: list[str]) -> int:
-    name, rest = _positional(rest)
+    name, rest = positional(rest)
     if name is None:
         if rest:
             print("usage: trajmatch presets [PRESET [--method METHOD]]\n\nList the presets, or show all of one.")
@@ -214,60 +200,9 @@ def _presets(rest: list[str]) -> int:
     from trajmatch.run.folder import nest
     from trajmatch.run.settings import flatten
 
-    _, config, _ = _settings("presets", name, rest)
+    _, config, _ = settings_of("presets", name, rest)
     print(yaml.safe_dump(nest(flatten(config)), sort_keys=False, allow_unicode=True), end="")
     return 0
-
-
-def _positional(rest: list[str]) -> tuple[str | None, list[str]]:
-    """The word after the verb, where it is no flag, and what follows."""
-    if rest and not rest[0].startswith("-"):
-        return rest[0], rest[1:]
-    return None, rest
-
-
-def _configuration(program: str, base: Config, rest: list[str]) -> tuple[Config, str | None]:
-    """The preset, changed by the file, changed by the flags; and the file's name. Exits 2 on a wrong flag."""
-    import tyro
-
-    rest, given = _without_config(expanded(rest))
-    words = list(rest)
-    if given is not None:
-        from trajmatch.run.folder import flags, read_config
-
-        words = flags(read_config(Path(given))) + words
-    return tyro.cli(Config, args=words, default=base, prog=program, description=DESCRIPTION), given
-
-
-DESCRIPTION = "[PRESET] names where the settings start; --config FILE reads settings from YAML; flags change both."
-
-
-def expanded(words: list[str]) -> list[str]:
-    """Short flags written out."""
-    short = {"--flat": ("--expert.flat", "yes"), "--networks": ("--evaluation.architectures",)}
-    short["--ranking"] = ("--evaluation.ranking",)
-    return [part for word in words for part in short.get(word, (word,))]
-
-
-def _without_config(rest: list[str]) -> tuple[list[str], str | None]:
-    words, given = [], None
-    remaining = iter(rest)
-    for word in remaining:
-        if word == "--config":
-            given = next(remaining, None)
-            if given is None:
-                raise UsageError("--config needs the name of a YAML file")
-        elif word.startswith("--config="):
-            given = word.removeprefix("--config=")
-        else:
-            words.append(word)
-    return words, given
-
-
-def _prepare_process() -> None:
-    from trajmatch.run.compute import prepare_process
-
-    prepare_process()
 
 
 def _again(words: list[str]) -> str:

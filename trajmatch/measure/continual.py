@@ -1,0 +1,52 @@
+"""A class-incremental stream with a memory of distilled sets: GDumb's protocol (presets.md).
+
+Legend: C classes in S steps; n images of c x h x w in the memory.
+"""
+
+from collections.abc import Sequence
+from statistics import fmean, stdev
+
+import torch
+from torch import Tensor
+
+from trajmatch.core.draws import generator
+from trajmatch.data.images import Dataset, Images
+
+
+def class_steps(num_classes: int, steps: int, seed: int, order: int) -> list[list[int]]:
+    """The classes of each step: a permutation drawn from (seed, order), in S parts of equal size.
+
+    Raises ValueError where the classes can't be parted equally.
+    """
+    if not 1 <= steps <= num_classes or num_classes % steps:
+        raise ValueError(f"--class-steps is {steps} and must divide the {num_classes} classes into equal parts")
+    permutation = torch.randperm(num_classes, generator=generator(seed, "class order", order)).tolist()
+    size = num_classes // steps
+    return [sorted(permutation[k * size : (k + 1) * size]) for k in range(steps)]
+
+
+def of_classes(dataset: Dataset, classes: Sequence[int]) -> Dataset:
+    """Only these classes of a data set, renumbered in the order that is given."""
+
+    def part(images: Images) -> Images:
+        numbers = torch.full((dataset.num_classes,), -1)
+        numbers[list(classes)] = torch.arange(len(classes))
+        y = numbers[images.y]
+        return Images(images.x[y >= 0], y[y >= 0])
+
+    names = tuple(dataset.classes[k] for k in classes)
+    train, validation, test = (part(split) for split in (dataset.train, dataset.validation, dataset.test))
+    return Dataset(dataset.name, names, train, validation, test, dataset.held_out)
+
+
+def widened(Y: Tensor, classes: Sequence[int], num_classes: int) -> Tensor:
+    """Label probabilities (n, C_step) of a step's classes among all that have been seen, (n, C)."""
+    wide = torch.zeros(len(Y), num_classes, dtype=Y.dtype)
+    wide[:, list(classes)] = Y
+    return wide
+
+
+def band(accuracies: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
+    """Mean and standard deviation after each step, over class orders and networks: (orders x networks, steps)."""
+    columns = list(zip(*accuracies, strict=True))
+    return [(fmean(column), stdev(column) if len(column) > 1 else 0.0) for column in columns]

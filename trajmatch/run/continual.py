@@ -1,0 +1,169 @@
+"""`trajmatch continual`: classes arrive in steps, each step's are condensed, networks train on all that is kept."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import geometric_mean
+from typing import Any
+
+import torch
+
+from trajmatch.core.draws import derive
+from trajmatch.data import synthetic as sets
+from trajmatch.data.files import replacing, write_json
+from trajmatch.data.networks import build
+from trajmatch.data.synthetic import SyntheticSet
+from trajmatch.measure.continual import band, class_steps, of_classes, widened
+from trajmatch.measure.evaluate import train_and_test
+from trajmatch.run import assemble
+from trajmatch.run.assemble import Material
+from trajmatch.run.compute import training_engine
+from trajmatch.run.config import Config
+from trajmatch.run.folder import commit
+from trajmatch.run.settings import resolve
+from trajmatch.run.verbs import Run, silent
+
+RESULT, SCORES = "continual.json", "scores.json"
+
+
+@dataclass(frozen=True)
+class Options:
+    """The stream."""
+
+    orders: int = 5
+    """Class orders, drawn from the seed."""
+    class_steps: int = 5
+    """Steps in which the classes arrive, as many in each."""
+    fresh_networks: int = 3
+    """New networks that are trained on the whole memory after every step."""
+
+
+def continual(config: Config, options: Options, folder: Path, command: str, say: Callable[[str], None]) -> Path:
+    """Run the stream in a folder, or go on there; returns the path of the result.
+
+    Only the new classes are condensed at a step, by the configuration's method, with experts of their own; the memory
+    is all sets so far, and networks are trained on it at the geometric mean of their step sizes. Pixels are normalised
+    or whitened as fitted to all training images, as the published programs do. Raises ValueError.
+    """
+    for field in ("orders", "fresh_networks"):
+        if getattr(options, field) < 1:
+            raise ValueError(f"--{field.replace('_', '-')} is {getattr(options, field)} and must be at least 1")
+    config = resolve(config)
+    assemble.check(config)
+    if not config.experts.isdigit():
+        raise ValueError(f"--experts is '{config.experts}' and must be a number here: every step trains its own")
+    material = assemble.load_material(config)
+    steps = [
+        class_steps(material.dataset.num_classes, options.class_steps, config.seed, k) for k in range(options.orders)
+    ]
+    rows: list[list[list[float]]] = []
+    for order, groups in enumerate(steps):
+        memory: list[tuple[list[int], SyntheticSet]] = []
+        rows.append([])
+        for j, group in enumerate(groups):
+            place = folder / f"order-{order}" / f"step-{j}"
+            memory.append((group, _condensed(config, material, group, place, command)))
+            rows[-1].append(_scores(config, material, memory, options.fresh_networks, place))
+            seen = (j + 1) * len(group)
+            mean = sum(rows[-1][-1]) / len(rows[-1][-1])
+            say(f"order {order + 1} of {len(steps)}, {seen} classes: {mean:.2%}")
+    return _told(config, material, steps, rows, folder, command)
+
+
+def _condensed(config: Config, material: Material, group: list[int], place: Path, command: str) -> SyntheticSet:
+    """The set of a step's classes, distilled now or found done."""
+    part = of_classes(material.dataset, group)
+    content = f"{material.content}, classes {' '.join(map(str, group))}"
+    this = Run(
+        replace(config, out=str(place), resume=True),
+        place,
+        command,
+        say=silent,
+        material=Material(part, material.space, content),
+    )
+    this.experts()
+    this.distill()
+    return sets.load(place)
+
+
+def _scores(
+    config: Config, material: Material, memory: list[tuple[list[int], SyntheticSet]], networks: int, place: Path
+) -> list[float]:
+    """Accuracies on test images of all classes seen, of new networks trained on the whole memory."""
+    path = place / SCORES
+    held: list[float] = json.loads(path.read_text("utf-8"))["accuracy"] if path.exists() else []
+    if len(held) >= networks:
+        return held[:networks]
+    seen = [label for group, _ in memory for label in group]
+    known = of_classes(material.dataset, seen)
+    where = {label: k for k, label in enumerate(seen)}
+    X = torch.cat([one.X for _, one in memory])
+    Y = torch.cat([widened(one.Y, [where[label] for label in group], len(seen)) for group, one in memory])
+    device = assemble.device(config.device)
+    make = assemble.factory(config.network, known.shape, len(seen))
+    engine = training_engine(config, build(make, 0)[0].to(device), device)
+    recipe = assemble.evaluation_training(config, geometric_mean([one.eta for _, one in memory]))
+    x, y = material.space.forward(known.test.x).to(device), known.test.y.to(device)
+    for i in range(len(held), networks):
+        seed = derive(config.seed, "continual", i)
+        held.append(train_and_test(make, X.to(device), Y.to(device), recipe, x, y, seed, engine))
+        write_json(path, {"accuracy": held, "images": len(X), "classes": seen, "rate": recipe.lr})
+    return held
+
+
+def _told(
+    config: Config,
+    material: Material,
+    steps: list[list[list[int]]],
+    rows: list[list[list[float]]],
+    folder: Path,
+    command: str,
+) -> Path:
+    """Write the result and the curve."""
+    curves = [[step[i] for step in order] for order in rows for i in range(len(order[0]))]
+    after = band(curves)
+    seen = [sum(len(group) for group in steps[0][: j + 1]) for j in range(len(steps[0]))]
+    result: dict[str, Any] = {
+        "method": config.method,
+        "ipc": config.ipc,
+        "dataset": material.dataset.name,
+        "classes_seen": seen,
+        "orders": steps,
+        "accuracy": rows,
+        "mean": [mean for mean, _ in after],
+        "std": [deviation for _, deviation in after],
+        "n": f"{len(rows)} orders x {len(rows[0][0])} networks",
+        "how": "test accuracy on all classes seen of networks trained from scratch on the whole memory",
+        "command": command,
+        "commit": commit(),
+    }
+    write_json(folder / RESULT, result)
+    with replacing(folder / "continual.png") as temporary:
+        draw([result]).savefig(temporary, format="png", dpi=110)
+    return folder / RESULT
+
+
+def draw(results: list[dict[str, Any]]) -> Any:
+    """Accuracy against classes seen, with a band of a standard deviation, for each method."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    for k, result in enumerate(results):
+        mean, std = ([100 * value for value in result[key]] for key in ("mean", "std"))
+        axes.plot(result["classes_seen"], mean, "o-", color=f"C{k}", label=result["method"])
+        low, high = ([m + sign * s for m, s in zip(mean, std, strict=True)] for sign in (-1, 1))
+        axes.fill_between(result["classes_seen"], low, high, color=f"C{k}", alpha=0.2, linewidth=0)
+    axes.set(xlabel="classes seen", ylabel="test accuracy on them, %", xticks=results[0]["classes_seen"])
+    axes.legend(fontsize=8)
+    return figure
+
+
+def lines(path: Path) -> list[str]:
+    """A result as text."""
+    found = json.loads(path.read_text("utf-8"))
+    text = [f"{found['method']}, {found['ipc']} per class, {found['n']}"]
+    for seen, mean, deviation in zip(found["classes_seen"], found["mean"], found["std"], strict=True):
+        text.append(f"  {seen:>4} classes seen: {mean:7.2%} +- {deviation:.2%}")
+    return text
