@@ -51,7 +51,8 @@ for part in ${PARTS:-16px ipc small cost}; do
         look "$out/32px" correlation --run "$out/small"
         ;;
     cost)
-        distil wide cifar10-small 1 --experts 1 --expert.epochs 3 --network.width 128 --method mtt
+        distil wide cifar10-small 1 --experts 1 --expert.epochs 1 --network.width 128 --method mtt --matching.last-epoch 1 \
+            --matching.expert-epochs 1
         look "$out" cost --run "$out/wide"
         ;;
     *)
