@@ -38,6 +38,7 @@ for part in ${PARTS:-16px ipc small cost}; do
         look "$out" landscape --run "$(run mtt)" "$(run satm)"
         look "$out" learning-rate --run "$(run satm)" --steps 300
         look "$out" truncation --run "$(run satm)" --steps 300
+        look "$out" nearest --run "$(run satm)"
         ;;
     ipc)
         more=(--experts "$compare/experts-cifar10-16px" --expert.epochs 22 --method mtt --matching.last-epoch 20
@@ -53,7 +54,7 @@ for part in ${PARTS:-16px ipc small cost}; do
     cost)
         distil wide cifar10-small 1 --experts 1 --expert.epochs 1 --network.width 128 --method mtt --matching.last-epoch 1 \
             --matching.expert-epochs 1
-        look "$out" cost --run "$out/wide"
+        look "$out" cost --run "$out/wide" --rounds 1
         ;;
     *)
         echo "PARTS: '$part' is none of 16px, ipc, small, cost" >&2
