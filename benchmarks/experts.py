@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks import measure
-from trajmatch.core.augment import augment, draw, families
+from trajmatch.core.augment import STANDARD, augment, draw, families
 from trajmatch.core.draws import generator
 from trajmatch.data.files import write_json
 from trajmatch.data.networks import build, convnet
@@ -35,7 +35,7 @@ from trajmatch.run import assemble
 from trajmatch.run.compute import prepare_process
 from trajmatch.run.pool import cores
 
-FAMILIES = families("color_crop_cutout_flip_scale_rotate")
+FAMILIES = families(STANDARD)
 BATCH, LR = 256, 0.01
 
 

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from benchmarks import measure, pictures
-from trajmatch.core.augment import draw, families
+from trajmatch.core.augment import STANDARD, draw, families
 from trajmatch.core.draws import generator
-from trajmatch.core.estimators import Estimator, Task, adjoint, random_window, tesla, truncated, unrolled
+from trajmatch.core.estimators import Task, adjoint
 from trajmatch.core.hypergradient import Hypergradient
 from trajmatch.core.inner import Problem, training_view
 from trajmatch.data.files import read_tensors, save_tensors, write_json
@@ -32,11 +32,12 @@ from trajmatch.methods.training import Training, train
 from trajmatch.run import assemble
 from trajmatch.run.compute import prepare_process, set_precision
 from trajmatch.run.config import Config, Images
+from trajmatch.run.diagnoses.cost import estimator
 from trajmatch.run.pool import cores
 from trajmatch.run.resident import peak_over_base
 from trajmatch.run.verbs import say
 
-FAMILIES = families("color_crop_cutout_flip_scale_rotate")
+FAMILIES = families(STANDARD)
 ETA = 0.01
 
 
@@ -121,18 +122,6 @@ def task(case: Case, side: Side, found: Segment, device: torch.device, T: int, d
     X, Y = found.x[: case.batch].to(device, dtype), torch.eye(10, dtype=dtype)[found.y[: case.batch]].to(device)
     eta = torch.tensor(ETA, dtype=dtype, device=device)
     return Task(Problem(view, student), found.s.to(device, dtype), found.g.to(device, dtype), X, Y, eta, T)
-
-
-def estimator(name: str, T: int) -> Estimator:
-    """An estimator by its name: a third of the steps where it differentiates a part, from the middle for a window."""
-    third = max(1, T // 3)
-    return {
-        "adjoint": adjoint,
-        "truncated": truncated(third),
-        "random-window": random_window(third, max(1, 2 * T // 3)),
-        "tesla": tesla,
-        "unrolled": unrolled,
-    }[name]
 
 
 def step(case: Case, side: Side, found: Segment, device: torch.device, T: int) -> Callable[[], Hypergradient]:

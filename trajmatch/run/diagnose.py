@@ -8,10 +8,11 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trajmatch.run.options import Options
+from trajmatch.run.options import DIAGNOSES, Options
 
 if TYPE_CHECKING:
     from trajmatch.run.diagnosis import Diagnosis
+    from trajmatch.run.opened import Opened
 
 NAMES = {
     "correlation": "cosines between the hypergradients of segments that start at different epochs",
@@ -35,7 +36,7 @@ def diagnose(name: str, options: Options, command: str, say: Callable[[str], Non
     check(name, options)
     from trajmatch.data.files import replacing, write_json
     from trajmatch.run.folder import commit
-    from trajmatch.run.progress import Meter
+    from trajmatch.run.progress import Meter, duration
 
     found, runs = diagnosis(name), open_runs(options)
     folder = options.folder()
@@ -68,7 +69,7 @@ def diagnosis(name: str) -> "Diagnosis":
     return found
 
 
-def open_runs(options: Options) -> list[Any]:
+def open_runs(options: Options) -> "list[Opened]":
     """What the options name, opened. Raises ValueError."""
     from trajmatch.run.opened import Opener
 
@@ -81,7 +82,7 @@ def open_runs(options: Options) -> list[Any]:
 
 def report(folder: Path, options: Options, say: Callable[[str], None]) -> None:
     """Write the first run's report again, where it has one, with what lies in its folder of diagnoses."""
-    from trajmatch.run.report import DIAGNOSES, write_report
+    from trajmatch.run.report import write_report
 
     say(f"numbers and figure: {folder}")
     if options.run and folder == options.run[0] / DIAGNOSES and (options.run[0] / "summary.json").exists():
@@ -108,11 +109,6 @@ def check(name: str, options: Options) -> None:
         value = getattr(options, field)
         if value is not None and not 0 < value < float("inf"):
             raise ValueError(f"--{field} is {value} and must be above 0 and finite")
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words, as roughly as they are known."""
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def read(folder: Path) -> list[tuple[dict[str, Any], Path]]:

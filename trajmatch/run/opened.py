@@ -68,6 +68,11 @@ class Opened:
         """The set as it is now."""
         return self.points[-1]
 
+    @property
+    def about(self) -> dict[str, Any]:
+        """How numbers and figures call it."""
+        return {"name": self.name, "method": self.config.method, "ipc": self.config.ipc}
+
     def panel_size(self, wanted: int) -> int:
         """Experts of a panel: as many as wanted, or all."""
         return min(wanted, len(self.trajectories))

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trajmatch.core.augment import families
+from trajmatch.core.augment import STANDARD, families
 from trajmatch.core.draws import generator
 from trajmatch.data.networks import build
 from trajmatch.data.synthetic import SyntheticSet, class_labels, one_hot
@@ -30,7 +30,6 @@ TITLES = {
     "random": "random images, labelled alike",
     "random otherwise": "random images, augmented otherwise",
 }
-STANDARD = "color_crop_cutout_flip_scale_rotate"
 
 
 def rank(

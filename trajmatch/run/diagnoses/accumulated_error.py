@@ -52,7 +52,7 @@ def _one(run: Opened, options: Options, advance: Callable[[int], None]) -> dict[
             return rollout(problem, theta, point.X, point.Y, point.eta, T, kept=())[T]
 
         samples.append(accumulated_error(train, [run.trajectories[e].row(t).to(run.device) for t in ends]))
-    found: dict[str, Any] = {"name": run.name, "method": run.config.method, "ipc": run.config.ipc, "step": point.step}
+    found: dict[str, Any] = {**run.about, "step": point.step}
     found |= {"epochs": ends[1:], "experts": len(samples)}
     for part in PARTS:
         mean, error = mean_and_error([getattr(sample, part).double().cpu() for sample in samples])

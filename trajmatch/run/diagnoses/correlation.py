@@ -40,9 +40,7 @@ def _one(run: Opened, options: Options, advance: Callable[[int], None]) -> dict[
     below = [pair for pair in off if mean[pair] < 0]
     sure = [pair for pair in below if mean[pair] < -2 * error[pair]]
     return {
-        "name": run.name,
-        "method": run.config.method,
-        "ipc": run.config.ipc,
+        **run.about,
         "starts": starts,
         "cosine": mean.tolist(),
         "error": error.tolist(),

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from trajmatch.core.augment import STANDARD, families
 from trajmatch.core.augment import draw as draw_augmentation
-from trajmatch.core.augment import families
 from trajmatch.core.draws import generator
 from trajmatch.core.estimators import Estimator, Task, adjoint, random_window, tesla, truncated, unrolled
 from trajmatch.core.inner import Problem, training_view
@@ -52,7 +52,8 @@ class Size:
 def sizes(run: Opened, rounds: int) -> dict[str, list[Size]]:
     """What is measured along each axis; the other two are as in the middle of it, the width the run's."""
     dataset, config = run.material.dataset, run.config
-    name = engines.choose(build(_factory(run, config.network.width), 0)[0].to(run.device), run.device, 0)[0]
+    make = assemble.factory(config.network, dataset.shape, dataset.num_classes)
+    name = engines.choose(build(make, 0)[0].to(run.device), run.device, 0)[0]
     found: dict[str, list[Size]] = {}
     for axis, values in AXES.items():
         found[axis] = []
@@ -80,11 +81,6 @@ def _with(base: Size, axis: str, value: int) -> Size:
     return replace(base, inner_steps=value) if axis == "inner_steps" else replace(base, batch=value)
 
 
-def _factory(run: Opened, width: int) -> Callable[[], Any]:
-    dataset = run.material.dataset
-    return assemble.factory(replace(run.config.network, width=width), dataset.shape, dataset.num_classes)
-
-
 def _task(size: Size) -> Task:
     """A segment between random weights, on random images: what they are costs nothing."""
     device = torch.device(size.device)
@@ -93,7 +89,7 @@ def _task(size: Size) -> Task:
     student = engines.student(network, Engine(size.engine))
     X = torch.randn(size.batch, *size.shape, generator=source).to(device)
     Y = torch.eye(size.classes)[torch.arange(size.batch) % size.classes].to(device)
-    kinds = families("color_crop_cutout_flip_scale_rotate")
+    kinds = families(STANDARD)
     T = size.inner_steps
     view = training_view(
         [torch.arange(size.batch)] * T, [draw_augmentation(size.batch, kinds, source) for _ in range(T)]
@@ -102,23 +98,24 @@ def _task(size: Size) -> Task:
     return Task(Problem(view, student), theta, target, X, Y, torch.tensor(0.01).to(device), T)
 
 
-def _estimator(size: Size) -> Estimator:
-    third = max(1, size.inner_steps // 3)
+def estimator(name: str, T: int) -> Estimator:
+    """An estimator by its name: a third of the steps where it differentiates a part, from the middle for a window."""
+    third = max(1, T // 3)
     return {
         "unrolled": unrolled,
         "adjoint": adjoint,
         "truncated": truncated(third),
-        "random-window": random_window(third, max(1, 2 * size.inner_steps // 3)),
+        "random-window": random_window(third, max(1, 2 * T // 3)),
         "tesla": tesla,
-    }[size.estimator]
+    }[name]
 
 
 def measure(size: Size) -> tuple[float, float]:
     """Median seconds, and MB at the peak over what was held before; in a process of its own."""
     prepare_process()
     torch.set_num_threads(size.threads)
-    estimate, short = _estimator(size), replace(size, inner_steps=2)
-    _estimator(short)(_task(short))  # libraries load now; that is not the estimator's memory
+    estimate, short = estimator(size.estimator, size.inner_steps), replace(size, inner_steps=2)
+    estimator(size.estimator, 2)(_task(short))  # libraries load now; that is not the estimator's memory
     task = _task(size)
     memory = peak_over_base(lambda: estimate(task), torch.device(size.device))
     seconds = []

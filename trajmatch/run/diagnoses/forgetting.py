@@ -47,9 +47,7 @@ def _one(run: Opened, options: Options, advance: Callable[[int], None]) -> dict[
         )
     best = [min(row["loss"][k] for row in rows) for k in range(len(starts))]
     return {
-        "name": run.name,
-        "method": run.config.method,
-        "ipc": run.config.ipc,
+        **run.about,
         "segments": run.config.matching.segments,
         "starts": starts,
         "experts": run.panel_size(options.panel),

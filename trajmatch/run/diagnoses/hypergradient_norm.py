@@ -49,9 +49,7 @@ def _one(run: Opened, options: Options, radius: float, advance: Callable[[int], 
         mean, error = mean_and_error(_sharpness(run, point, options, radius, advance))
         sharpness.append({"step": point.step, "mean": float(mean), "error": float(error)})
     return {
-        "name": run.name,
-        "method": run.config.method,
-        "ipc": run.config.ipc,
+        **run.about,
         "norms": norms,
         "statistics": {name: describe(part)._asdict() for name, part in parts.items() if part},
         "spike": f"above {SPIKE:g} times the median",

@@ -45,9 +45,7 @@ def _one(run: Opened, options: Options, advance: Callable[[int], None]) -> dict[
     mean, error = mean_and_error(samples)
     others = [(a, b) for a in range(len(starts)) for b in range(len(starts)) if a != b]
     return {
-        "name": run.name,
-        "method": run.config.method,
-        "ipc": run.config.ipc,
+        **run.about,
         "starts": starts,
         "change": mean.tolist(),
         "error": error.tolist(),

@@ -50,8 +50,7 @@ def compute(runs: Sequence[Opened], options: Options, advance: Callable[[int], N
             return losses([task._replace(X=X) for task in tasks]).mean()
 
         grid = plane(loss, point.X, across, up, places)
-        about = {"name": run.name, "method": run.config.method, "ipc": run.config.ipc, "step": point.step}
-        found.append({**about, "loss": grid, "rise": rise(grid), "segments": len(tasks)})
+        found.append({**run.about, "step": point.step, "loss": grid, "rise": rise(grid), "segments": len(tasks)})
     return {"places": places, "direction": options.direction, "runs": found}
 
 

@@ -46,8 +46,7 @@ def compute(runs: Sequence[Opened], options: Options, advance: Callable[[int], N
                 "seconds": loop.checkpoint.seconds,
                 "accuracy": score(run, loop, options.networks, advance),
             }
-        about = {"name": run.name, "method": run.config.method, "ipc": run.config.ipc}
-        found.append({**about, "steps": config.steps, "rate": config.outer.lr_step_size, "paths": paths})
+        found.append({**run.about, "steps": config.steps, "rate": config.outer.lr_step_size, "paths": paths})
     return {"runs": found, "how": f"test accuracy of {options.networks} networks on the last images"}
 
 

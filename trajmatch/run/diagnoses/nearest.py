@@ -46,9 +46,7 @@ def _one(run: Opened, advance: Callable[[int], None]) -> dict[str, Any]:
     labels = class_labels(dataset.num_classes, run.config.ipc)
     shown = [int(k) for k in torch.linspace(0, len(pixels) - 1, min(SHOWN, len(pixels))).round()]
     return {
-        "name": run.name,
-        "method": run.config.method,
-        "ipc": run.config.ipc,
+        **run.about,
         "step": run.last.step,
         "distance": distance.tolist(),
         "training_image": index.tolist(),

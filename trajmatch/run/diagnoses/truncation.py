@@ -51,7 +51,7 @@ def work(runs: Sequence[Opened], options: Options) -> Work:
 def compute(runs: Sequence[Opened], options: Options, advance: Callable[[int], None]) -> dict[str, Any]:
     """Errors, distances and accuracies of the first run by the number of differentiated steps, and by tau."""
     run = runs[0]
-    found = {"name": run.name, "method": run.config.method, "ipc": run.config.ipc, "T": run.rule.T}
+    found = {**run.about, "T": run.rule.T}
     found |= _errors(run, options, advance)
     rows = []
     for iota in _iotas(run):
