@@ -149,11 +149,16 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="one size, two rounds")
     parser.add_argument("--json", type=Path, help="write the rows into this file")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--batch", type=int, help="only the sizes of this batch: 256 is training experts, 100 an evaluation"
+    )
     given = parser.parse_args(words)
     device, total, rounds = assemble.device(given.device), cores(), 2 if given.quick else 3
     rows: list[dict[str, Any]] = []
     print(json.dumps(measure.machine(device, total)))
     for size in SIZES[1:2] if given.quick else SIZES:
+        if given.batch not in (None, size.batch):
+            continue
         chosen = sides(device, total)
         rates: list[list[float]] = [[] for _ in chosen]
         for _ in range(rounds):

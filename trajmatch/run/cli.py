@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
+from trajmatch.run.config import Config
 from trajmatch.run.interrupts import handling, raise_interrupt
 from trajmatch.run.presets import DEFAULT, NAMES, about, preset
 from trajmatch.run.words import UsageError, configuration, default_folder, named, positional, prepare, settings_of
@@ -70,20 +71,8 @@ def _dispatch(words: list[str]) -> int:
     if verb not in VERBS:
         near = get_close_matches(verb, VERBS, n=1, cutoff=0.4)
         raise UsageError(f"'{verb}' is not a verb; {f'did you mean {near[0]}?' if near else 'see trajmatch --help'}")
-    if verb == "presets":
-        return _presets(rest)
-    if verb == "report":
-        return _report(rest)
-    if verb == "evaluate":
-        return _evaluate(rest)
-    if verb == "search":
-        return _search(rest, words)
-    if verb == "continual":
-        return _continual(rest, words)
-    if verb == "compare":
-        return _compare(rest)
-    if verb == "diagnose":
-        return _diagnose(rest, words)
+    if verb in OTHERS:
+        return OTHERS[verb](rest, words)
     return _work(verb, rest, words)
 
 
@@ -114,17 +103,24 @@ def _work(verb: str, rest: list[str], words: list[str]) -> int:
     return 0
 
 
-def _evaluate(rest: list[str]) -> int:
-    name, rest = positional(rest)
+def _of_set(program: str, name: str | None, rest: list[str]) -> tuple[Path, Config]:
+    """A distilled set's path, and its own settings with flags over them."""
     from trajmatch.run.folder import parsed
-    from trajmatch.run.scoring import base_configuration, evaluate_set
+    from trajmatch.run.scoring import base_configuration
 
     if "-h" in rest or "--help" in rest:
-        configuration("trajmatch evaluate [FOLDER|FILE|PRESET]", preset(DEFAULT), rest)
+        configuration(program, preset(DEFAULT), rest)
     path = named(name)
-    config, _ = configuration("trajmatch evaluate", parsed(base_configuration(path)), rest)
+    config, _ = configuration(program, parsed(base_configuration(path)), rest)
     prepare()
-    evaluate_set(path, config)
+    return path, config
+
+
+def _evaluate(rest: list[str], words: list[str]) -> int:
+    name, rest = positional(rest)
+    from trajmatch.run.scoring import evaluate_set
+
+    evaluate_set(*_of_set("trajmatch evaluate [FOLDER|FILE|PRESET]", name, rest))
     return 0
 
 
@@ -132,8 +128,7 @@ def _search(rest: list[str], words: list[str]) -> int:
     import tyro
 
     name, rest = positional(rest)
-    from trajmatch.run.folder import parsed
-    from trajmatch.run.scoring import base_configuration, opened_set
+    from trajmatch.run.scoring import opened_set
     from trajmatch.run.search import Options, lines, search
     from trajmatch.run.verbs import quoted, say
 
@@ -143,12 +138,7 @@ def _search(rest: list[str], words: list[str]) -> int:
             "--depths --widths --norms --poolings (the space)  --proxy-networks --real-epochs --real-momentum, and:\n"
         )
     options, rest = tyro.cli(Options, args=rest, prog=program, return_unknown_args=True, add_help=False)
-    if "-h" in rest or "--help" in rest:
-        configuration(program, preset(DEFAULT), rest)
-    path = named(name)
-    config, _ = configuration(program, parsed(base_configuration(path)), rest)
-    prepare()
-    config, synthetic, material, file = opened_set(path, config)
+    config, synthetic, material, file = opened_set(*_of_set(program, name, rest))
     for line in lines(search(config, options, material, synthetic, file.parent, quoted(words), say)):
         print(line)
     return 0
@@ -173,7 +163,7 @@ def _continual(rest: list[str], words: list[str]) -> int:
     return 0
 
 
-def _compare(rest: list[str]) -> int:
+def _compare(rest: list[str], words: list[str]) -> int:
     import tyro
 
     from trajmatch.run.compare import Options, compare
@@ -206,7 +196,7 @@ def _diagnose(rest: list[str], words: list[str]) -> int:
     return 0
 
 
-def _report(rest: list[str]) -> int:
+def _report(rest: list[str], words: list[str]) -> int:
     name, rest = positional(rest)
     if rest:
         print("usage: trajmatch report [FOLDER|PRESET]\n\nWrite report.html of a run folder again.")
@@ -217,7 +207,7 @@ def _report(rest: list[str]) -> int:
     return 0
 
 
-def _presets(rest: list[str]) -> int:
+def _presets(rest: list[str], words: list[str]) -> int:
     name, rest = positional(rest)
     if name is None:
         if rest:
@@ -250,6 +240,18 @@ def _os_error(error: OSError) -> str:
     hints = {28: "; free some space, and the same command with --resume goes on", 13: "; choose another --out"}
     hint = hints.get(error.errno or 0, "")
     return f"{where}{reason[:1].lower()}{reason[1:]}{hint}" if reason else os.strerror(error.errno or 0)
+
+
+# Verbs beside those that take a whole configuration.
+OTHERS = {
+    "evaluate": _evaluate,
+    "search": _search,
+    "continual": _continual,
+    "compare": _compare,
+    "diagnose": _diagnose,
+    "report": _report,
+    "presets": _presets,
+}
 
 
 if __name__ == "__main__":

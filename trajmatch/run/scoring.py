@@ -52,19 +52,25 @@ def evaluate_set(path: Path, config: Config) -> dict[str, Any]:
     With --networks, score it on those instead, and write `transfer.json` beside the set; with --ranking, DD-Ranking's
     scores, in `ranking.json`; with --sizes, its leading parts, in `sizes.json`.
     """
-    from trajmatch.run import evaluate_stage, expert_stage
+    from trajmatch.run import evaluate_stage, expert_stage, ranking, sizes, transfer
     from trajmatch.run.pool import Peak
     from trajmatch.run.verbs import headline, say
 
     config, synthetic, material, file = opened_set(path, config)
-    if config.evaluation.architectures:
-        return _transfer(config, material, synthetic, file)
-    if config.evaluation.sizes:
-        return _sizes(config, material, synthetic, file)
+    e = config.evaluation
+    what = f"mean and standard deviation of {e.networks} networks on test images"
+    if e.architectures:
+        scores = transfer.transfer(config, material, synthetic, file.parent, Peak())
+        found = {"networks": scores, "rates": list(e.rates)}
+        return _keep(file, TRANSFER, found, transfer.lines(scores), f"{what} (learning rate)")
+    if e.sizes:
+        scores = sizes.sizes(config, material, synthetic, file.parent, Peak())
+        return _keep(file, SIZES, {"sizes": scores}, sizes.lines(scores), what)
     experts = file.parent / "experts" if config.experts.isdigit() else Path(config.experts)
     trajectories = expert_stage.open_experts(config, material, experts) if experts.is_dir() else []
-    if config.evaluation.ranking:
-        return _rank(config, material, synthetic, trajectories, file)
+    if e.ranking:
+        found = ranking.rank(config, material, synthetic, trajectories, file.parent, Peak())
+        return _keep(file, RANKING, found, ranking.lines(found), "scores and how they were obtained")
     candidates = evaluate_stage.snapshots(config, path) if path.is_dir() else []
     accuracy = evaluate_stage.evaluate(config, material, synthetic, trajectories, file.parent, Peak(), candidates)
     for line in headline(accuracy):
@@ -73,48 +79,16 @@ def evaluate_set(path: Path, config: Config) -> dict[str, Any]:
     return accuracy
 
 
-def _rank(config: Config, material: Any, synthetic: Any, trajectories: list[Any], file: Path) -> dict[str, Any]:
+def _keep(file: Path, name: str, found: dict[str, Any], text: list[str], what: str) -> dict[str, Any]:
+    """Print scores and write them beside the set."""
     from trajmatch.data.files import write_json
-    from trajmatch.run.pool import Peak
-    from trajmatch.run.ranking import lines, rank
     from trajmatch.run.verbs import say
 
-    found = rank(config, material, synthetic, trajectories, file.parent, Peak())
-    for line in lines(found):
+    for line in text:
         print(line)
-    write_json(file.parent / RANKING, {"set": str(file), **found})
-    say(f"scores and how they were obtained: {file.parent / RANKING}")
+    write_json(file.parent / name, {"set": str(file), **found})
+    say(f"{what}: {file.parent / name}")
     return found
-
-
-def _transfer(config: Config, material: Any, synthetic: Any, file: Path) -> dict[str, Any]:
-    from trajmatch.data.files import write_json
-    from trajmatch.run.pool import Peak
-    from trajmatch.run.transfer import lines, transfer
-    from trajmatch.run.verbs import say
-
-    scores = transfer(config, material, synthetic, file.parent, Peak())
-    for line in lines(scores):
-        print(line)
-    path = file.parent / TRANSFER
-    write_json(path, {"set": str(file), "networks": scores, "rates": list(config.evaluation.rates)})
-    say(f"mean and standard deviation of {config.evaluation.networks} networks on test images (learning rate): {path}")
-    return scores
-
-
-def _sizes(config: Config, material: Any, synthetic: Any, file: Path) -> dict[str, Any]:
-    from trajmatch.data.files import write_json
-    from trajmatch.run.pool import Peak
-    from trajmatch.run.sizes import lines, sizes
-    from trajmatch.run.verbs import say
-
-    scores = sizes(config, material, synthetic, file.parent, Peak())
-    for line in lines(scores):
-        print(line)
-    path = file.parent / SIZES
-    write_json(path, {"set": str(file), "sizes": scores})
-    say(f"mean and standard deviation of {config.evaluation.networks} networks on test images: {path}")
-    return scores
 
 
 def check_fit(synthetic: Any, material: Any, file: Path) -> None:
