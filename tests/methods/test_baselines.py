@@ -66,7 +66,7 @@ def test_the_distance_of_mean_features_by_a_plain_loop() -> None:
 
 def test_the_distance_of_gradients_by_a_plain_loop() -> None:
     X, a = state().X.split(2), draws()
-    found = b.gradients_distance(FORWARD, LAYOUT, THETA, X, REAL, a)
+    found = b.gradients_distance(FORWARD, LAYOUT, THETA, X, b.real_gradients(STUDENT, THETA, REAL, a), a)
     total = 0.0
     for label in range(3):
         sides = []
@@ -102,7 +102,8 @@ def test_a_step_goes_along_the_derivative(rule: b.Condensation) -> None:
     def loss(X: Tensor) -> float:
         if rule.matched == b.MEAN_FEATURES:
             return float(b.feature_distance(forward, THETA, X.split(2), REAL, a))
-        return float(b.gradients_distance(forward, LAYOUT, THETA, X.split(2), REAL, a).detach())
+        gradients = b.real_gradients(STUDENT, THETA, REAL, a)
+        return float(b.gradients_distance(forward, LAYOUT, THETA, X.split(2), gradients, a).detach())
 
     v, step = random(*before.X.shape, seed=6), 1e-6
     wanted = (loss(before.X + step * v) - loss(before.X - step * v)) / (2 * step)

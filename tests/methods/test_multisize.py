@@ -71,9 +71,10 @@ def test_parts_survive_packing() -> None:
 
 def test_the_loss_adds_the_distance_of_the_part() -> None:
     a = draws()
-    whole = b.gradients_distance(FORWARD, LAYOUT, THETA, X.split(IPC), REAL, a)
-    part = b.gradients_distance(FORWARD, LAYOUT, THETA, [x[:2] for x in X.split(IPC)], REAL, a)
-    both = b.gradients_distance(FORWARD, LAYOUT, THETA, X.split(IPC), REAL, a, part=2)
+    wanted = b.real_gradients(STUDENT, THETA, REAL, a)
+    whole = b.gradients_distance(FORWARD, LAYOUT, THETA, X.split(IPC), wanted, a)
+    part = b.gradients_distance(FORWARD, LAYOUT, THETA, [x[:2] for x in X.split(IPC)], wanted, a)
+    both = b.gradients_distance(FORWARD, LAYOUT, THETA, X.split(IPC), wanted, a, part=2)
     assert relative_error(both, whole + part) < 1e-12
     assert float(part.detach()) > 0.1
 
@@ -106,8 +107,9 @@ def test_a_step_descends_on_both_distances() -> None:
     source = generator(5, "condensation", 0)
     a = [b.shared_draw(ALL, source) for _ in REAL]
     at = X.clone().requires_grad_()
-    loss = b.gradients_distance(FORWARD, LAYOUT, THETA, at.split(IPC), REAL, a)
-    loss = loss + b.gradients_distance(FORWARD, LAYOUT, THETA, [x[:1] for x in at.split(IPC)], REAL, a)
+    wanted = b.real_gradients(STUDENT, THETA, REAL, a)
+    loss = b.gradients_distance(FORWARD, LAYOUT, THETA, at.split(IPC), wanted, a)
+    loss = loss + b.gradients_distance(FORWARD, LAYOUT, THETA, [x[:1] for x in at.split(IPC)], wanted, a)
     (d,) = torch.autograd.grad(loss, at)
     assert relative_error(after.X - X, -rule.images.lr * d) < 1e-9
     assert augment(X[:1], a[0]).shape == X[:1].shape

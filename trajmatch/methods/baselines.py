@@ -78,31 +78,34 @@ def gradient_distance(layout: Layout, wanted: Tensor, found: Tensor) -> Tensor:
     return total
 
 
+def real_gradients(student: Student, theta: Tensor, real: Sequence[Tensor], draws: Sequence[Draw]) -> list[Tensor]:
+    """For each class, the gradient (P,) of the cross-entropy on its real images."""
+    one_hot, found = torch.eye(len(real), dtype=theta.dtype, device=theta.device), []
+    for label, (r, a) in enumerate(zip(real, draws, strict=True)):
+        found.append(student.gradient(theta, _seen(r, a), one_hot[label].expand(len(r), -1)))
+    return found
+
+
 def gradients_distance(
     forward: Forward,
     layout: Layout,
     theta: Tensor,
     synthetic: Sequence[Tensor],
-    real: Sequence[Tensor],
+    wanted: Sequence[Tensor],
     draws: Sequence[Draw],
     part: int = 0,
 ) -> Tensor:
-    """Sum over classes of the distance between the gradients of the cross-entropy on real and on synthetic images.
+    """Sum over classes of the distance between the gradient of the cross-entropy on synthetic images and that wanted.
 
     part: the distance of the first so many images of each class is added; 0 adds nothing.
     """
     total = torch.zeros((), dtype=theta.dtype, device=theta.device)
     at = theta.detach().requires_grad_()
-
-    def gradient(images: Tensor, label: int, a: Draw, graph: bool) -> Tensor:
-        labels = torch.full((len(images),), label, device=theta.device)
-        loss = F.cross_entropy(forward(at, _seen(images, a)), labels)
-        return torch.autograd.grad(loss, at, create_graph=graph)[0]
-
-    for label, (x, r, a) in enumerate(zip(synthetic, real, draws, strict=True)):
-        wanted = gradient(r, label, a, False).detach()
+    for label, (x, u, a) in enumerate(zip(synthetic, wanted, draws, strict=True)):
         for images in (x, x[:part]) if part else (x,):
-            total = total + gradient_distance(layout, wanted, gradient(images, label, a, True))
+            labels = torch.full((len(images),), label, device=theta.device)
+            loss = F.cross_entropy(forward(at, _seen(images, a)), labels)
+            total = total + gradient_distance(layout, u, torch.autograd.grad(loss, at, create_graph=True)[0])
     return total
 
 
@@ -120,8 +123,9 @@ def condensation_step(
     """One update of the images. A pure function of its arguments; `state.steps` numbers the step.
 
     forward: outputs for GRADIENTS, features for MEAN_FEATURES, of weights laid out as `layout` says. student: for the
-    training between updates. fresh (P,): weights of a new random network, taken at every `updates`th step, where
-    state.network holds those in use. real: for each class, B images. features: where the rule matches parts.
+    gradients of real images and the training between updates. fresh (P,): weights of a new random network, taken at
+    every `updates`th step, where state.network holds those in use. real: for each class, B images. features: where the
+    rule matches parts.
     """
     step, ipc = int(state.steps), len(state.X) // len(real)
     source = generator(seed, "condensation", step)
@@ -136,7 +140,8 @@ def condensation_step(
             loss = feature_distance(forward, theta, synthetic, real, draws)
         else:
             part = parts.size if rule.parts else 0
-            loss = gradients_distance(forward, layout, theta, synthetic, real, draws, part)
+            wanted = real_gradients(student, theta, real, draws)
+            loss = gradients_distance(forward, layout, theta, synthetic, wanted, draws, part)
         (d,) = torch.autograd.grad(loss, X)
     moved, moments = rule.images.step(state.X, d, state.image_moments, step)
     # Not `if`: reading the scale would make a GPU wait.

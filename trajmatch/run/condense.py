@@ -70,12 +70,12 @@ class Condenser:
             self.forward = self.features if config.method == "dm" else functional(network)
 
     def compute(self) -> Compute:
-        """How it computes: as experts are trained, but for derivatives of gradients, which are torch's."""
-        b, whole = self.config.baseline, self.config.method == "rat-bptt"
+        """How it computes: as experts are trained, but for features and derivatives of gradients, which are torch's."""
+        b, method = self.config.baseline, self.config.method
         images = (b.batch * len(self.members), *self.material.dataset.shape)
         threads = cores() if convolution_flops(self.network, images) >= WORTH_A_THREAD else 1
-        why = "of the training on synthetic images" if whole else "a step goes through one network"
-        return Compute(self.engine if whole else engines.EAGER, self.config.outer.threads or threads, why)
+        why = "a step goes through one network" if method == "dm" else "as experts are trained"
+        return Compute(engines.EAGER if method == "dm" else self.engine, self.config.outer.threads or threads, why)
 
     def __call__(self, state: OuterState) -> tuple[OuterState, Record, list[Choice]]:
         """One step from a state."""
