@@ -74,9 +74,9 @@ def sizes(out: Path) -> list[Row]:
             scores = _read(run / "sizes.json")["sizes"]
             rows.append({"set": f"parts of {method}", **{k: 100 * score["mean"] for k, score in scores.items()}})
     alone: Row = {"set": "dsa, each size by itself"}
-    for path in sorted((out / "16px-sizes").glob("dsa-ipc*-seed0/test.json")):
-        found = _read(path)
-        alone[str(found["ipc"])] = 100 * sum(found["accuracy"]) / len(found["accuracy"])
+    for folder in ("16px-ipc1-baselines", "16px-sizes", "16px-ipc10-baselines"):
+        for found in sorted(map(_read, (out / folder).glob("dsa-ipc*-seed0/test.json")), key=lambda one: one["ipc"]):
+            alone[str(found["ipc"])] = 100 * sum(found["accuracy"]) / len(found["accuracy"])
     return rows + ([alone] if len(alone) > 1 else [])
 
 
