@@ -4,14 +4,14 @@
 # From the repository's root: runs/trust.sh DATA [OUTPUT FOLDER]. Finished parts are kept: interrupt it and start it again.
 #
 # BUDGET seconds of outer steps for each run (180), SEEDS of distillation (3), ORDERS of classes (3), PARTS: which of
-# "baselines transfer ranking sizes search continual" (all).
+# "baselines-ipc1 baselines-ipc10 transfer ranking sizes search continual" (all).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 data=${1:?the folder of CIFAR-10}
 out=${2:-runs/compare}
 python=${PYTHON:-python3}
 budget=${BUDGET:-180} seeds=${SEEDS:-3} orders=${ORDERS:-3}
-parts=${PARTS:-baselines transfer ranking sizes search continual}
+parts=${PARTS:-baselines-ipc1 baselines-ipc10 transfer ranking sizes search continual}
 one=$out/16px-ipc1 ten=$out/16px-ipc10
 trajmatch=("$python" -m trajmatch)
 
@@ -39,14 +39,16 @@ run_of() {
             return
         fi
     done
-    echo "there is no run of $1 in $2: runs/compare_methods.sh and PARTS=baselines make them" >&2
+    echo "there is no run of $1 in $2: runs/compare_methods.sh and PARTS=baselines-ipc1 (or 10) make them" >&2
     exit 2
 }
 
 for part in $parts; do
     case $part in
-    baselines)
+    baselines-ipc1)
         compare "$one-baselines" --preset cifar10-16px --ipc 1 --matching.last-epoch 4 --methods "${baselines[@]}"
+        ;;
+    baselines-ipc10)
         compare "$ten-baselines" --preset cifar10-16px --ipc 10 --matching.last-epoch 10 --matching.batch 25 \
             --methods "${baselines[@]}" mdc --outer.step-size 0.03 --outer.snapshots 2
         ;;
@@ -104,7 +106,7 @@ for part in $parts; do
         "${trajmatch[@]}" compare "$out"/continual/{random,dm,mtt,satm,satm-contra} --out "$out/continual"
         ;;
     *)
-        echo "PARTS: '$part' is none of baselines, transfer, ranking, sizes, search, continual" >&2
+        echo "PARTS: '$part' is none of baselines-ipc1, baselines-ipc10, transfer, ranking, sizes, search, continual" >&2
         exit 2
         ;;
     esac
