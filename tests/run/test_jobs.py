@@ -56,6 +56,26 @@ def test_what_was_trained_is_not_trained_again(
     assert len(set(found["a"])) > 1
 
 
+def test_one_network_under_two_names_is_trained_once(
+    made: tuple[Config, Material, sets.SyntheticSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, material, synthetic = made
+    wanted = [job for key in "ab" for job in set_jobs(key, config, synthetic.X, synthetic.Y, 0.05, 2)]
+    wanted += set_jobs("c", config, synthetic.X, synthetic.Y, 0.06, 1)
+    whole, came = jobs.train_and_test, []
+
+    def counted(*arguments: object, **named: object) -> float:
+        came.append(1)
+        return whole(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(jobs, "train_and_test", counted)
+    with assemble.shared(material, tmp_path) as path:
+        found = accuracies_of(config, path, Peak(), True, wanted)
+    assert len(came) == 3
+    assert found["a"] == found["b"]
+    assert [len(found[key]) for key in "abc"] == [2, 2, 1]
+
+
 def test_networks_of_the_users_own_are_trained_again(
     made: tuple[Config, Material, sets.SyntheticSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

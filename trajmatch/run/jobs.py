@@ -82,7 +82,8 @@ def accuracies_of(config: Config, path: Path, peak: Peak, quiet: bool, jobs: Seq
     names = [job.digest(config, content) for job in jobs]
     # A network of the user's or of timm's may be another one the next time: it is trained again, and not kept.
     passing = {name for name, job in zip(names, jobs, strict=True) if ":" in (job.network or config.network).name}
-    missing = [index for index, name in enumerate(names) if name not in done]
+    # The same network may stand under several keys: a set with hard labels is its own hard-labelled one.
+    missing = list({name: index for index, name in enumerate(names) if name not in done}.values())
     arguments = [(path, config, str(where), jobs[index]) for index in missing]
     with Meter("evaluate", len(missing), unit="networks", quiet=quiet) as meter:
         for k, accuracy in run_jobs(_train_one, arguments, workers, threads=1, peak=peak):
