@@ -29,6 +29,15 @@ from torch import nn
 def tiny(shape, num_classes):
     c, h, w = shape
     return nn.Sequential(nn.Flatten(), nn.Linear(c * h * w, num_classes))
+
+def one_less(shape, num_classes):
+    return tiny(shape, num_classes - 1)
+
+def large(shape, num_classes):
+    return nn.Sequential(nn.MaxPool2d(64), tiny(shape, num_classes))
+
+def no_size(num_classes):
+    return nn.Linear(3, num_classes)
 """
 
 
@@ -56,6 +65,27 @@ def test_a_table_of_networks_each_at_a_rate_of_its_own(
     succeed("evaluate", folder, *FEW)
     distilled = next(line for line in capsys.readouterr().out.splitlines() if "last iterate" in line)
     assert f"{found['convnet']['learned']['mean']:.2%}" in distilled, "the same networks, the same numbers"
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("one_less", "whose outputs for 2 images of 10 classes are (2, 9) and must be (2, 10)"),
+        ("large", "which can't take images of 1 x 8 x 8: "),
+        ("no_size", "which can't take images of 1 x 8 x 8: no_size() takes 1 positional argument but 2 were given"),
+    ],
+)
+def test_networks_that_do_not_fit_are_refused_before_any_is_trained(
+    name: str, says: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    (tmp_path / "unfit_for_tests.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    told = refusal(capsys, "evaluate", whole, *FEW, "--networks", "convnet", f"unfit_for_tests:{name}")
+    assert f"--network.name is unfit_for_tests:{name}, {says}" in told
+    assert not (whole / "transfer.json").exists()
+    words = command("distill", "--network.name", f"unfit_for_tests:{name}", "--out", tmp_path / "r")
+    assert f"--network.name is unfit_for_tests:{name}, {says}" in refusal(capsys, *words)
 
 
 def test_experts_of_another_network_and_a_set_distilled_with_it(tmp_path: Path) -> None:

@@ -105,3 +105,21 @@ def build(factory: Callable[[], nn.Module], seed: int) -> tuple[nn.Module, Tenso
     layout = Layout.of(network)
     theta = layout.join({name: p.detach() for name, p in network.named_parameters()})
     return network.requires_grad_(False), theta
+
+
+@torch.no_grad()
+def check_network(name: str, factory: Callable[[], nn.Module], shape: tuple[int, int, int], num_classes: int) -> None:
+    """Make a network, show it two images (c, h, w): ValueError where that fails or its outputs are not (2, C)."""
+    words = " x ".join(map(str, shape))
+    try:
+        network, _ = build(factory, 0)
+        outputs = network.eval()(torch.zeros(2, *shape))
+    except (RuntimeError, TypeError, AttributeError, IndexError, AssertionError) as error:
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"--network.name is {name}, which can't take images of {words}: {why}") from None
+    found = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+    if found != (2, num_classes):
+        raise ValueError(
+            f"--network.name is {name}, whose outputs for 2 images of {num_classes} classes are {found} and must be "
+            f"{(2, num_classes)}"
+        )

@@ -6,7 +6,7 @@ import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from hashlib import blake2b
 from pathlib import Path
@@ -22,7 +22,7 @@ from trajmatch.data import images
 from trajmatch.data.architectures import named
 from trajmatch.data.files import read_header, read_tensors, save_tensors
 from trajmatch.data.images import Dataset
-from trajmatch.data.networks import build, convnet
+from trajmatch.data.networks import check_network, convnet
 from trajmatch.data.whitening import InputSpace, fit
 from trajmatch.methods.combining import check_rule
 from trajmatch.methods.outer import Rule
@@ -103,7 +103,9 @@ def load_material(config: Config, source: Any = None) -> Material:
             f"--matching.batch is {batch} and must be at most the {total} synthetic images ({config.ipc} for each of "
             f"{dataset.num_classes} classes)"
         )
-    build(factory(config.network, dataset.shape, dataset.num_classes), 0)  # refuse at once a network that does not fit
+    for name in dict.fromkeys((config.network.name, *config.evaluation.architectures)):  # refused at once
+        make = factory(replace(config.network, name=name), dataset.shape, dataset.num_classes)
+        check_network(name, make, dataset.shape, dataset.num_classes)
     digest = blake2b(repr(dataset.classes).encode(), digest_size=16)
     for split in (dataset.train, dataset.validation, dataset.test):
         digest.update(split.x.numpy().data)
