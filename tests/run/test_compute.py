@@ -259,6 +259,11 @@ def test_convolution_flops_by_hand(k: int, cin: int, cout: int, h: int, w: int, 
     assert convolution_flops(linear, (n, cin, h, w)) == by_hand + 2 * n * cout * h * w * 10
 
 
+def test_flops_are_counted_without_holding_all_images() -> None:
+    images = (10**9, *SHAPE)  # 3 TB of them
+    assert convolution_flops(network(), images) == 5e8 * convolution_flops(network(), (2, *SHAPE))
+
+
 @pytest.mark.parametrize(
     ("segments", "batch", "engine", "expected"),
     [

@@ -136,6 +136,8 @@ def set_precision(precision: str) -> None:
 
 def convolution_flops(network: nn.Module, shape: tuple[int, int, int, int]) -> float:
     """Floating-point operations of the convolutions and matrix products of one forward pass on images of `shape`."""
+    n, *image = shape
+    # Two images stand for n, of which there may be more than memory holds; batch norm wants more than one.
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(torch.zeros(shape, device=next(network.parameters()).device))
-    return float(counter.get_total_flops())
+        network(torch.zeros(2, *image, device=next(network.parameters()).device))
+    return counter.get_total_flops() / 2 * n
