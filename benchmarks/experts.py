@@ -153,12 +153,13 @@ def main(words: list[str] | None = None) -> None:
         "--batch", type=int, help="only the sizes of this batch: 256 is training experts, 100 an evaluation"
     )
     given = parser.parse_args(words)
+    sizes = [s for s in (SIZES[1:2] if given.quick else SIZES) if given.batch in (None, s.batch)]
+    if not sizes:
+        parser.error(f"--batch is {given.batch}, and the sizes to measure have none of it")
     device, total, rounds = assemble.device(given.device), cores(), 2 if given.quick else 3
     rows: list[dict[str, Any]] = []
     print(json.dumps(measure.machine(device, total)))
-    for size in SIZES[1:2] if given.quick else SIZES:
-        if given.batch not in (None, size.batch):
-            continue
+    for size in sizes:
         chosen = sides(device, total)
         rates: list[list[float]] = [[] for _ in chosen]
         for _ in range(rounds):

@@ -28,6 +28,18 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Material, se
     return config, assemble.load_material(config), sets.load(folder)
 
 
+def counting(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that grows by one for every network that is trained."""
+    whole, came = jobs.train_and_test, []
+
+    def counted(*arguments: object, **named: object) -> float:
+        came.append(1)
+        return whole(*arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(jobs, "train_and_test", counted)
+    return came
+
+
 def test_what_was_trained_is_not_trained_again(
     made: tuple[Config, Material, sets.SyntheticSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -62,13 +74,7 @@ def test_one_network_under_two_names_is_trained_once(
     config, material, synthetic = made
     wanted = [job for key in "ab" for job in set_jobs(key, config, synthetic.X, synthetic.Y, 0.05, 2)]
     wanted += set_jobs("c", config, synthetic.X, synthetic.Y, 0.06, 1)
-    whole, came = jobs.train_and_test, []
-
-    def counted(*arguments: object, **named: object) -> float:
-        came.append(1)
-        return whole(*arguments, **named)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(jobs, "train_and_test", counted)
+    came = counting(monkeypatch)
     with assemble.shared(material, tmp_path) as path:
         found = accuracies_of(config, path, Peak(), True, wanted)
     assert len(came) == 3
@@ -87,19 +93,13 @@ def test_networks_of_the_users_own_are_trained_again(
     monkeypatch.syspath_prepend(str(tmp_path))
     config, material, synthetic = made
     own, known = Network("mine_for_jobs:tiny"), Network("mlp")
-    first, second = set_jobs("a", config, synthetic.X, synthetic.Y, 0.05, 1), []
-    jobs_of = [first[0]._replace(network=network) for network in (own, known)]
-    whole = jobs.train_and_test
-
-    def counted(*arguments: object, **named: object) -> float:
-        second.append(1)
-        return whole(*arguments, **named)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(jobs, "train_and_test", counted)
+    (first,) = set_jobs("a", config, synthetic.X, synthetic.Y, 0.05, 1)
+    jobs_of = [first._replace(network=network) for network in (own, known)]
+    came = counting(monkeypatch)
     for count in (2, 3):
         with assemble.shared(material, tmp_path) as path:
             accuracies_of(config, path, Peak(), True, jobs_of)
-        assert len(second) == count
+        assert len(came) == count
     assert len(json.loads((tmp_path / "networks.json").read_text())) == 1
 
 
