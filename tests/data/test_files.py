@@ -13,7 +13,16 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from trajmatch.data import files
-from trajmatch.data.files import read_header, read_tensors, replacing, save_tensors, write_json, write_text
+from trajmatch.data.files import (
+    is_share,
+    read_header,
+    read_json,
+    read_tensors,
+    replacing,
+    save_tensors,
+    write_json,
+    write_text,
+)
 from trajmatch.data.trajectories import save_trajectory
 
 OLD, NEW = {"x": torch.arange(4.0)}, {"x": torch.zeros(4)}
@@ -144,3 +153,21 @@ def test_a_header_that_is_no_json(tmp_path: Path) -> None:
     save_file(OLD, tmp_path / "x", metadata={files.HEADER: "{"})
     with pytest.raises(ValueError, match=r"x: this is not a file that trajmatch wrote"):
         read_header(tmp_path / "x")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"a": 0.5', b"[]", b"3", b"null", b"\xff\xfe"])
+def test_a_damaged_record_names_its_file_and_the_remedy(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_bytes(content)
+    with unchanged(path), pytest.raises(ValueError, match=r"x\.json: this record is damaged .*; delete it$"):
+        read_json(path, lambda found: isinstance(found, dict), "delete it")
+
+
+def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
+    write_json(tmp_path / "x", {"a": 0.1 + 0.2})
+    assert read_json(tmp_path / "x", lambda found: "a" in found, "") == {"a": 0.1 + 0.2}
+
+
+def test_what_an_accuracy_in_a_file_may_be() -> None:
+    assert all(map(is_share, (0, 0.5, 1, 1.0)))
+    assert not any(map(is_share, (-0.1, 1.1, float("nan"), True, "0.5", None, [0.5])))

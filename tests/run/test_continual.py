@@ -25,9 +25,14 @@ def test_a_stream_and_that_it_goes_on_to_the_same_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     succeed(*words("--out", tmp_path / "whole"))
-    assert "10 classes seen" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "10 classes seen" in out
     found = json.loads((tmp_path / "whole" / "continual.json").read_text())
     assert found["classes_seen"] == [5, 10]
+    assert "test images of all classes seen (359 of all 10 classes)" in found["how"]
+    assert "networks after each step: 2, orders of classes: 2" in found["how"]
+    assert found["how"] in out
+    assert str(tmp_path / "whole" / "continual.json") in out
     assert [len(step) for order in found["accuracy"] for step in order] == [2] * 4
     after = [value for order in found["accuracy"] for value in order[1]]
     assert found["mean"][1] == pytest.approx(sum(after) / 4)
@@ -99,3 +104,97 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
 ) -> None:
     assert says in refusal(capsys, *words(*more, "--out", tmp_path / "r"))
     assert not (tmp_path / "r").exists()
+
+
+@pytest.fixture
+def unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails where images are loaded."""
+
+    def load(*arguments: object) -> None:
+        raise AssertionError("nothing may be loaded")
+
+    monkeypatch.setattr(module.assemble, "load_material", load)
+
+
+def stream_of_experts(folder: Path, *counts: list[int]) -> Path:
+    """A stream's folder with so many experts of each order's steps."""
+    for order, row in enumerate(counts):
+        for step, count in enumerate(row):
+            place = folder / f"order-{order}" / f"step-{step}" / "experts"
+            place.mkdir(parents=True)
+            for k in range(count):
+                (place / f"expert_{k:04}.safetensors").touch()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("counts", "says"),
+    [
+        ([[1, 1]], "in 1 of the 2 of --orders (order-1/step-0 has 0 where 1 must be)"),
+        ([[1], [1]], "for all 2 of --class-steps in 0 of the 2 of --orders (order-0/step-1 has 0 where 1 must be)"),
+        ([[2, 2], [2, 1]], "in 1 of the 2 of --orders (order-1/step-1 has 1 where 2 must be)"),
+        ([[0, 0], [0, 0]], "in 0 of the 2 of --orders (order-0/step-0 has 0 where 1 must be)"),
+    ],
+)
+@pytest.mark.usefixtures("unloaded")
+def test_a_stream_without_all_experts_is_refused_before_all_work(
+    counts: list[list[int]], says: str, tmp_path: Path, capsys: Captured
+) -> None:
+    other = stream_of_experts(tmp_path / "other", *counts)
+    said = refusal(capsys, *words("--experts", other, "--out", tmp_path / "r"))
+    assert f"--experts is '{other}', which has experts" in said
+    assert says in said
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("held", "says"),
+    [
+        ({"config.yaml": "ipc: 1", "summary.json": "{}"}, "which holds a run and no stream: choose another"),
+        # As a stream in a run's folder would have left it.
+        ({"config.yaml": "ipc: 1", "continual.json": "{}", "order-0/step-0/config.yaml": ""}, "which holds a run"),
+        ({"letter.txt": "dear"}, "which is not empty and holds no stream: choose another"),
+    ],
+)
+@pytest.mark.usefixtures("unloaded")
+def test_folders_of_something_else_stay_as_they_are(
+    held: dict[str, str], says: str, tmp_path: Path, capsys: Captured
+) -> None:
+    out = tmp_path / "r"
+    for name, text in held.items():
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text(text)
+    said = refusal(capsys, *words("--out", out))
+    assert f"--out is '{out}', {says}" in said
+    assert {str(path.relative_to(out)): path.read_text() for path in out.rglob("*") if path.is_file()} == held
+
+
+@pytest.mark.usefixtures("unloaded")
+def test_out_may_not_be_a_file(tmp_path: Path, capsys: Captured) -> None:
+    (tmp_path / "r").write_text("text")
+    assert "which is a file: choose another" in refusal(capsys, *words("--out", tmp_path / "r"))
+    assert (tmp_path / "r").read_text() == "text"
+
+
+@pytest.mark.parametrize("names", [["order-0/step-0"], ["order-0"], ["continual.json"], [".hidden"]])
+def test_streams_and_empty_folders_are_taken(names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module.assemble, "load_material", load)
+    for name in names:
+        (tmp_path / "r" / name).mkdir(parents=True)
+    assert main(words("--out", tmp_path / "r")) == 130, "it came to load the images"
+
+
+@pytest.mark.parametrize("content", ["", "{", "{}", "[]", "3", '{"accuracy": 0.5}', '{"accuracy": ["0.5"]}'])
+@pytest.mark.usefixtures("unloaded")
+def test_damaged_scores_are_one_sentence_and_stay(content: str, tmp_path: Path, capsys: Captured) -> None:
+    path = tmp_path / "r" / "order-1" / "step-0" / "scores.json"
+    path.parent.mkdir(parents=True)
+    (tmp_path / "r" / "order-0").mkdir()
+    path.write_text(content)
+    said = refusal(capsys, *words("--out", tmp_path / "r"))
+    assert f"{path}: this record is damaged" in said
+    assert said.endswith("delete it, and its networks are trained again")
+    assert path.read_text() == content

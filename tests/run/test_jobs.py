@@ -10,6 +10,7 @@ import torch
 from tests.run.small import FLAGS, succeed
 from trajmatch.data import synthetic as sets
 from trajmatch.measure.evaluate import train_and_test
+from trajmatch.methods.training import Training
 from trajmatch.run import assemble, jobs
 from trajmatch.run.assemble import Material
 from trajmatch.run.config import Config, Network
@@ -82,6 +83,45 @@ def test_one_network_under_two_names_is_trained_once(
     assert [len(found[key]) for key in "abc"] == [2, 2, 1]
 
 
+def test_one_network_that_is_asked_for_twice_counts_once(
+    made: tuple[Config, Material, sets.SyntheticSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, material, synthetic = made
+    twice = [job for _ in range(2) for job in set_jobs("a", config, synthetic.X, synthetic.Y, 0.05, 2)]
+    came = counting(monkeypatch)
+    with assemble.shared(material, tmp_path) as path:
+        found = accuracies_of(config, path, Peak(), True, twice)
+        once = accuracies_of(config, path, Peak(), True, twice[:2])
+    assert len(came) == 2
+    assert len(found["a"]) == 2
+    assert found == once
+
+
+def test_two_networks_of_equal_accuracy_count_twice(
+    made: tuple[Config, Material, sets.SyntheticSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, material, synthetic = made
+    monkeypatch.setattr(jobs, "train_and_test", lambda *arguments, **named: 0.25)
+    with assemble.shared(material, tmp_path) as path:
+        found = accuracies_of(config, path, Peak(), True, set_jobs("a", config, synthetic.X, synthetic.Y, 0.05, 3))
+    assert found == {"a": [0.25] * 3}
+
+
+@pytest.mark.parametrize("content", ["", "[]", "3", '{"a": 0.5', '{"a": "0.5"}', '{"a": [0.5]}'])
+def test_damaged_accuracies_are_one_sentence_and_stay(
+    content: str, made: tuple[Config, Material, sets.SyntheticSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, material, synthetic = made
+    kept = tmp_path / "networks.json"
+    kept.write_text(content)
+    came = counting(monkeypatch)
+    says = r"networks\.json: this record is damaged .*; delete it, and its networks are trained again$"
+    with assemble.shared(material, tmp_path) as path, pytest.raises(ValueError, match=says):
+        accuracies_of(config, path, Peak(), True, set_jobs("a", config, synthetic.X, synthetic.Y, 0.05, 1))
+    assert not came
+    assert kept.read_text() == content
+
+
 def test_networks_of_the_users_own_are_trained_again(
     made: tuple[Config, Material, sets.SyntheticSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,6 +162,15 @@ def test_a_digest_is_of_all_that_an_accuracy_depends_on(made: tuple[Config, Mate
     assert len(set(digests)) == len(digests)
     assert job._replace(key="b").digest(config, "images") == digests[0]
     assert job._replace(network=config.network).digest(config, "images") == digests[0]
+
+
+def test_digests_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under these keys accuracies lie on disks."""
+    monkeypatch.setattr(torch, "__version__", "2.0")
+    config = replace(Config(), device="cpu", engine="eager")
+    X, Y = torch.arange(20.0).view(5, 1, 2, 2).numpy(), torch.eye(5).numpy()
+    job = Job("a", X, Y, Training(0.05, 3, 4, 0.9, 5e-4, lr_drop=0.5), 7, "validation", Network("mlp"))
+    assert job.digest(config, "images") == "ec740e3604922bf4cc4fd6891d6a4237"
 
 
 def test_real_jobs_are_of_all_training_images(made: tuple[Config, Material, sets.SyntheticSet], tmp_path: Path) -> None:

@@ -1,16 +1,25 @@
 """`trajmatch search` on the digits: its space, what is trained, correlations, and wrong words."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from tests.run.small import FLAGS, succeed
 from tests.run.test_commands import refusal
+from trajmatch.data.images import Images
 from trajmatch.measure.agreement import spearman
 from trajmatch.run import jobs
+from trajmatch.run import search as module
 from trajmatch.run.cli import main
-from trajmatch.run.search import agreement
+from trajmatch.run.folder import parsed
+from trajmatch.run.jobs import Job
+from trajmatch.run.scoring import base_configuration, opened_set
+from trajmatch.run.search import Options, agreement
+from trajmatch.run.verbs import silent
 
 Captured = pytest.CaptureFixture[str]
 SPACE = ["--depths", "1", "2", "--widths", "4", "--norms", "instance", "--real-epochs", "1", "--proxy-networks", "2"]
@@ -48,6 +57,66 @@ def test_a_table_of_the_space_and_that_it_goes_on(
     out = capsys.readouterr().out
     assert "Spearman" in out
     assert all(name in out for name in names)
+    assert all(how in out for how in found["how"].values())
+    assert str(folder / "search.json") in out
+
+
+def scored(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+    """The jobs of a search whose networks are not trained: the n-th job's accuracy is n / 100."""
+    came: list[Job] = []
+
+    def untrained(config: Any, path: Any, peak: Any, quiet: bool, asked: list[Job]) -> dict[str, list[float]]:
+        came.extend(asked)
+        return {job.key: [k / 100] for k, job in enumerate(asked)}
+
+    monkeypatch.setattr(module, "accuracies_of", untrained)
+    return came
+
+
+def test_proxies_are_scored_on_validation_images_and_judged_on_test_images(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    came = scored(monkeypatch)
+    succeed("search", folder, *SPACE)
+    splits = {(job.key.split(":")[0], job.split) for job in came}
+    assert splits == {("set", "validation"), ("random", "validation"), ("real", "test")}
+    _, _, material, _ = opened_set(folder, parsed(base_configuration(folder)))
+    how = json.loads((folder / "search.json").read_text())["how"]
+    counts = [len(split) for split in (material.dataset.validation, material.dataset.test, material.dataset.train)]
+    assert len(set(counts)) == 3
+    assert f"accuracy on {counts[0]} validation images; mean of 2 networks" in how["set"]
+    assert "the same validation images" in how["random"]
+    assert f"accuracy on {counts[1]} test images" in how["real"]
+    assert f"all {counts[2]} training images" in how["real"]
+    header = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("  network "))
+    assert header.split()[1:] == ["all", "(test)", "set", "(validation)", "random", "(validation)"]
+
+
+def test_validation_images_that_are_trained_on_are_said_to_be(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scored(monkeypatch)
+    config, synthetic, material, _ = opened_set(folder, parsed(base_configuration(folder)))
+    material = replace(material, dataset=replace(material.dataset, held_out=False))
+    module.search(config, Options((1,), (4, 8)), material, synthetic, folder, "", silent)
+    how = json.loads((folder / "search.json").read_text())["how"]
+    assert "validation images, which are among the training images too" in how["set"]
+
+
+def test_no_validation_images(folder: Path) -> None:
+    config, synthetic, material, _ = opened_set(folder, parsed(base_configuration(folder)))
+    none = Images(material.dataset.validation.x[:0], torch.empty(0, dtype=torch.int64))
+    material = replace(material, dataset=replace(material.dataset, validation=none))
+    with pytest.raises(ValueError, match=r"^--images\.validation is 0, and search chooses networks by"):
+        module.search(config, Options(), material, synthetic, folder, "", silent)
+    assert not (folder / "search.json").exists()
+
+
+def test_a_network_that_is_named_twice_is_ranked_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scored(monkeypatch)
+    axes = ["--norms", "none", "none", "--poolings", "avg", "avg"]
+    succeed("search", folder, "--depths", 1, 1, "--widths", 4, 8, 4, *axes)
+    found = json.loads((folder / "search.json").read_text())
+    assert [row["network"].split(", ")[1] for row in found["networks"]] == ["width 4", "width 8"]
+    assert found["space"] == {"depths": [1], "widths": [4, 8], "norms": ["none"], "poolings": ["avg"]}
 
 
 def test_the_choice_and_what_it_loses() -> None:
@@ -71,9 +140,16 @@ def test_no_correlation_is_no_number_and_can_be_written() -> None:
         (["--norms", "instanc"], "--norms has 'instanc', which is none of instance"),
         (["--poolings", "mean"], "--poolings has 'mean', which is none of avg"),
         (["--real-epochs", "0"], "--real-epochs is 0 and must be at least 1"),
+        (["--real-momentum", "2"], "--real-momentum is 2.0 and must be at least 0 and below 1"),
+        (["--real-momentum", "1"], "--real-momentum is 1.0 and must be"),
+        (["--real-momentum=-1"], "--real-momentum is -1.0 and must be"),
+        (["--real-momentum", "nan"], "--real-momentum is nan and must be"),
+        (["--depths", "--widths", "4"], "--depths is empty and must have at least one value"),
+        (["--widths", "8", "0"], "--widths has 0 and must be at least 1"),
         (["--depths", "5"], "5 poolings need sides"),
         (["--ipc", "3"], "--ipc is 3, and"),
         (["--depths", "1", "--widths", "4", "--norms", "none", "--poolings", "avg"], "1 network"),
+        (["--depths", "1", "1", "--widths", "4", "--norms", "none", "--poolings", "avg"], "1 network"),
     ],
 )
 def test_wrong_spaces_are_one_sentence(words: list[str], says: str, folder: Path, capsys: Captured) -> None:

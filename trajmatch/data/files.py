@@ -4,7 +4,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,25 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` to `path` as indented JSON, whole or not at all."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, is_whole: Callable[[Any], bool], remedy: str) -> Any:
+    """What a file that `write_json` wrote holds.
+
+    Raises ValueError where it is cut or changed, or not `is_whole`, naming the file and the remedy.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # of the JSON or of its encoding
+        raise ValueError(f"{path}: this record is damaged ({error}); {remedy}") from None
+    if not is_whole(found):
+        raise ValueError(f"{path}: this record is damaged (it holds something else); {remedy}")
+    return found
+
+
+def is_share(value: Any) -> bool:
+    """Whether a value out of a file is a number from 0 to 1, as accuracies are."""
+    return isinstance(value, float | int) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from trajmatch.core.draws import derive
 from trajmatch.data import synthetic as sets
-from trajmatch.data.files import replacing, write_json
+from trajmatch.data.files import is_share, read_json, replacing, write_json
 from trajmatch.data.networks import build
 from trajmatch.data.synthetic import SyntheticSet
 from trajmatch.measure.continual import band, class_steps, of_classes, widened
@@ -20,7 +20,8 @@ from trajmatch.run import assemble
 from trajmatch.run.assemble import Material
 from trajmatch.run.compute import training_engine
 from trajmatch.run.config import Config
-from trajmatch.run.folder import commit
+from trajmatch.run.folder import CONFIG, commit
+from trajmatch.run.jobs import REMEDY
 from trajmatch.run.settings import flatten, resolve
 from trajmatch.run.streams import RESULT, draw
 from trajmatch.run.verbs import Run, silent
@@ -50,16 +51,14 @@ def continual(config: Config, options: Options, folder: Path, command: str, say:
     or whitened as fitted to all training images, as the published programs do. `config.experts` may name the folder of
     another stream of the same orders, whose experts are taken, so that methods can be compared. Raises ValueError.
     """
-    for field in ("orders", "fresh_networks"):
+    for field in ("orders", "class_steps", "fresh_networks"):
         if getattr(options, field) < 1:
             raise ValueError(f"--{field.replace('_', '-')} is {getattr(options, field)} and must be at least 1")
     config = resolve(config)
     assemble.check(config)
-    if not config.experts.isdigit() and not (Path(config.experts) / EXPERTS_OF.format(0, 0)).is_dir():
-        raise ValueError(
-            f"--experts is '{config.experts}' and must be a number, or the folder of another continual stream, whose "
-            "experts are taken"
-        )
+    _check_place(folder)
+    if not config.experts.isdigit():
+        _check_experts(Path(config.experts), options)
     material = assemble.load_material(config)
     steps = [
         class_steps(material.dataset.num_classes, options.class_steps, config.seed, k) for k in range(options.orders)
@@ -79,6 +78,43 @@ def continual(config: Config, options: Options, folder: Path, command: str, say:
             mean = sum(rows[-1][-1]) / len(rows[-1][-1])
             say(f"order {order + 1} of {len(steps)}, {seen} classes: {mean:.2%}")
     return _told(config, material, steps, rows, folder, command)
+
+
+def _check_place(folder: Path) -> None:
+    """Raise ValueError where a folder holds anything but a stream, or a stream with a damaged file of accuracies."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--out is '{folder}', which is a file: choose another")
+    held = {child.name for child in folder.iterdir() if not child.name.startswith(".")} if folder.exists() else set()
+    if CONFIG in held:
+        raise ValueError(f"--out is '{folder}', which holds a run and no stream: choose another")
+    # A stream that was interrupted early has no result yet, but the folder of its first order.
+    if held and RESULT not in held and not (folder / PLACE.format(0, 0)).parent.is_dir():
+        raise ValueError(f"--out is '{folder}', which is not empty and holds no stream: choose another")
+    for path in sorted(folder.glob(PLACE.format("*", "*") + f"/{SCORES}")):
+        _held(path)
+
+
+def _check_experts(stream: Path, options: Options) -> None:
+    """Raise ValueError where another stream lacks experts of an order and step, or has fewer there than at first."""
+    if not (stream / EXPERTS_OF.format(0, 0)).is_dir():
+        raise ValueError(
+            f"--experts is '{stream}' and must be a number, or the folder of another continual stream, whose "
+            "experts are taken"
+        )
+    counts = {
+        (order, step): len(list((stream / EXPERTS_OF.format(order, step)).glob("expert_*.safetensors")))
+        for order in range(options.orders)
+        for step in range(options.class_steps)
+    }
+    wanted = max(1, counts[0, 0])
+    lacking = [place for place, count in counts.items() if count < wanted]
+    if lacking:
+        complete = options.orders - len({order for order, _ in lacking})
+        raise ValueError(
+            f"--experts is '{stream}', which has experts for all {options.class_steps} of --class-steps in {complete} "
+            f"of the {options.orders} of --orders ({PLACE.format(*lacking[0])} has {counts[lacking[0]]} where {wanted} "
+            "must be): ask for what it has, or let that stream go on first"
+        )
 
 
 def _condensed(
@@ -107,7 +143,7 @@ def _scores(
 ) -> list[float]:
     """Accuracies on test images of all classes seen, of new networks trained on the whole memory."""
     path = place / SCORES
-    held: list[float] = json.loads(path.read_text("utf-8"))["accuracy"] if path.exists() else []
+    held = _held(path) if path.exists() else []
     if len(held) >= networks:
         return held[:networks]
     seen = [label for group, _ in memory for label in group]
@@ -133,6 +169,19 @@ def _scores(
     return held
 
 
+def _held(path: Path) -> list[float]:
+    """The accuracies of a step's networks that are trained already. Raises ValueError where the file is damaged."""
+    found: list[float] = read_json(path, _is_scores, REMEDY)["accuracy"]
+    return found
+
+
+def _is_scores(record: Any) -> bool:
+    """Whether a record is of a step's accuracies."""
+    if not isinstance(record, dict) or not isinstance(record.get("accuracy"), list):
+        return False
+    return all(map(is_share, record["accuracy"]))
+
+
 def _told(
     config: Config,
     material: Material,
@@ -155,7 +204,10 @@ def _told(
         "mean": [mean for mean, _ in after],
         "std": [deviation for _, deviation in after],
         "n": f"{len(rows)} orders x {len(rows[0][0])} networks",
-        "how": "test accuracy on all classes seen of networks trained from scratch on the whole memory",
+        "how": f"accuracy on the test images of all classes seen ({len(material.dataset.test)} of all "
+        f"{material.dataset.num_classes} classes) of networks trained from scratch on the whole memory; "
+        f"networks after each step: {len(rows[0][0])}, orders of classes: {len(rows)}; mean and standard deviation "
+        "over all of both",
         "config": {k: v for k, v in flatten(config).items() if k not in ("out", "resume", "experts")},
         "command": command,
         "commit": commit(),
@@ -172,4 +224,4 @@ def lines(path: Path) -> list[str]:
     text = [f"{found['method']}, {found['ipc']} per class, {found['n']}"]
     for seen, mean, deviation in zip(found["classes_seen"], found["mean"], found["std"], strict=True):
         text.append(f"  {seen:>4} classes seen: {mean:7.2%} +- {deviation:.2%}")
-    return text
+    return [*text, f"  {found['how']}", f"  written to {path}"]

@@ -1,17 +1,16 @@
 """Networks that are trained from scratch on a set and tested, many at once; those that are done are not done again."""
 
-import json
 from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from trajmatch.core.draws import derive
-from trajmatch.data.files import write_json
+from trajmatch.data.files import is_share, read_json, write_json
 from trajmatch.data.networks import build
 from trajmatch.data.synthetic import one_hot
 from trajmatch.measure.evaluate import train_and_test
@@ -23,6 +22,7 @@ from trajmatch.run.pool import Peak, Report, processes, run_jobs
 from trajmatch.run.progress import Meter
 
 KEPT = "networks.json"
+REMEDY = "delete it, and its networks are trained again"
 
 
 class Job(NamedTuple):
@@ -72,13 +72,14 @@ def accuracies_of(config: Config, path: Path, peak: Peak, quiet: bool, jobs: Seq
     """Accuracies by the jobs' keys, in the jobs' order, however they were spread over processes.
 
     path: of `shared`. In the folder that it was made for, the accuracy of every network is kept, and found again when
-    the same is asked for: what was interrupted goes on.
+    the same is asked for: what was interrupted goes on. Jobs of one key that are the same in all that the accuracy
+    depends on are one network, and count once. Raises ValueError where the file of what is kept is damaged.
     """
     where = device(config.device)
     workers = processes(config.evaluation.workers, where.type)
     # The folder of `shared`, which has a folder of its own in it.
     kept, content = path.parent.parent / KEPT, opened(path).content
-    done: dict[str, float] = json.loads(kept.read_text("utf-8")) if kept.exists() else {}
+    done: dict[str, float] = read_json(kept, _is_kept, REMEDY) if kept.exists() else {}
     names = [job.digest(config, content) for job in jobs]
     # A network of the user's or of timm's may be another one the next time: it is trained again, and not kept.
     passing = {name for name, job in zip(names, jobs, strict=True) if ":" in (job.network or config.network).name}
@@ -90,10 +91,15 @@ def accuracies_of(config: Config, path: Path, peak: Peak, quiet: bool, jobs: Seq
             done[names[missing[k]]] = accuracy
             write_json(kept, {name: value for name, value in done.items() if name not in passing})
             meter.advance(f"{jobs[missing[k]].key}: {accuracy:.1%}")
-    found: dict[str, list[float]] = {}
+    found: dict[str, dict[str, float]] = {}
     for name, job in zip(names, jobs, strict=True):
-        found.setdefault(job.key, []).append(done[name])
-    return found
+        found.setdefault(job.key, {})[name] = done[name]
+    return {key: list(accuracies.values()) for key, accuracies in found.items()}
+
+
+def _is_kept(record: Any) -> bool:
+    """Whether a record is of accuracies by name."""
+    return isinstance(record, dict) and all(map(is_share, record.values()))
 
 
 def _train_one(material: Path, config: Config, where: str, job: Job, report: Report) -> float:

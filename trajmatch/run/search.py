@@ -22,6 +22,7 @@ from trajmatch.run.jobs import Job, accuracies_of, real_job, set_jobs
 from trajmatch.run.pool import Peak
 
 RESULT = "search.json"
+AXES = "depths", "widths", "norms", "poolings"
 
 
 @dataclass(frozen=True)
@@ -44,15 +45,20 @@ class Options:
     """Momentum there; rate and batch are the experts'."""
 
 
+def once(options: Options) -> Options:
+    """The same space, with every value of its axes once: a network that stands there twice is no second network."""
+    return replace(
+        options,
+        depths=tuple(dict.fromkeys(options.depths)),
+        widths=tuple(dict.fromkeys(options.widths)),
+        norms=tuple(dict.fromkeys(options.norms)),
+        poolings=tuple(dict.fromkeys(options.poolings)),
+    )
+
+
 def space(options: Options, shape: tuple[int, int, int], num_classes: int) -> list[Network]:
     """The networks of the space, in order. Raises ValueError for one that can't be had on these images."""
-    for field, known in (("norms", NORMS), ("poolings", POOLINGS)):
-        for value in getattr(options, field):
-            if value not in known:
-                raise ValueError(f"--{field} has '{value}', which is none of {', '.join(known)}")
-    for field in ("proxy_networks", "real_epochs"):
-        if getattr(options, field) < 1:
-            raise ValueError(f"--{field.replace('_', '-')} is {getattr(options, field)} and must be at least 1")
+    check(options)
     found = [
         Network("convnet", depth, width, norm, pooling)  # type: ignore[arg-type]
         for depth, width, norm, pooling in product(options.depths, options.widths, options.norms, options.poolings)
@@ -62,6 +68,29 @@ def space(options: Options, shape: tuple[int, int, int], num_classes: int) -> li
     for network in found:
         build(factory(network, shape, num_classes), 0)
     return found
+
+
+def check(options: Options) -> None:
+    """Raise ValueError for what is none of the values of its flag."""
+    for field in AXES:
+        _check_axis(field, getattr(options, field))
+    for field in ("proxy_networks", "real_epochs"):
+        if getattr(options, field) < 1:
+            raise ValueError(f"--{field.replace('_', '-')} is {getattr(options, field)} and must be at least 1")
+    if not 0 <= options.real_momentum < 1:  # `not`, so that nan is refused too
+        raise ValueError(f"--real-momentum is {options.real_momentum} and must be at least 0 and below 1")
+
+
+def _check_axis(field: str, values: tuple[int | str, ...]) -> None:
+    """Raise ValueError where an axis of the space is empty, or has a value that can't be."""
+    if not values:
+        raise ValueError(f"--{field} is empty and must have at least one value")
+    known = {"norms": NORMS, "poolings": POOLINGS}.get(field)
+    for value in values:
+        if known and value not in known:
+            raise ValueError(f"--{field} has '{value}', which is none of {', '.join(known)}")
+        if isinstance(value, int) and value < 1:
+            raise ValueError(f"--{field} has {value} and must be at least 1")
 
 
 def name(network: Network) -> str:
@@ -79,12 +108,16 @@ def search(
     say: Callable[[str], None],
     quiet: bool = False,
 ) -> Path:
-    """Test accuracies of every network of a space, trained on the set, on random images and on all training images.
+    """Accuracies of every network of a space, trained on the set, on random images and on all training images.
 
-    Writes rank correlations with the last of them, and what a choice by the set loses. Every trained network is kept,
-    so that an interrupted search goes on. Returns the path of the result. Raises ValueError.
+    The first two are of validation images, and a network is chosen by them; the last are of test images, and are what
+    the choice loses by. Writes rank correlations between them. Every trained network is kept, so that an interrupted
+    search goes on. Returns the path of the result. Raises ValueError, also where there are no validation images.
     """
     dataset = material.dataset
+    if not len(dataset.validation):
+        raise ValueError("--images.validation is 0, and search chooses networks by their accuracy on such images")
+    options = once(options)
     networks = space(options, dataset.shape, dataset.num_classes)
     say(f"{len(networks)} networks, {options.proxy_networks} of each on the set and on random images, one on all")
     jobs: list[Job] = []
@@ -94,14 +127,8 @@ def search(
         found = accuracies_of(config, path, Peak(), quiet, jobs)
     rows = [{"network": name(n), **{k: fmean(found[f"{k}: {name(n)}"]) for k in SOURCES}} for n in networks]
     result = {
-        "space": {k: list(v) for k, v in vars(options).items() if isinstance(v, tuple)},
-        "how": {
-            "set": f"test accuracy, mean of {options.proxy_networks} networks, by the evaluation's recipe at the set's "
-            f"step size {synthetic.eta:.4g}",
-            "random": "the same on as many random real images, drawn anew for each",
-            "real": f"test accuracy of one network, {options.real_epochs} epochs on all training images, SGD at "
-            f"{config.expert.lr} with momentum {options.real_momentum}",
-        },
+        "space": {field: list(getattr(options, field)) for field in AXES},
+        "how": _how(config, options, material, synthetic),
         "networks": rows,
         "agreement": {source: agreement(rows, source) for source in ("set", "random")},
         "command": command,
@@ -116,10 +143,11 @@ SOURCES = ("set", "random", "real")
 
 def _jobs(config: Config, options: Options, material: Material, synthetic: SyntheticSet, network: Network) -> list[Job]:
     """What is trained of one network."""
-    jobs = set_jobs(f"set: {name(network)}", config, synthetic.X, synthetic.Y, synthetic.eta, options.proxy_networks)
-    for i in range(options.proxy_networks):
+    eta, count = synthetic.eta, options.proxy_networks
+    jobs = set_jobs(f"set: {name(network)}", config, synthetic.X, synthetic.Y, eta, count, "validation")
+    for i in range(count):
         X, Y = random_set(config, material, generator(config.seed, "random real images", i))
-        jobs += set_jobs(f"random: {name(network)}", config, X, Y, synthetic.eta, i + 1)[i:]
+        jobs += set_jobs(f"random: {name(network)}", config, X, Y, eta, i + 1, "validation")[i:]
     recipe = replace(
         expert_training(config), momentum=options.real_momentum, epochs=options.real_epochs, sharpness=None
     )
@@ -127,11 +155,28 @@ def _jobs(config: Config, options: Options, material: Material, synthetic: Synth
     return [*jobs, real_job(f"real: {name(network)}", recipe, derive(config.seed, "search"), network)]
 
 
-def agreement(rows: list[dict[str, Any]], source: str) -> dict[str, Any]:
-    """Rank correlations of a source's accuracies with those of all images, and the choice that it would make.
+def _how(config: Config, options: Options, material: Material, synthetic: SyntheticSet) -> dict[str, str]:
+    """What was measured on what, for each of `SOURCES`, and how the choice was made."""
+    dataset, training = material.dataset, expert_training(config)
+    among = "" if dataset.held_out else ", which are among the training images too"
+    return {
+        "set": f"accuracy on {len(dataset.validation)} validation images{among}; mean of {options.proxy_networks} "
+        f"networks trained on the set, by the evaluation's recipe at the set's step size {synthetic.eta:.4g}",
+        "random": f"accuracy on the same validation images; mean of {options.proxy_networks} networks trained in the "
+        "same way on as many random real images, drawn anew for each",
+        "real": f"accuracy on {len(dataset.test)} test images; one network trained on all {len(dataset.train)} "
+        f"training images, epochs: {options.real_epochs}, SGD at {training.lr:g} in batches of {training.batch} with "
+        f"momentum {options.real_momentum:g}",
+        "choice": "the best on validation images, trained on the set or on random images; what it loses is read off "
+        "test images, trained on all",
+    }
 
-    regret: accuracy on all images of the best network less that of the one that the source puts first. A correlation
-    is None where all accuracies of one side are the same.
+
+def agreement(rows: list[dict[str, Any]], source: str) -> dict[str, Any]:
+    """Rank correlations of a source's accuracies with those after training on all images, and the source's choice.
+
+    regret: accuracy, after training on all images, of the best network less that of the one that the source puts
+    first. A correlation is None where all accuracies of one side are the same.
     """
     proxy, real = [row[source] for row in rows], [row["real"] for row in rows]
     first = max(rows, key=lambda row: row[source])
@@ -152,12 +197,16 @@ def lines(path: Path) -> list[str]:
     """A result as text."""
     found = json.loads(path.read_text("utf-8"))
     rows = sorted(found["networks"], key=lambda row: -row["real"])
-    text = [f"  {'network':<48} {'all images':>10} {'set':>8} {'random':>8}"]
-    text += [f"  {row['network']:<48} {row['real']:>10.2%} {row['set']:>8.2%} {row['random']:>8.2%}" for row in rows]
+    titles = {"real": "all (test)", "set": "set (validation)", "random": "random (validation)"}
+    text = [f"  {'network':<48} {' '.join(titles.values())}"]
+    for row in rows:
+        cells = " ".join(f"{row[key]:>{len(title)}.2%}" for key, title in titles.items())
+        text.append(f"  {row['network']:<48} {cells}")
     for source, of in found["agreement"].items():
         rho, tau = ("-" if of[key] is None else f"{of[key]:.2f}" for key in ("spearman", "kendall"))
         text.append(
             f"  {source}: Spearman {rho}, Kendall {tau}; its choice, {of['chosen']}, is "
             f"{100 * of['regret']:.2f} points below the best"
         )
-    return text
+    text += [f"  {source}: {how}" for source, how in found["how"].items()]
+    return [*text, f"  written to {path}"]
