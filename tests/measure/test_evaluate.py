@@ -106,3 +106,24 @@ def test_batch_norm_is_tested_with_its_running_statistics_and_without_dropout() 
             wanted.append(float((module(test_x).argmax(1) == test_y).double().mean()))
     assert found == pytest.approx(wanted, abs=0.005)
     assert len(set(found)) > 1
+
+
+def with_dropout() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 3))
+
+
+def test_dropout_is_off_in_what_is_differentiated_and_on_where_a_set_is_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, theta = build(with_dropout, 0)
+    forward = functional(network)
+    assert torch.equal(forward(theta, X), forward(theta, X))
+    modes, call = [], nn.Dropout.forward
+
+    def seen(self: nn.Dropout, x: torch.Tensor) -> torch.Tensor:
+        modes.append(self.training)
+        return call(self, x)
+
+    monkeypatch.setattr(nn.Dropout, "forward", seen)
+    recipe = Training(0.1, 3)
+    first, second = (train_and_test(with_dropout, X, Y, recipe, X, LABELS, 0) for _ in range(2))
+    assert modes == [True, True, True, False] * 2
+    assert first == second, "dropout is drawn from the seed"

@@ -97,14 +97,15 @@ def embedding(network: nn.Module) -> nn.Module:
 def build(factory: Callable[[], nn.Module], seed: int) -> tuple[nn.Module, Tensor]:
     """A network and its initial theta (P,), as torch initialises it after `manual_seed(seed)`.
 
-    Any module draws its weights from torch's global generator, so that one is forked and put back as it was.
+    Any module draws its weights from torch's global generator, so that one is forked and put back as it was. The
+    network is in evaluation mode, dropout is off: its output is a function of theta and the images.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         network = factory()
     layout = Layout.of(network)
     theta = layout.join({name: p.detach() for name, p in network.named_parameters()})
-    return network.requires_grad_(False), theta
+    return network.eval().requires_grad_(False), theta
 
 
 @torch.no_grad()
@@ -113,7 +114,7 @@ def check_network(name: str, factory: Callable[[], nn.Module], shape: tuple[int,
     words = " x ".join(map(str, shape))
     try:
         network, _ = build(factory, 0)
-        outputs = network.eval()(torch.zeros(2, *shape))
+        outputs = network(torch.zeros(2, *shape))
     except (RuntimeError, TypeError, AttributeError, IndexError, AssertionError) as error:
         why = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"--network.name is {name}, which can't take images of {words}: {why}") from None

@@ -58,10 +58,10 @@ def train_and_test(
     """Accuracy on test_x of one network, initialised from `seed`, trained on X (n, c, h, w) with labels Y (n, C).
 
     It is tested once, at the end: nothing is chosen here. Batch norm keeps running statistics while it trains and is
-    tested with them; dropout is off in the test.
+    tested with them; dropout is on in training, as `seed` says, and off in the test.
     """
     network, theta = build(factory, derive(seed, "weights"))
-    network, theta = network.to(X.device), theta.to(X.device)
+    network, theta = network.to(X.device).train(), theta.to(X.device)
     stateful = keeps_statistics(network) is not None
     gradient = gradient_with_state(network) if stateful else engines.student(network, engine).gradient
     with torch.random.fork_rng(devices=[X.device] if X.device.type == "cuda" else []):
