@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from trajmatch.data.networks import build
 from trajmatch.run import assemble, ranking
 from trajmatch.run.expert_stage import open_experts
 from trajmatch.run.folder import parsed
-from trajmatch.run.scoring import base_configuration
+from trajmatch.run.scoring import base_configuration, opened_set
 from trajmatch.run.settings import DEFAULTS, difference, resolve
 
 Captured = pytest.CaptureFixture[str]
@@ -59,12 +60,67 @@ def test_a_table_of_networks_each_at_a_rate_of_its_own(
         assert validation[found[name]["tuned"]["rate"]] == max(validation.values())
         assert found[name]["tuned"]["n"] == found[name]["learned"]["n"] == 2
         assert "validation images" in found[name]["tuned"]["how"]
+        assert "4 epochs" in found[name]["tuned"]["how"]
     assert "tuned" not in found["convnet"]
     out = capsys.readouterr().out
     assert all(name in out for name in names)
     succeed("evaluate", folder, *FEW)
     distilled = next(line for line in capsys.readouterr().out.splitlines() if "last iterate" in line)
     assert f"{found['convnet']['learned']['mean']:.2%}" in distilled, "the same networks, the same numbers"
+
+
+def test_scores_join_those_measured_alike_and_replace_others(whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    rates, file = ("--evaluation.rates", "0.01", "0.1"), folder / "transfer.json"
+    succeed("evaluate", folder, *FEW, "--networks", "mlp", "mlp", *rates)
+    first = json.loads(file.read_text())
+    assert first["networks"]["mlp"]["learned"]["n"] == 2, "a name given twice counts once"
+    assert first["settings"]["evaluation.epochs"] == 4
+    succeed("evaluate", folder, *FEW, "--networks", "lenet", *rates)
+    both = json.loads(file.read_text())
+    assert list(both["networks"]) == ["mlp", "lenet"]
+    assert both["networks"]["mlp"] == first["networks"]["mlp"]
+    succeed("evaluate", folder, *FEW[:-4], "--evaluation.epochs", "5", "--networks", "lenet", *rates)
+    assert list(json.loads(file.read_text())["networks"]) == ["lenet"]
+    shutil.copy(folder / "distilled.safetensors", tmp_path / "mine.safetensors")
+    succeed("evaluate", tmp_path / "mine.safetensors", *FEW, "--sizes", "1", "1")
+    assert json.loads((tmp_path / "mine.sizes.json").read_text())["sizes"]["1"]["n"] == 2
+
+
+def test_the_network_of_the_set_is_the_one_that_is_not_tuned(whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    words = ("--networks", "convnet", "--evaluation.rates", "0.01")
+    succeed("evaluate", folder, *FEW, *words, "--network.width", "12")
+    assert "tuned" in json.loads((folder / "transfer.json").read_text())["networks"]["convnet"]
+
+
+def test_real_images_are_seen_through_the_input_space_of_the_set(whole: Path, tmp_path: Path) -> None:
+    made = sets.load(whole)
+    shifted = replace(made, space=replace(made.space, mean=made.space.mean + 1))
+    sets.save(shifted, tmp_path / "shifted.safetensors")
+    config = parsed(base_configuration(whole))
+    _, _, material, _ = opened_set(tmp_path / "shifted.safetensors", config)
+    assert torch.equal(material.space.mean, shifted.space.mean)
+    _, _, material, _ = opened_set(whole, config)
+    assert torch.equal(material.space.mean, assemble.load_material(resolve(config)).space.mean)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--seed", "3"], "--seed is 0 there and 3 here; leave it out"),
+        (["--images.normalise", "none"], "--images.normalise is channel there and none here; leave it out"),
+        (["--networks", "mlp", "--sizes", "1"], "--networks and --sizes are scored one by one: give one of them"),
+        (["--networks"], "--networks needs at least one value"),
+        (["--evaluation.rates", "--networks", "mlp"], "--evaluation.rates needs at least one value"),
+    ],
+)
+def test_other_splits_and_spaces_and_unclear_wishes_are_refused(
+    words: list[str], says: str, whole: Path, capsys: Captured
+) -> None:
+    assert says in refusal(capsys, "evaluate", whole, *words)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +156,7 @@ def test_experts_of_another_network_and_a_set_distilled_with_it(tmp_path: Path) 
         (["--networks", "alexnett"], "--network.name is 'alexnett'; did you mean alexnet?"),
         (["--networks", "nowhere:made"], "--network.name is nowhere:made, which can't be imported"),
         (["--networks", "math:tau_of"], "--network.name is math:tau_of, which can't be imported"),
-        (["--networks", "mlp", "--evaluation.rates", "0"], "--evaluation.rates is (0.0,) and must be above 0"),
+        (["--networks", "mlp", "--evaluation.rates", "0"], "--evaluation.rates is (0.0,) and must be one or more numbers above 0"),
     ],
 )
 def test_wrong_names_are_one_sentence(words: list[str], says: str, whole: Path, capsys: Captured) -> None:
@@ -199,6 +255,14 @@ def test_random_images_of_a_set_with_soft_labels_are_labelled_by_experts(experts
     (other,) = ranking._jobs(*given, "any otherwise", 0.1, 1, "test")
     assert hard[0].recipe.families == (), "digits are not augmented"
     assert len(other.recipe.families) == 6
+
+
+def test_a_network_on_all_images_can_stand_for_the_experts_in_the_ranking(whole: Path, tmp_path: Path) -> None:
+    shutil.copy(whole / "distilled.safetensors", tmp_path / "set.safetensors")
+    words = ("--ranking", "--experts", "2", "--evaluation.rates", "0.1", "--evaluation.whole-epochs", "2")
+    succeed("evaluate", tmp_path / "set.safetensors", *FEW, *words)
+    real = json.loads((tmp_path / "set.ranking.json").read_text())["accuracy"]["real"]
+    assert (real["n"], "2 epochs" in real["how"]) == (1, True)
 
 
 def test_ranking_needs_experts(whole: Path, tmp_path: Path, capsys: Captured) -> None:

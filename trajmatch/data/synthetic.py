@@ -5,6 +5,7 @@ Legend: n = C * ipc images of c x h x w, C classes, sorted by class.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,6 +74,14 @@ class SyntheticSet(TorchDataset[tuple[Tensor, Tensor]]):
     def normalise(self, pixels: Tensor) -> Tensor:
         """Real images (n, c, h, w), uint8 or in [0, 1], as the network trained on this set must see them."""
         return self.space.forward(pixels)
+
+
+def content(synthetic: SyntheticSet) -> str:
+    """Hash of images, labels and step size: what "the same set" means."""
+    digest = blake2b(repr(synthetic.eta).encode(), digest_size=16)
+    for tensor in (synthetic.X, synthetic.Y):
+        digest.update(repr(tuple(tensor.shape)).encode() + tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def leading(synthetic: SyntheticSet, size: int) -> tuple[Tensor, Tensor]:

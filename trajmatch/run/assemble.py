@@ -79,8 +79,9 @@ def check(config: Config) -> None:
     for name in config.evaluation.architectures:
         if name != "convnet":
             named(name)
-    if not all(0 < rate < float("inf") for rate in config.evaluation.rates):
-        raise ValueError(f"--evaluation.rates is {config.evaluation.rates} and must be above 0 and finite")
+    rates = config.evaluation.rates
+    if not rates or not all(0 < rate < float("inf") for rate in rates):
+        raise ValueError(f"--evaluation.rates is {rates} and must be one or more numbers above 0 and finite")
 
 
 def load_material(config: Config, source: Any = None) -> Material:

@@ -57,20 +57,23 @@ def evaluate(
             key = f"validation {c.step}"
             first += set_jobs(key, config, c.X, c.Y, c.eta, chosen.validation_networks, "validation")
         if chosen.whole_epochs:
-            first += _whole_jobs(config)
+            first += whole_jobs(config)
         found = accuracies(first)
-        scores = {"distilled": Score.of(found["distilled"], _how(config, synthetic.eta, "the last iterate")).record()}
+        scores = {
+            "distilled": Score.of(found["distilled"], obtained(config, synthetic.eta, "the last iterate")).record()
+        }
         if candidates:
             scores["chosen"] = _choose(config, accuracies, candidates, found, scores["distilled"])
         if "random" in found:
-            how = f"{_how(config, synthetic.eta, 'random real images')}; a new draw for each"
+            how = f"{obtained(config, synthetic.eta, 'random real images')}; a new draw for each"
             scores["random"] = Score.of(found["random"], how).record()
-        if (whole := _whole(config, found, trajectories)) is not None:
-            scores["whole"] = whole.record()
+        if (of_all := whole(config, found, trajectories)) is not None:
+            scores["whole"] = of_all.record()
     return scores
 
 
-def _how(config: Config, eta: float, what: str) -> str:
+def obtained(config: Config, eta: float, what: str) -> str:
+    """How the accuracy of a set was obtained, in words."""
     e = config.evaluation
     return (
         f"networks trained from scratch on {what}, {e.epochs} epochs at {eta:.4g} (a tenth from half-time), momentum "
@@ -94,14 +97,16 @@ def random_set(config: Config, material: Material, source: torch.Generator) -> t
     return material.space.forward(dataset.train.x[index]), Y
 
 
-def _whole_jobs(config: Config) -> list[Job]:
+def whole_jobs(config: Config) -> list[Job]:
+    """The network on all training images of --evaluation.whole-epochs."""
     e, recipe = config.evaluation, expert_training(config)
     assert e.whole_epochs is not None
     recipe = Training(recipe.lr, e.whole_epochs, recipe.batch, e.momentum, e.weight_decay, recipe.families, lr_drop=0.5)
     return [real_job("whole", recipe, derive(config.seed, "whole"))]
 
 
-def _whole(config: Config, found: dict[str, list[float]], trajectories: Sequence[Trajectory]) -> Score | None:
+def whole(config: Config, found: dict[str, list[float]], trajectories: Sequence[Trajectory]) -> Score | None:
+    """The score of the whole data set: by `whole_jobs` where they were done, else the experts', None without any."""
     if "whole" in found:
         epochs = config.evaluation.whole_epochs
         return Score.of(found["whole"], f"one network trained on all training images for {epochs} epochs")
@@ -126,7 +131,7 @@ def _choose(
         str(c.step): sum(found[f"validation {c.step}"]) / len(found[f"validation {c.step}"]) for c in candidates
     }
     extra = {"step": best.step, "validation": validation}
-    how = f"{_how(config, best.eta, f'the images of step {best.step}')}; the step was chosen on validation images"
+    how = f"{obtained(config, best.eta, f'the images of step {best.step}')}; the step was chosen on validation images"
     if best.step == config.steps:
         return {**last, "how": how, **extra}
     found = accuracies(set_jobs("chosen", config, best.X, best.Y, best.eta, config.evaluation.networks))

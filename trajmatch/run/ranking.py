@@ -19,7 +19,7 @@ from trajmatch.run import assemble
 from trajmatch.run.assemble import Material, shared
 from trajmatch.run.compute import training_engine
 from trajmatch.run.config import Config
-from trajmatch.run.evaluate_stage import random_set
+from trajmatch.run.evaluate_stage import random_set, whole, whole_jobs
 from trajmatch.run.jobs import Job, accuracies_of, set_jobs
 from trajmatch.run.pool import Peak
 
@@ -45,14 +45,23 @@ def rank(
     """HLR, IOR, LRS and ARS of a set, with the accuracies that they are made of.
 
     Every accuracy is of `config.evaluation.networks` networks, at the learning rate of `config.evaluation.rates` and
-    the set's own step size that one network likes best on validation images. Random images of a set with soft labels
-    get the experts' mean probabilities. Raises ValueError where experts or validation images are missing.
+    the set's own step size that one network likes best on validation images. The whole data set's is the experts', or
+    that of --evaluation.whole-epochs. Random images of a set with soft labels get the experts' mean probabilities. Raises
+    ValueError where experts or validation images are missing.
     """
-    if not trajectories:
-        raise ValueError("--ranking needs experts, whose accuracy stands for the whole set: score a run folder")
+    e = config.evaluation
+    if not trajectories and not e.whole_epochs:
+        raise ValueError(
+            "--ranking needs experts, whose accuracy stands for the whole set: score a run folder, name them by "
+            "--experts, or give --evaluation.whole-epochs"
+        )
+    if not trajectories and _is_soft(synthetic.Y):
+        raise ValueError(
+            "--ranking needs experts, by which random images get soft labels as the set has: name --experts"
+        )
     if not len(material.dataset.validation):
         raise ValueError("--images.validation is 0, and the learning rates of --ranking are chosen on such images")
-    rates = (synthetic.eta, *config.evaluation.rates)
+    rates = tuple(dict.fromkeys((synthetic.eta, *e.rates)))
     with shared(material, folder) as path:
         tried = [
             job
@@ -65,16 +74,18 @@ def rank(
         jobs = [
             job
             for key, rate in best.items()
-            for job in _jobs(config, material, synthetic, trajectories, key, rate, config.evaluation.networks, "test")
+            for job in _jobs(config, material, synthetic, trajectories, key, rate, e.networks, "test")
         ]
+        jobs += whole_jobs(config) if e.whole_epochs else []
         found = accuracies_of(config, path, peak, quiet, jobs)
     how = f"the best of {', '.join(f'{rate:.4g}' for rate in rates)} by one network on validation images"
     accuracy = {
         key: {**Score.of(found[f"{key} {best[key]}"], f"{TITLES[key]}; {how}").record(), "rate": best[key]}
         for key in TITLES
     }
-    whole = [float(t.header["test_accuracy"][-1]) for t in trajectories]
-    accuracy["real"] = Score.of(whole, f"the experts, after {trajectories[0].header['epochs']} epochs").record()
+    real = whole(config, found, trajectories)
+    assert real is not None, "checked"
+    accuracy["real"] = real.record()
     return {"accuracy": accuracy, **scores({key: score["mean"] for key, score in accuracy.items()})}
 
 
@@ -135,7 +146,7 @@ def _soft(config: Config, material: Material, trajectories: list[Trajectory], X:
 
 def lines(found: dict[str, Any]) -> list[str]:
     """The scores and their accuracies as text."""
-    titles = {**TITLES, "real": "the whole set (experts)"}
+    titles = {**TITLES, "real": "the whole data set"}
     rows = [
         f"  {titles[key]:<46} {score['mean']:7.2%} +- {score['std']:.2%}  (n = {score['n']})"
         for key, score in found["accuracy"].items()

@@ -1,16 +1,20 @@
 """`trajmatch evaluate`: score any distilled set, with the settings that travel in its file."""
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from trajmatch.run.config import Config
 
-TRANSFER, RANKING, SIZES = "transfer.json", "ranking.json", "sizes.json"
+SET, TRANSFER, RANKING, SIZES = "distilled.safetensors", "transfer.json", "ranking.json", "sizes.json"
+# How the networks of a score are trained.
+PROTOCOL = {f"evaluation.{name}" for name in ("networks", "epochs", "momentum", "weight_decay", "batch", "augment")}
 
 
 def set_file(path: Path) -> Path:
     """The set's file of a run folder, or the file itself. Raises ValueError where there is none."""
-    file = path / "distilled.safetensors" if path.is_dir() else path
+    file = path / SET if path.is_dir() else path
     if not file.is_file():
         raise ValueError(f"{path}: there is no distilled set here; name a run folder or a .safetensors file")
     return file
@@ -27,14 +31,25 @@ def base_configuration(path: Path) -> dict[str, Any]:
 
 
 def opened_set(path: Path, config: Config) -> tuple[Config, Any, Any, Path]:
-    """The resolved configuration, the set, the images that fit it, and the set's file. Raises ValueError."""
+    """The resolved configuration, the set, the images in its input space, and the set's file. Raises ValueError.
+
+    --seed and --images.* must be those that the set was made with: others draw other test images, some of which it was
+    made from. Images of another --data are seen through the set's own input space.
+    """
     from trajmatch.data import synthetic as sets
     from trajmatch.run import assemble
-    from trajmatch.run.settings import resolve
+    from trajmatch.run.folder import parsed
+    from trajmatch.run.settings import difference, resolve, settings
 
     config = resolve(config)
     assemble.check(config)
     file = set_file(path)
+    made = resolve(parsed(base_configuration(path)))
+    changed = difference(*(settings(each, ("seed", "images")) for each in (made, config)))
+    if changed is not None:
+        raise ValueError(
+            f"{file}: {changed}; leave it out, for other images would be tested on, some of which the set was made from"
+        )
     synthetic = sets.load(file)
     material = assemble.load_material(config)
     check_fit(synthetic, material, file)
@@ -43,34 +58,38 @@ def opened_set(path: Path, config: Config) -> tuple[Config, Any, Any, Path]:
             f"--ipc is {config.ipc}, and {file} has {len(synthetic)} images of {material.dataset.num_classes} classes: "
             "leave it out"
         )
-    return config, synthetic, material, file
+    return config, synthetic, replace(material, space=synthetic.space), file
 
 
 def evaluate_set(path: Path, config: Config) -> dict[str, Any]:
     """Score a set beside random real images and the experts of its folder; print and return the scores.
 
     With --networks, score it on those instead, and write `transfer.json` beside the set; with --ranking, DD-Ranking's
-    scores, in `ranking.json`; with --sizes, its leading parts, in `sizes.json`.
+    scores, in `ranking.json`; with --sizes, its leading parts, in `sizes.json`. A set that is no run's writes
+    NAME.transfer.json and so on.
     """
     from trajmatch.run import evaluate_stage, expert_stage, ranking, sizes, transfer
     from trajmatch.run.pool import Peak
     from trajmatch.run.verbs import headline, say
 
-    config, synthetic, material, file = opened_set(path, config)
+    config, synthetic, material, file = opened_set(path, _asked(config))
     e = config.evaluation
     what = f"mean and standard deviation of {e.networks} networks on test images"
+    keep = partial(_keep, file, _about(config, synthetic, material, file))
     if e.architectures:
         scores = transfer.transfer(config, material, synthetic, file.parent, Peak())
         found = {"networks": scores, "rates": list(e.rates)}
-        return _keep(file, TRANSFER, found, transfer.lines(scores), f"{what} (learning rate)")
+        return keep(TRANSFER, found, transfer.lines(scores), f"{what} (learning rate)")
     if e.sizes:
         scores = sizes.sizes(config, material, synthetic, file.parent, Peak())
-        return _keep(file, SIZES, {"sizes": scores}, sizes.lines(scores), what)
+        return keep(SIZES, {"sizes": scores}, sizes.lines(scores), what)
     experts = file.parent / "experts" if config.experts.isdigit() else Path(config.experts)
     trajectories = expert_stage.open_experts(config, material, experts) if experts.is_dir() else []
     if e.ranking:
         found = ranking.rank(config, material, synthetic, trajectories, file.parent, Peak())
-        return _keep(file, RANKING, found, ranking.lines(found), "scores and how they were obtained")
+        return keep(
+            RANKING, {**found, "rates": list(e.rates)}, ranking.lines(found), "scores and how they were obtained"
+        )
     candidates = evaluate_stage.snapshots(config, path) if path.is_dir() else []
     accuracy = evaluate_stage.evaluate(config, material, synthetic, trajectories, file.parent, Peak(), candidates)
     for line in headline(accuracy):
@@ -79,16 +98,56 @@ def evaluate_set(path: Path, config: Config) -> dict[str, Any]:
     return accuracy
 
 
-def _keep(file: Path, name: str, found: dict[str, Any], text: list[str], what: str) -> dict[str, Any]:
-    """Print scores and write them beside the set."""
+def _asked(config: Config) -> Config:
+    """The configuration with every network, size and rate once. Raises ValueError where two things are asked for."""
+    e = config.evaluation
+    asked = [
+        flag
+        for flag, value in (("--networks", e.architectures), ("--sizes", e.sizes), ("--ranking", e.ranking))
+        if value
+    ]
+    if len(asked) > 1:
+        raise ValueError(f"{' and '.join(asked)} are scored one by one: give one of them")
+    names, sizes, rates = dict.fromkeys(e.architectures), dict.fromkeys(e.sizes), dict.fromkeys(e.rates)
+    return replace(config, evaluation=replace(e, architectures=tuple(names), sizes=tuple(sizes), rates=tuple(rates)))
+
+
+def _about(config: Config, synthetic: Any, material: Any, file: Path) -> dict[str, Any]:
+    """What scores belong to: the set, the real images, and how networks are trained."""
+    from trajmatch.data.synthetic import content
+    from trajmatch.run.settings import settings
+
+    training = {key: value for key, value in settings(config, ("evaluation",)).items() if key in PROTOCOL}
+    return {"set": str(file), "content": [content(synthetic), material.content], "settings": training}
+
+
+def _keep(
+    file: Path, about: dict[str, Any], name: str, found: dict[str, Any], text: list[str], what: str
+) -> dict[str, Any]:
+    """Print scores and write them beside the set, with those of other networks or sizes that are there already."""
     from trajmatch.data.files import write_json
     from trajmatch.run.verbs import say
 
     for line in text:
         print(line)
-    write_json(file.parent / name, {"set": str(file), **found})
-    say(f"{what}: {file.parent / name}")
+    place = file.parent / (name if file.name == SET else f"{file.stem}.{name}")
+    write_json(place, {**about, **_with_others(place, {**about, **found})})
+    say(f"{what}: {place}")
     return found
+
+
+def _with_others(place: Path, found: dict[str, Any]) -> dict[str, Any]:
+    """Scores by network or size, and those of others that stand in the file and were measured in the same way."""
+    from trajmatch.data.files import read_json
+
+    def is_record(value: Any) -> bool:
+        return isinstance(value, dict) and all(isinstance(value.get(key, {}), dict) for key in ("networks", "sizes"))
+
+    old = read_json(place, is_record, "delete it: what it holds is measured again") if place.exists() else {}
+    several = [key for key in ("networks", "sizes") if key in found]
+    if any(old.get(key) != value for key, value in found.items() if key not in several):
+        return found
+    return {**found, **{key: {**old.get(key, {}), **found[key]} for key in several}}
 
 
 def check_fit(synthetic: Any, material: Any, file: Path) -> None:

@@ -7,6 +7,7 @@ from trajmatch.data.synthetic import SyntheticSet, leading
 from trajmatch.measure.evaluate import Score
 from trajmatch.run.assemble import Material, shared
 from trajmatch.run.config import Config
+from trajmatch.run.evaluate_stage import obtained
 from trajmatch.run.jobs import accuracies_of, set_jobs
 from trajmatch.run.pool import Peak
 
@@ -26,11 +27,13 @@ def sizes(
         jobs += set_jobs(str(size), config, X, Y, synthetic.eta, e.networks)
     with shared(material, folder) as path:
         found = accuracies_of(config, path, peak, quiet, jobs)
-    how = "the first {} images of each class, at the set's learned step size"
-    return {size: Score.of(values, how.format(size)).record() for size, values in found.items()}
+    how = {size: obtained(config, synthetic.eta, f"the first {size} images of each class") for size in found}
+    return {size: Score.of(values, how[size]).record() for size, values in found.items()}
 
 
 def lines(found: dict[str, dict[str, Any]]) -> list[str]:
     """The scores as a table."""
-    rows = [f"  {size:>16} {score['mean']:9.2%} +- {score['std']:.2%}" for size, score in found.items()]
+    rows = [
+        f"  {size:>16} {score['mean']:9.2%} +- {score['std']:.2%}  (n = {score['n']})" for size, score in found.items()
+    ]
     return ["  images per class  accuracy", *rows]

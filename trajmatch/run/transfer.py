@@ -9,8 +9,11 @@ from trajmatch.data.synthetic import SyntheticSet
 from trajmatch.measure.evaluate import Score
 from trajmatch.run.assemble import Material, shared
 from trajmatch.run.config import Config
+from trajmatch.run.evaluate_stage import obtained
+from trajmatch.run.folder import parsed
 from trajmatch.run.jobs import Job, accuracies_of, set_jobs
 from trajmatch.run.pool import Peak
+from trajmatch.run.settings import resolve
 
 
 def transfer(
@@ -18,14 +21,15 @@ def transfer(
 ) -> dict[str, dict[str, Any]]:
     """Test accuracies by network, of `config.evaluation.architectures`: tuned, and at the learned step size.
 
-    tuned: at that of `config.evaluation.rates` which one network likes best on validation images; convnet, for which
-    the step size was learned, is not tuned. learned: at the step size of the set, as the published programs do.
+    tuned: at that of `config.evaluation.rates` which one network likes best on validation images; the network for which
+    the step size was learned is not tuned. learned: at the step size of the set, as the published programs do.
     folder: where a temporary file of the images may be put. Raises ValueError where there are no validation images.
     """
     e, names = config.evaluation, config.evaluation.architectures
     if not len(material.dataset.validation):
         raise ValueError("--images.validation is 0, and the learning rates of --networks are chosen on such images")
-    foreign = [name for name in names if name != config.network.name]
+    own = resolve(parsed(dict(synthetic.info["config"]))).network
+    foreign = [name for name in names if replace(config.network, name=name) != own]
     with shared(material, folder) as path:
         tried = {f"{name} {rate}": (name, rate) for name in foreign for rate in e.rates}
         jobs = [
@@ -42,10 +46,12 @@ def transfer(
         found = accuracies_of(config, path, peak, quiet, jobs)
     scores: dict[str, dict[str, Any]] = {}
     for name in names:
-        scores[name] = {"learned": _score(found[f"{name} learned"], synthetic.eta, "the set's learned step size")}
+        scores[name] = {
+            "learned": _score(config, found[f"{name} learned"], synthetic.eta, "the set's learned step size")
+        }
         if name in foreign:
             how = f"the best of {', '.join(map(str, e.rates))} by one network on validation images"
-            scores[name]["tuned"] = _score(found[f"{name} tuned"], best[name], how)
+            scores[name]["tuned"] = _score(config, found[f"{name} tuned"], best[name], how)
             scores[name]["validation"] = {str(rate): value for rate, value in validation[name].items()}
     return scores
 
@@ -59,17 +65,17 @@ def _jobs(
     return [job._replace(network=replace(config.network, name=name)) for job in jobs]
 
 
-def _score(accuracies: Sequence[float], rate: float, how: str) -> dict[str, Any]:
-    return {**Score.of(accuracies, f"at {rate:.4g}, {how}").record(), "rate": rate}
+def _score(config: Config, accuracies: Sequence[float], rate: float, how: str) -> dict[str, Any]:
+    return {**Score.of(accuracies, f"{obtained(config, rate, 'the set')}; the rate is {how}").record(), "rate": rate}
 
 
 def lines(scores: dict[str, dict[str, Any]]) -> list[str]:
     """The scores as a table."""
-    found = [f"  {'network':<24}{'tuned rate':>28}{'learned step size':>28}"]
+    found = [f"  {'network':<24}{'tuned rate':>28}{'learned step size':>28}{'n':>4}"]
     for name, of in scores.items():
         cells = [
             f"{of[kind]['mean']:.2%} +- {of[kind]['std']:.2%} ({of[kind]['rate']:.3g})" if kind in of else "-"
             for kind in ("tuned", "learned")
         ]
-        found.append(f"  {name:<24}{cells[0]:>28}{cells[1]:>28}")
+        found.append(f"  {name:<24}{cells[0]:>28}{cells[1]:>28}{of['learned']['n']:>4}")
     return found
