@@ -205,6 +205,16 @@ def test_the_nearest_real_images_of_initial_ones_are_themselves(run: Path, tmp_p
     assert start["closer_than_any_test_image"] == 10
 
 
+def test_the_nearest_images_need_no_experts(run: Path, tmp_path: Path, capsys: Captured) -> None:
+    succeed(*command("distill", "--method", "random", "--out", tmp_path / "r"))
+    leaked = diagnose("nearest", "--run", tmp_path / "r")["runs"][0]
+    assert max(leaked["distance"]) < 1e-3
+    shutil.copy(run / "distilled.safetensors", tmp_path / "mine.safetensors")
+    alone = diagnose("nearest", "--set", tmp_path / "mine.safetensors", "--out", tmp_path / "o")["runs"][0]
+    assert alone["distance"] == diagnose("nearest", "--run", run, "--out", tmp_path)["runs"][0]["distance"]
+    assert "holds no experts" in refusal(capsys, "diagnose", "correlation", "--run", tmp_path / "r")
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

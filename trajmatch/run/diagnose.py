@@ -26,6 +26,8 @@ NAMES = {
     "landscape": "the matching loss over a plane of images around the set",
     "nearest": "the nearest real training image of each synthetic one, and how far it is",
 }
+# They look at images alone.
+WITHOUT_EXPERTS = {"nearest"}
 
 
 def diagnose(name: str, options: Options, command: str, say: Callable[[str], None], quiet: bool = False) -> Path:
@@ -38,7 +40,7 @@ def diagnose(name: str, options: Options, command: str, say: Callable[[str], Non
     from trajmatch.run.folder import commit
     from trajmatch.run.progress import Meter, duration
 
-    found, runs = diagnosis(name), open_runs(options)
+    found, runs = diagnosis(name), open_runs(name, options)
     folder = options.folder()
     work = found.work(runs, options)
     say(f"{name}: {work.pieces} pieces of work, about {duration(work.seconds)}")
@@ -69,13 +71,12 @@ def diagnosis(name: str) -> "Diagnosis":
     return found
 
 
-def open_runs(options: Options) -> "list[Opened]":
-    """What the options name, opened. Raises ValueError."""
+def open_runs(name: str, options: Options) -> "list[Opened]":
+    """What the options name, opened for a diagnosis. Raises ValueError."""
     from trajmatch.run.opened import Opener
 
-    opener = Opener(options.data, options.device, options.engine)
+    opener = Opener(options.data, options.device, options.engine, name not in WITHOUT_EXPERTS)
     if options.set is not None:
-        assert options.experts is not None, "checked"
         return [opener.set(options.set, options.experts)]
     return [opener.run(folder) for folder in options.run]
 
@@ -97,7 +98,7 @@ def check(name: str, options: Options) -> None:
         raise ValueError(f"'{name}' is not a diagnosis; {hint}")
     if bool(options.run) == (options.set is not None):
         raise ValueError("name what is to be looked at: --run with one or more run folders, or --set with --experts")
-    if options.set is not None and options.experts is None:
+    if options.set is not None and options.experts is None and name not in WITHOUT_EXPERTS:
         raise ValueError("--set needs --experts, a folder of experts to match it against")
     lowest = {"panel": 1, "starts": 1, "points": 1, "networks": 1, "rounds": 1, "grid": 3}
     for field, least in lowest.items():

@@ -26,6 +26,7 @@ from trajmatch.run.config import Config
 from trajmatch.run.distill_stage import SNAPSHOTS
 from trajmatch.run.expert_stage import open_experts
 from trajmatch.run.folder import CONFIG, parsed, read_config
+from trajmatch.run.methods import METHODS
 from trajmatch.run.scoring import base_configuration, check_fit, set_file
 from trajmatch.run.settings import resolve
 from trajmatch.run.start import first_state
@@ -126,10 +127,14 @@ def evenly(total: int, count: int) -> list[int]:
 class Opener:
     """Opens runs and sets; images that several of them share are read once.
 
-    data, device, engine: instead of what the runs were made with, where given.
+    data, device, engine: instead of what the runs were made with, where given. experts: whether they are needed; where
+    not, what is opened has none.
     """
 
-    def __init__(self, data: str | None = None, device: str | None = None, engine: str | None = None) -> None:
+    def __init__(
+        self, data: str | None = None, device: str | None = None, engine: str | None = None, experts: bool = True
+    ) -> None:
+        self.experts = experts
         self.changes = {
             key: value for key, value in (("data", data), ("device", device), ("engine", engine)) if value is not None
         }
@@ -140,14 +145,20 @@ class Opener:
         if not (folder / CONFIG).is_file():
             raise ValueError(f"--run is {folder}, which is not a run folder: it has no {CONFIG}")
         config, material = self._prepared(read_config(folder / CONFIG))
-        where = folder / "experts" if config.experts.isdigit() else Path(config.experts)
-        trajectories, place = _experts(config, material, where), assemble.device(config.device)
-        state = first_state(config, material, trajectories, place)
-        Y = state.Y.softmax(1) if config.outer.labels == "learned" else state.Y
-        points = [Point(0, state.X, Y, state.eta), *_snapshots(folder, place)]
+        place, points = assemble.device(config.device), []
+        trajectories = self._experts(config, material, folder / "experts" if config.experts.isdigit() else None)
+        if trajectories or not METHODS[config.method].experts:
+            state = first_state(config, material, trajectories, place)
+            Y = state.Y.softmax(1) if config.outer.labels == "learned" else state.Y
+            points.append(Point(0, state.X, Y, state.eta))
+        points += _snapshots(folder, place)
+        if not points:
+            raise ValueError(
+                f"--run is {folder}, which has no images yet: the first are kept after a share of its steps"
+            )
         return _opened(folder.name, folder, config, material, trajectories, points, place)
 
-    def set(self, path: Path, experts: Path) -> Opened:
+    def set(self, path: Path, experts: Path | None) -> Opened:
         """Open a distilled set beside a folder of experts, which need not be those that it was made from."""
         file = set_file(path)
         config, material = self._prepared(base_configuration(path))
@@ -155,7 +166,17 @@ class Opener:
         check_fit(synthetic, material, file)
         place = assemble.device(config.device)
         point = Point(config.steps, synthetic.X.to(place), synthetic.Y.to(place), torch.tensor(synthetic.eta).to(place))
-        return _opened(file.stem, None, config, material, _experts(config, material, experts), [point], place)
+        return _opened(file.stem, None, config, material, self._experts(config, material, experts), [point], place)
+
+    def _experts(self, config: Config, material: Material, folder: Path | None) -> list[Trajectory]:
+        """Those of a folder, or of the one that the settings name. None where they are not needed."""
+        if not self.experts:
+            return []
+        folder = folder or Path(config.experts)
+        found = open_experts(config, material, folder)
+        if not found:
+            raise ValueError(f"--experts: {folder} holds no experts")
+        return found
 
     def _prepared(self, flat: dict[str, Any]) -> tuple[Config, Material]:
         config = resolve(parsed({**flat, **self.changes}))
@@ -163,13 +184,6 @@ class Opener:
         if key not in self.materials:
             self.materials[key] = assemble.load_material(config)
         return config, self.materials[key]
-
-
-def _experts(config: Config, material: Material, folder: Path) -> list[Trajectory]:
-    found = open_experts(config, material, folder)
-    if not found:
-        raise ValueError(f"--experts: {folder} holds no experts")
-    return found
 
 
 def _snapshots(folder: Path, device: torch.device) -> list[Point]:
