@@ -13,7 +13,14 @@ from trajmatch.core.augment import augment, draw, families
 from trajmatch.core.descent import Adam, Momentum
 from trajmatch.core.draws import generator
 from trajmatch.methods.outer import Rule, descend, inner_problem
-from trajmatch.methods.real_loss import Adaptive, adaptive_window, real_loss_gradient, real_loss_step, window_end
+from trajmatch.methods.real_loss import (
+    Adaptive,
+    adaptive_window,
+    mean_loss,
+    real_loss_gradient,
+    real_loss_step,
+    window_end,
+)
 from trajmatch.methods.state import new_state
 
 FAMILIES = families("color_crop_cutout_flip_scale_rotate")
@@ -132,3 +139,10 @@ def test_a_diverged_training_is_an_unhealthy_step_and_no_error() -> None:
     before = new_state(state().X, state().Y, 1e30)
     _, record = real_loss_step(RULE, STUDENT, S, before, REAL, 5, Adaptive(radius=1, steps=9))
     assert not bool(record.healthy)
+
+
+def test_the_loss_on_real_images_does_not_depend_on_how_many_are_taken_at_once() -> None:
+    whole, parts = (mean_loss(STUDENT, S, *REAL, chunk=size) for size in (9, 4))
+    for one, other in zip(whole, parts, strict=True):
+        assert relative_error(one, other) < 1e-12
+    assert relative_error(whole[1], STUDENT.gradient(S, *REAL)) < 1e-12

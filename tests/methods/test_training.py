@@ -10,7 +10,7 @@ from trajmatch.core.vector import Layout, functional
 from trajmatch.data.networks import build, convnet
 from trajmatch.methods.experts import Expert, Real, expert
 from trajmatch.methods.schedule import Choice, Window
-from trajmatch.methods.training import Training, accuracy, train
+from trajmatch.methods.training import Training, accuracy, images_at_once, train
 
 X, Y = random(10, 1, 8, 8, seed=1), torch.eye(3, dtype=F64)[torch.arange(10) % 3]
 
@@ -52,6 +52,19 @@ def test_accuracy_counts_over_chunks() -> None:
     guesses = torch.tensor([0, 1, 1, 0, 0])
     images = nn.functional.one_hot(guesses, 3).double()
     assert accuracy(lambda theta, x: x, labels, images, labels, chunk=2) == 3 / 5
+
+
+def test_large_images_are_tested_fewer_at_a_time() -> None:
+    seen = []
+
+    def forward(theta: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        seen.append(len(images))
+        return torch.zeros(len(images), 2)
+
+    for side in (8, 32, 64):
+        accuracy(forward, torch.zeros(1), torch.zeros(1100, 1, side, side), torch.zeros(1100))
+    assert seen == [1000, 100, 1000, 100, 250, 250, 250, 250, 100]
+    assert images_at_once(torch.zeros(3, 1, 400, 400), 100) == 1
 
 
 def one(index: int = 0, seed: int = 0, save_every: int | None = None) -> Expert:

@@ -19,6 +19,9 @@ from trajmatch.core.rate import is_valid_rate
 from trajmatch.core.student import Student
 from trajmatch.methods.outer import Rule, descend, inner_problem
 from trajmatch.methods.state import OuterState, Record
+from trajmatch.methods.training import images_at_once
+
+CHUNK = 4096
 
 
 def window_end(rule: Rule, seed: int, step: int) -> int:
@@ -78,11 +81,23 @@ def real_loss_gradient(
     """
     if thetas is None:
         thetas = rollout(problem, start, X, Y, eta, end, kept=range(end - iota, end))
-    theta = thetas[end]
-    with torch.no_grad():
-        loss = problem.student.loss(theta, *real)
-    q = problem.student.gradient(theta, *real)
-    return loss.detach(), sweep(problem, thetas, q, X, Y, eta, since=end - iota)
+    loss, q = mean_loss(problem.student, thetas[end], *real)
+    return loss, sweep(problem, thetas, q, X, Y, eta, since=end - iota)
+
+
+def mean_loss(student: Student, theta: Tensor, x: Tensor, y: Tensor, chunk: int | None = None) -> tuple[Tensor, Tensor]:
+    """The loss on images x (B, c, h, w) with labels y (B, C), and its gradient (P,).
+
+    chunk: images at a time; None takes as many as have the pixels of CHUNK images of 32 x 32.
+    """
+    loss, q = torch.zeros((), dtype=theta.dtype, device=theta.device), torch.zeros_like(theta)
+    size = chunk or images_at_once(x, CHUNK * 32 * 32)
+    for images, labels in zip(x.split(size), y.split(size), strict=True):
+        share = len(images) / len(x)
+        with torch.no_grad():
+            loss = loss + share * student.loss(theta, images, labels)
+        q = q + share * student.gradient(theta, images, labels)
+    return loss, q
 
 
 def real_loss_step(

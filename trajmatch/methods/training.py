@@ -73,10 +73,19 @@ def train(gradient: Gradient, theta: Tensor, x: Tensor, y: Tensor, recipe: Train
             yield Progress(theta, step, epoch + 1, index is chunks[-1])
 
 
+def images_at_once(x: Tensor, pixels: int) -> int:
+    """How many of the images x (n, c, h, w) have together so many pixels; at least one."""
+    return max(1, pixels // (x.shape[-2] * x.shape[-1]))
+
+
 @torch.no_grad()
-def accuracy(forward: Forward, theta: Tensor, x: Tensor, y: Tensor, chunk: int = 1000) -> float:
-    """The share of images x (n, c, h, w) that f(theta) gives their label y (n,), in [0, 1]."""
+def accuracy(forward: Forward, theta: Tensor, x: Tensor, y: Tensor, chunk: int | None = None) -> float:
+    """The share of images x (n, c, h, w) that f(theta) gives their label y (n,), in [0, 1].
+
+    chunk: images at a time; None takes a thousand of up to 32 pixels a side, and the fewer the larger they are.
+    """
     right = 0
+    chunk = chunk or min(1000, images_at_once(x, 1000 * 32 * 32))
     for images, labels in zip(x.split(chunk), y.split(chunk), strict=True):
         right += int((forward(theta, images).argmax(1) == labels).sum())
     return right / len(x)
