@@ -14,6 +14,7 @@ from trajmatch.core.descent import Adam
 from trajmatch.data import synthetic as sets
 from trajmatch.data.files import read_tensors
 from trajmatch.methods.baselines import GRADIENTS, MEAN_FEATURES
+from trajmatch.methods.multisize import Parts
 from trajmatch.methods.state import OuterState
 from trajmatch.run import assemble
 from trajmatch.run.cli import main
@@ -39,27 +40,32 @@ def test_a_run_without_experts(method: str, tmp_path: Path) -> None:
     assert (tmp_path / "r" / "report.html").exists()
 
 
-@pytest.mark.parametrize("method", ["dsa", "mdc", "dm", "rat-bptt"])
+@pytest.mark.parametrize(("method", "steps"), [("dsa", 8), ("mdc", 24), ("dm", 8), ("rat-bptt", 8)])
 def test_an_interrupted_run_goes_on_to_the_identical_set(
-    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = command("distill", "--method", method, "--steps", 8, *FEW, "--out")
+    # Of mdc several networks with several parts, so that what it knows of them counts.
+    images = ["--ipc", "4"] if method == "mdc" else []
+    words = command("distill", "--method", method, "--steps", steps, *FEW, *images, "--out")
     succeed(*words, tmp_path / "whole")
-    step, came = Condenser.__call__, []
+    step, came, sizes = Condenser.__call__, [], set()
 
     def interrupted(self: Condenser, state: OuterState) -> Any:
-        if int(state.steps) == 4 and not came:  # in the middle of a network of dsa
-            came.append(4)
+        if int(state.steps) == steps // 2 + steps // 8 and not came:  # in the middle of a network of dsa and mdc
+            came.append(int(state.steps))
             raise KeyboardInterrupt
+        if method == "mdc":
+            sizes.add(Parts.of(state.parts, 4).size)
         return step(self, state)
 
     monkeypatch.setattr(Condenser, "__call__", interrupted)
     assert main([*map(str, words), str(tmp_path / "r")]) == 130
-    assert len(rows(tmp_path / "r")) == 4
+    assert [len(rows(tmp_path / "r"))] == came
     succeed(*words, tmp_path / "r", "--resume")
     found, wanted = (read_tensors(tmp_path / name / "distilled.safetensors") for name in ("r", "whole"))
     assert all(torch.equal(found[key], wanted[key]) for key in wanted)
     assert rows(tmp_path / "r") == rows(tmp_path / "whole")
+    assert method != "mdc" or len(sizes) > 1, "no part but the first was ever chosen: the test says nothing"
 
 
 def test_dm_lowers_the_distance_of_mean_features(tmp_path: Path) -> None:
@@ -73,12 +79,22 @@ def config(method: MethodName, ipc: int, **changes: Any) -> Config:
 
 
 def test_the_published_loops_and_rates() -> None:
-    for ipc, updates, epochs in ((1, 1, 1), (10, 10, 50), (50, 50, 10)):
+    loops = (
+        (1, 1, 1),
+        (2, 10, 50),
+        (10, 10, 50),
+        (20, 20, 25),
+        (30, 30, 20),
+        (49, 40, 15),
+        (50, 50, 10),
+        (100, 50, 10),
+    )
+    for ipc, updates, epochs in loops:
         found = condensation(config("dsa", ipc))
         assert found.network is not None
         assert (found.updates, found.network.epochs) == (updates, epochs)
         assert (found.matched, found.images.lr, found.images.mu) == (GRADIENTS, 0.1, 0.5)
-        assert (found.network.lr, found.network.batch, found.network.momentum) == (0.01, 256, 0.5)
+        assert (found.network.lr, found.network.batch, found.network.momentum) == (0.01, 256, 0.0)
         assert found.families == found.network.families == families("color_crop_cutout_flip_scale_rotate")
     dm = condensation(config("dm", 10))
     assert (dm.matched, dm.images.lr, dm.updates, dm.network) == (MEAN_FEATURES, 1.0, 1, None)
@@ -131,6 +147,14 @@ def test_the_adaptive_window_is_an_option_of_rat_bptt(tmp_path: Path) -> None:
         (["--method", "dm", "--outer.initial", "k-center"], "--outer.initial is k-center, which needs experts"),
         (["--method", "rat-bptt", "--memory", "1GB"], "--memory is 1GB and has no effect with --method rat-bptt"),
         (["--method", "dc", "--precision", "bf16"], "--precision is bf16 and has no effect with --method dc"),
+        (
+            ["--method", "dsa", "--outer.lr-images", "3"],
+            "--outer.lr-images is 3.0 and has no effect with --method dsa: give --baseline.lr-images",
+        ),
+        (
+            ["--method", "dm", "--outer.ema", "0.9"],
+            "--outer.ema is 0.9 and has no effect with --method dm: leave it out",
+        ),
     ],
 )
 def test_what_needs_experts_or_is_not_heeded_is_refused(
@@ -138,6 +162,13 @@ def test_what_needs_experts_or_is_not_heeded_is_refused(
 ) -> None:
     assert says in refusal(capsys, *command("distill", *flags, "--out", tmp_path / "r"))
     assert not (tmp_path / "r").exists()
+
+
+def test_without_augmentation_it_is_said_that_dsa_is_dc(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for augment, said in (("none", True), ("flip", False)):
+        words = command("distill", "--method", "dsa", "--steps", 1, *FEW, "--matching.augment", augment, "--out")
+        succeed(*words, tmp_path / augment)
+        assert ("dsa is dc" in capsys.readouterr().err) == said
 
 
 def test_small_condensers_take_one_thread(tmp_path: Path) -> None:

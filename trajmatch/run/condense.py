@@ -22,6 +22,11 @@ from trajmatch.run.compute import WORTH_A_THREAD, Compute, convolution_flops, tr
 from trajmatch.run.config import Config
 from trajmatch.run.pool import cores
 
+# Image updates for each network, and epochs of its training between two of them, from so many images per class on: of
+# the program that dc's and dsa's authors published.
+LOOPS = {1: (1, 1), 2: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
+BATCH = 256
+
 
 def condensation(config: Config) -> Condensation:
     """The rule of a resolved configuration. The loops of dc and dsa grow with the images per class, as published."""
@@ -29,8 +34,8 @@ def condensation(config: Config) -> Condensation:
     seen = () if config.method == "dc" else families(config.matching.augment)
     if config.method == "dm":
         return Condensation(MEAN_FEATURES, Momentum(b.lr_images or 1.0, o.momentum), seen)
-    updates, epochs = (1, 1) if config.ipc == 1 else (10, 50) if config.ipc <= 10 else (50, 10)
-    network = Training(b.lr, b.epochs or epochs, config.evaluation.batch, momentum=0.5, families=seen)
+    updates, epochs = LOOPS[max(ipc for ipc in LOOPS if ipc <= config.ipc)]
+    network = Training(b.lr, b.epochs or epochs, BATCH, families=seen)
     images = Momentum(b.lr_images or 0.1, o.momentum)
     return Condensation(GRADIENTS, images, seen, b.updates or updates, network, parts=config.method == "mdc")
 
@@ -75,6 +80,8 @@ class Condenser:
         images = (b.batch * len(self.members), *self.material.dataset.shape)
         threads = cores() if convolution_flops(self.network, images) >= WORTH_A_THREAD else 1
         why = "a step goes through one network" if method == "dm" else "as experts are trained"
+        if method in ("dsa", "mdc") and not self.rule.families:
+            why += "; without --matching.augment dsa is dc"
         return Compute(engines.EAGER if method == "dm" else self.engine, self.config.outer.threads or threads, why)
 
     def __call__(self, state: OuterState) -> tuple[OuterState, Record, list[Choice]]:

@@ -128,6 +128,21 @@ def _check_without_experts(config: Config) -> None:
                 raise ValueError(f"{name} is {value} and has no effect with --method {config.method}: leave it out")
 
 
+def check_heeded(base: Config, config: Config) -> None:
+    """Refuse what differs from the preset of the images' optimiser and is not heeded by a condensing method."""
+    if not METHODS[config.method].condenses:
+        return
+    names = ["lr_images", "optimiser"]
+    names += [] if config.method == "rat-bptt" else ["ema", "clip", "relative_clip", "guard"]
+    for name in names:
+        value = getattr(config.outer, name)
+        if value != getattr(base.outer, name):
+            instead = "give --baseline.lr-images" if name == "lr_images" else "leave it out"
+            raise ValueError(
+                f"{flag(f'outer.{name}')} is {value} and has no effect with --method {config.method}: {instead}"
+            )
+
+
 def _check_ranges(flat: dict[str, Any]) -> None:
     """Refuse numbers out of their range."""
     for keys, low in AT_LEAST.items():

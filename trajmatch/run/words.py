@@ -1,10 +1,12 @@
 """The words of a command line: presets, files, flags and folders. Nothing here imports torch before it must."""
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 from trajmatch.run.config import Config
 from trajmatch.run.presets import ANY_IMAGES, DEFAULT, NAMES, PUBLISHED, preset
+from trajmatch.run.settings import check_heeded
 
 
 class UsageError(ValueError):
@@ -22,6 +24,8 @@ def settings_of(verb: str, name: str | None, rest: list[str]) -> tuple[Config, C
         numbers = preset(name, config.method)  # a published preset has other numbers for each method
         config, given = configuration(program, numbers, rest)
         base = replace(numbers, method=base.method)
+    if given is None:  # a file tells all settings, of whatever method
+        check_heeded(base, config)
     return base, config, given
 
 
@@ -68,7 +72,10 @@ DESCRIPTION = "[PRESET] names where the settings start; --config FILE reads sett
 
 
 def expanded(words: list[str]) -> list[str]:
-    """Short flags written out."""
+    """Short flags written out. Raises UsageError for a list of nothing, which would mean the default."""
+    for word, after in pairwise([*words, "--"]):
+        if word in ("--networks", "--sizes", "--evaluation.rates") and after.startswith("--"):
+            raise UsageError(f"{word} needs at least one value")
     short = {"--flat": ("--expert.flat", "yes"), "--networks": ("--evaluation.architectures",)}
     short |= {"--ranking": ("--evaluation.ranking",), "--sizes": ("--evaluation.sizes",)}
     return [part for word in words for part in short.get(word, (word,))]
