@@ -15,18 +15,32 @@ import signal
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import astuple, fields
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-import tyro
 from torch import Tensor
 
 from benchmarks import measure, pictures
+from benchmarks.comparison import (
+    TIMINGS,
+    Comparison,
+    Job,
+    check,
+    check_experts,
+    configuration,
+    jobs_of,
+    read_result,
+    read_timings,
+    refuse_other_budget,
+    refuse_others,
+    result_path,
+)
+from benchmarks.summary import COLUMNS, made, made_here, origin_of_table, summarise
 from trajmatch.core.draws import derive, generator
 from trajmatch.data import synthetic as sets
 from trajmatch.data.files import write_json
@@ -37,76 +51,17 @@ from trajmatch.run import assemble
 from trajmatch.run.assemble import Material, evaluation_training, factory
 from trajmatch.run.compute import prepare_process, training_engine
 from trajmatch.run.config import Config
-from trajmatch.run.distill_stage import METRICS, Loop
+from trajmatch.run.distill_stage import DISTILLED, METRICS, Loop
 from trajmatch.run.evaluate_stage import snapshots
 from trajmatch.run.expert_stage import open_experts
 from trajmatch.run.interrupts import handling, raise_interrupt
-from trajmatch.run.methods import METHODS, Method
+from trajmatch.run.methods import METHODS
 from trajmatch.run.plan import seconds_of_step
 from trajmatch.run.pool import Report, cores, peak_memory_mb, run_jobs
-from trajmatch.run.presets import preset
-from trajmatch.run.settings import resolve
 from trajmatch.run.verbs import Run, say, silent
 
 # Training images that settings are chosen by: on 2,000, two sets of equal worth differ by more than a point.
 CHOICE = 10_000
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What is compared. set: flags given to every run, such as --matching.last-epoch 8."""
-
-    preset: str
-    data: str
-    experts: Path
-    flat_experts: Path | None
-    out: Path
-    budget: float
-    networks: int
-    validate: bool
-    ipc: tuple[int, ...]
-    set: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run: a method with changed flags, images per class, seed; and its outer steps."""
-
-    name: str
-    ipc: int
-    seed: int
-    steps: int = 0
-    equal_steps: int = 0
-
-    @property
-    def method(self) -> Method:
-        """What makes its method."""
-        return METHODS[self.name.split()[0]]
-
-    @property
-    def folder(self) -> str:
-        return f"{self.name.replace(' ', '')}-ipc{self.ipc}-seed{self.seed}"
-
-
-def configuration(about: Comparison, job: Job) -> Config:
-    """A run's settings. A name is a method, or a method with flags: "satm --matching.radius 0.3"."""
-    method, *changes = job.name.split()
-    flags = [*about.set, *changes, "--method", method, "--data", about.data, "--ipc", str(job.ipc)]
-    config = tyro.cli(Config, args=flags, default=preset(about.preset))
-    flat = job.method.flat and about.flat_experts is not None
-    config = replace(
-        config,
-        experts=str(about.flat_experts if flat else about.experts) if job.method.experts else config.experts,
-        steps=job.steps or 1000,
-        resume=True,
-        out=str(about.out / job.folder),
-        outer=replace(
-            config.outer, seed=job.seed, threads=1, snapshot_at=(job.equal_steps,) if job.equal_steps else ()
-        ),
-        # The choice of a method must not depend on which experts it was given.
-        expert=replace(config.expert, flat="yes" if flat else "no"),
-    )
-    return resolve(config)
 
 
 @lru_cache(maxsize=1)
@@ -139,28 +94,32 @@ def seconds_per_step(about: Comparison, name: str, ipc: int) -> float:
 
 
 def run(about: Comparison, job: Job, report: Report | None = None) -> dict[str, Any]:
-    """Distil and score one job, or find it done; score it by more networks where more are asked for. In a worker."""
+    """Distil and score one job, or find it done; score it by more networks where more are asked for. In a worker.
+
+    Raises ValueError, with nothing changed, where the folder holds a run with other settings.
+    """
     prepare_process()
     torch.set_num_threads(1)
-    config = configuration(about, job)
-    folder = about.out / job.folder
-    path = folder / ("validation.json" if about.validate else "test.json")
-    result: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {"accuracy": []}
-    networks = range(len(result["accuracy"]), about.networks)
-    if not networks:
-        return result
-    folder.mkdir(parents=True, exist_ok=True)
-    known = {"name": job.name, "ipc": job.ipc, "seed": job.seed, "seconds": 0.0, "steps": job.steps}
-    this = Run(config, folder, " ".join(sys.argv), say=silent, material=material(about))
+    refuse_others(about, [job])
+    path = result_path(about, job)
+    held = read_result(path)
+    scored = len(held["accuracy"]) if held else 0
+    if held and scored >= about.networks:
+        return held
+    config, networks = configuration(about, job), range(scored, about.networks)
+    distilled = not (path.parent / DISTILLED).exists()
+    this = Run(config, path.parent, " ".join(sys.argv), say=silent, material=material(about))
     this.experts()
     this.distill()
-    known["seconds"] = this.seconds["distill"]
-    found = score_set(about, config, folder, networks)
-    known["peak_memory_mb"] = peak_memory_mb()
-    for key in ("accuracy", "equal_accuracy"):
-        if key in found:
-            found[key] = result.get(key, []) + found[key]
-    result = {**known, **found, **{k: v for k, v in result.items() if k not in ("accuracy", "equal_accuracy")}}
+    found = score_set(about, config, path.parent, networks)
+    here = made_here(about.workers, len(networks), distilled)
+    if held:
+        # Its own steps, seconds and memory: those of now are of nothing but the networks that were missing.
+        result = held | {key: held[key] + found[key] for key in ("accuracy", "equal_accuracy") if key in found}
+        result["made"] = [*held.get("made", [{"networks": scored}]), here]
+    else:
+        result = {"name": job.name, "ipc": job.ipc, "seed": job.seed, "seconds": this.seconds["distill"]}
+        result |= {"steps": job.steps, **found, "peak_memory_mb": peak_memory_mb(), "made": [here]}
     write_json(path, result)
     return result
 
@@ -201,71 +160,25 @@ def seconds_at(folder: Path) -> dict[int, float]:
     return {row["step"]: row["seconds"] for row in rows}
 
 
-def plan(about: Comparison, names: Sequence[str], ipcs: Sequence[int], seeds: int) -> Iterator[Job]:
-    """All jobs, seed by seed; timings are kept beside the runs."""
-    path = about.out / "seconds_per_step.json"
-    known: dict[str, float] = json.loads(path.read_text("utf-8")) if path.exists() else {}
-    still = {name for name in names if Job(name, 1, 0).method.still}
-    timed = [name for name in names if name not in still]
-    for ipc in ipcs:
-        for name in timed:
-            key = f"{name}, {ipc} per class"
-            if key not in known:
-                known[key] = seconds_per_step(about, name, ipc)
-                write_json(path, known)
-                say(f"{key}: {known[key]:.3f} s for a step")
-    for seed in range(seeds):
-        for ipc in ipcs:
-            equal = max(1, int(about.budget / max((known[f"{name}, {ipc} per class"] for name in timed), default=1.0)))
-            for name in names:
-                if name in still:
-                    yield Job(name, ipc, seed)
-                else:
-                    yield Job(name, ipc, seed, max(1, int(about.budget / known[f"{name}, {ipc} per class"])), equal)
+def plan(about: Comparison, names: Sequence[str], ipcs: Sequence[int], seeds: int) -> list[Job]:
+    """All jobs, seed by seed; timings are kept beside the runs.
 
-
-def summarise(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each method and size: mean, spread and standard error over distillation seeds, and what it took."""
-    rows = []
-    for name, ipc in dict.fromkeys((r["name"], r["ipc"]) for r in results):
-        these = [r for r in results if (r["name"], r["ipc"]) == (name, ipc)]
-        means = [statistics.fmean(r["accuracy"]) for r in these]
-        every = [a for r in these for a in r["accuracy"]]
-        equal = [statistics.fmean(r["equal_accuracy"]) for r in these if "equal_accuracy" in r]
-        row = {
-            "name": name,
-            "ipc": ipc,
-            "accuracy": 100 * statistics.fmean(every),
-            "std": 100 * statistics.pstdev(every),
-            "standard_error": 100 * statistics.stdev(means) / len(means) ** 0.5 if len(means) > 1 else None,
-            "n": f"{len(these)} x {len(these[0]['accuracy'])}",
-            "seconds": statistics.fmean(r["seconds"] for r in these),
-            "steps": these[0]["steps"],
-            "peak_memory_mb": max(r["peak_memory_mb"] for r in these),
-            "equal_accuracy": 100 * statistics.fmean(equal) if equal else None,
-            "equal_error": 100 * statistics.stdev(equal) / len(equal) ** 0.5 if len(equal) > 1 else None,
-            "equal_steps": these[0].get("equal_steps"),
-            "step_size": statistics.fmean(r["step_size"] for r in these),
-        }
-        rows.append(row)
-    return sorted(rows, key=lambda row: (row["ipc"], row["accuracy"]))
-
-
-COLUMNS = {
-    "name": "method",
-    "ipc": "ipc",
-    "accuracy": "accuracy, %",
-    "std": "std",
-    "standard_error": "s.e.",
-    "n": "seeds x networks",
-    "seconds": "seconds",
-    "steps": "steps",
-    "equal_accuracy": "at equal steps",
-    "equal_error": "s.e. there",
-    "equal_steps": "steps there",
-    "step_size": "step size",
-    "peak_memory_mb": "peak MB",
-}
+    Raises ValueError, with nothing changed, where runs that are there were made with other settings.
+    """
+    refuse_other_budget(about)
+    known = read_timings(about)
+    # Before anything is measured: the step of equal steps is certain only after that.
+    refuse_others(about, jobs_of(about, names, ipcs, seeds, known), apart=["outer.snapshot_at"])
+    check_experts(about, [Job(name, ipc, seed) for seed in range(seeds) for ipc in ipcs for name in names])
+    about.out.mkdir(parents=True, exist_ok=True)
+    for job in (Job(name, ipc, 0) for ipc in ipcs for name in names):
+        if not job.method.still and job.timing not in known:
+            known[job.timing] = seconds_per_step(about, job.name, job.ipc)
+            write_json(about.out / TIMINGS, {"budget": about.budget, **known})
+            say(f"{job.timing}: {known[job.timing]:.3f} s for a step")
+    jobs = jobs_of(about, names, ipcs, seeds, known)
+    refuse_others(about, jobs)
+    return jobs
 
 
 def arguments(words: list[str] | None) -> tuple[Comparison, argparse.Namespace]:
@@ -292,17 +205,18 @@ def arguments(words: list[str] | None) -> tuple[Comparison, argparse.Namespace]:
     parser.add_argument("--workers", type=int, default=cores(), help="runs at once, one thread each")
     given, rest = parser.parse_known_args(words)
     given.ipc = tuple(given.ipc)
+    given.methods = [" ".join(name.split()) for name in given.methods]
     about = {field.name: getattr(given, field.name) for field in fields(Comparison) if field.name != "set"}
     return Comparison(**about, set=tuple(rest)), given
 
 
-def results_of(about: Comparison, jobs: Sequence[Job], workers: int) -> list[dict[str, Any]]:
+def results_of(about: Comparison, jobs: Sequence[Job]) -> list[dict[str, Any]]:
     """Every job's result, those that are missing computed now."""
     # The longest first would end sooner; seed by seed, what is there at any time can be compared.
     results: dict[int, dict[str, Any]] = {}
     began = time.monotonic()
     with handling(raise_interrupt, signal.SIGTERM):  # so that a kill ends the workers too
-        for index, result in run_jobs(run, [(about, job) for job in jobs], workers, threads=1):
+        for index, result in run_jobs(run, [(about, job) for job in jobs], about.workers, threads=1):
             results[index] = result
             left = (time.monotonic() - began) / len(results) * (len(jobs) - len(results)) / 60
             mean, folder = statistics.fmean(result["accuracy"]), jobs[index].folder
@@ -310,21 +224,42 @@ def results_of(about: Comparison, jobs: Sequence[Job], workers: int) -> list[dic
     return [results[index] for index in range(len(jobs))]
 
 
-def main(words: list[str] | None = None) -> None:
-    """Run what is missing, then write the table and the plot."""
-    about, given = arguments(words)
+def compare(about: Comparison, names: Sequence[str], seeds: int) -> None:
+    """Run what is missing, then write the table and the plot. Raises ValueError."""
+    check(about, names, seeds)
     prepare_process()
-    about.out.mkdir(parents=True, exist_ok=True)
-    results = results_of(about, list(plan(about, given.methods, given.ipc, given.seeds)), given.workers)
+    earlier = origin_of_table(about)
+    results = results_of(about, plan(about, names, about.ipc, seeds))
     rows = summarise(results)
-    device = {**measure.machine(torch.device("cpu"), 1), "workers": given.workers, "budget": about.budget}
+    origin = {**made(results, earlier), "budget": about.budget}
     scored = f"{CHOICE} training" if about.validate else "test"
-    print(f"{device}, accuracies on {scored} images, load {os.getloadavg()[0]:.1f}\n")
+    print(f"{origin}, accuracies on {scored} images, load now {os.getloadavg()[0]:.1f}\n")
     print(measure.table(rows, COLUMNS))
-    name = "validation" if about.validate else "comparison"
-    write_json(about.out / f"{name}.json", {"about": device, "rows": rows, "results": results})
-    pictures.accuracy_against_seconds(results, about.out / f"{name}.png")
+    write_json(about.table, {"about": origin, "rows": rows, "results": results})
+    pictures.accuracy_against_seconds(results, about.table.with_suffix(".png"))
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run a command line; returns the exit code: 0, 2 for bad input, 1 for a failed run, 130 when interrupted."""
+    about, given = arguments(words)
+    try:
+        compare(about, given.methods, given.seeds)
+    except (FloatingPointError, MemoryError, ChildProcessError) as error:
+        return refuse(str(error) or "out of memory", 1)
+    except ValueError as error:
+        return refuse(str(error), 2)
+    except OSError as error:
+        return refuse(f"{error.filename}: {error.strerror}", 2)
+    except KeyboardInterrupt:
+        return refuse("interrupted; finished runs are kept, and the same command goes on", 130)
+    return 0
+
+
+def refuse(sentence: str, code: int) -> int:
+    """Say why the program ends."""
+    print(f"benchmarks.compare_methods: {sentence}", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -11,8 +11,16 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 data=${1:?the folder of CIFAR-10}
 out=${2:-runs/compare}
 python=${PYTHON:-python3}
-budget=${BUDGET:-180} seeds=${SEEDS:-3} parts=${PARTS:-16px-ipc1 16px-ipc10 small-ipc1}
+known="16px-ipc1 16px-ipc10 small-ipc1"
+budget=${BUDGET:-180} seeds=${SEEDS:-3} parts=${PARTS:-$known}
 workers=(${WORKERS:+--workers "$WORKERS"})
+# Before the first of them: a part can take hours.
+for part in $parts; do
+    if [[ " $known " != *" $part "* ]]; then
+        echo "PARTS: '$part' is none of ${known// /, }" >&2
+        exit 2
+    fi
+done
 mkdir -p "$out"
 
 # 22 epochs: segments of ten images per class start before epoch 20 and take two.
@@ -20,9 +28,11 @@ experts() {
     "$python" -m trajmatch experts "$1" --data "$data" --out "$out/experts-$1" --expert.epochs "$2" "${@:3}"
 }
 
+# The table of before stays until there is another.
 compare() {
     "$python" -m benchmarks.compare_methods --data "$data" --out "$out/$1" --budget "$budget" --seeds "$seeds" \
-        --engine compiled "${workers[@]}" "${@:2}" | tee "$out/$1.txt"
+        --engine compiled "${workers[@]}" "${@:2}" | tee "$out/$1.txt.new"
+    mv "$out/$1.txt.new" "$out/$1.txt"
 }
 
 for part in $parts; do
@@ -49,10 +59,6 @@ for part in $parts; do
         experts cifar10-small 5
         compare "$part" --preset cifar10-small --expert.epochs 5 --experts "$out/experts-cifar10-small" --ipc 1 --matching.last-epoch 4 \
             --methods random mtt tesla satm satm-contra
-        ;;
-    *)
-        echo "PARTS: '$part' is none of 16px-ipc1, 16px-ipc10, small-ipc1" >&2
-        exit 2
         ;;
     esac
 done

@@ -11,6 +11,15 @@ data=${1:?the folder of CIFAR-10}
 compare=${2:-runs/compare}
 out=${3:-runs/diagnose}
 trajmatch="${PYTHON:-python3} -m trajmatch"
+known="16px ipc small cost"
+parts=${PARTS:-$known}
+# Before the first of them: a part can take hours.
+for part in $parts; do
+    if [[ " $known " != *" $part "* ]]; then
+        echo "PARTS: '$part' is none of ${known// /, }" >&2
+        exit 2
+    fi
+done
 mkdir -p "$out"
 
 # distil NAME PRESET STEPS [flags]
@@ -28,7 +37,7 @@ run() {
     echo "$compare/16px-ipc1/$1-ipc1-seed0"
 }
 
-for part in ${PARTS:-16px ipc small cost}; do
+for part in $parts; do
     case $part in
     16px)
         look "$out" interference --run "$(run satm)" "$(run contra)"
@@ -55,10 +64,6 @@ for part in ${PARTS:-16px ipc small cost}; do
         distil wide cifar10-small 1 --experts 1 --expert.epochs 1 --network.width 128 --method mtt --matching.last-epoch 1 \
             --matching.expert-epochs 1
         look "$out" cost --run "$out/wide" --rounds 1
-        ;;
-    *)
-        echo "PARTS: '$part' is none of 16px, ipc, small, cost" >&2
-        exit 2
         ;;
     esac
 done

@@ -11,9 +11,18 @@ data=${1:?the folder of CIFAR-10}
 out=${2:-runs/compare}
 python=${PYTHON:-python3}
 budget=${BUDGET:-180} seeds=${SEEDS:-3} orders=${ORDERS:-3}
-parts=${PARTS:-baselines-ipc1 baselines-ipc10 transfer ranking sizes search continual}
+known="baselines-ipc1 baselines-ipc10 transfer ranking sizes search continual"
+parts=${PARTS:-$known}
 one=$out/16px-ipc1 ten=$out/16px-ipc10
 trajmatch=("$python" -m trajmatch)
+# Before the first of them: a part can take hours.
+for part in $parts; do
+    if [[ " $known " != *" $part "* ]]; then
+        echo "PARTS: '$part' is none of ${known// /, }" >&2
+        exit 2
+    fi
+done
+mkdir -p "$out"
 
 # Methods, for the table of all of them and for the scores.
 matching=(mtt ftd tesla "tesla --outer.labels hard" datm satm satm-fi satm-da contra satm-contra)
@@ -25,9 +34,11 @@ few=(random dm mtt satm satm-contra)
 # Streams that run beside others end with this script.
 trap 'jobs -p | xargs -r kill' EXIT
 
+# The table of before stays until there is another.
 compare() {
     "$python" -m benchmarks.compare_methods --data "$data" --out "$1" --budget "$budget" --seeds "$seeds" \
-        --experts "$out/experts-cifar10-16px" --expert.epochs 22 --engine compiled "${@:2}" | tee "$1.txt"
+        --experts "$out/experts-cifar10-16px" --expert.epochs 22 --engine compiled "${@:2}" | tee "$1.txt.new"
+    mv "$1.txt.new" "$1.txt"
 }
 
 # $1: a method, $2: folder of the comparison with one or ten images per class. Baselines lie in a folder beside it.
@@ -105,11 +116,8 @@ for part in $parts; do
         wait "$first"
         "${trajmatch[@]}" compare "$out"/continual/{random,dm,mtt,satm,satm-contra} --out "$out/continual"
         ;;
-    *)
-        echo "PARTS: '$part' is none of baselines-ipc1, baselines-ipc10, transfer, ranking, sizes, search, continual" >&2
-        exit 2
-        ;;
     esac
 done
 
-"$python" -m benchmarks.tables "$out" --json "$out/trust.json" | tee "$out/trust.txt"
+"$python" -m benchmarks.tables "$out" --json "$out/trust.json" | tee "$out/trust.txt.new"
+mv "$out/trust.txt.new" "$out/trust.txt"

@@ -2,14 +2,13 @@
 
 import json
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import compare_methods, measure, outer_step, pictures, tables
-from benchmarks.compare_methods import Comparison, Job
+from benchmarks import measure, outer_step, pictures, summary, tables
 from benchmarks.outer_step import TESLA, UNROLLED, Case, Segment, Side
 from trajmatch.data.files import save_tensors
 from trajmatch.data.networks import build, convnet
@@ -93,60 +92,19 @@ def test_a_case_has_the_promised_fields_and_small_errors(tmp_path: Path, monkeyp
     assert (tmp_path / "p.png").stat().st_size > 1000
 
 
-def comparison(out: Path) -> Comparison:
-    return Comparison(
-        "digits-ipc1", "digits", out / "e", out / "f", out, 60.0, 2, True, (1,), ("--expert.epochs", "30")
-    )
-
-
-def test_a_job_s_settings_are_the_method_s_with_its_flags(tmp_path: Path) -> None:
-    about = comparison(tmp_path)
-    config = compare_methods.configuration(about, Job("satm-fi --matching.radius 0.3", 10, 2, 40, 30))
-    assert (config.method, config.ipc, config.steps, config.expert.epochs) == ("satm-fi", 10, 40, 30)
-    assert (config.matching.radius, config.expert.flat, config.experts) == (0.3, "yes", str(tmp_path / "f"))
-    assert (config.outer.seed, config.seed, config.outer.threads, config.outer.snapshot_at) == (2, 0, 1, (30,))
-    plain = compare_methods.configuration(about, Job("mtt", 1, 0, 9, 9))
-    assert (plain.expert.flat, plain.experts) == ("no", str(tmp_path / "e"))
-
-
-def test_steps_follow_from_the_budget_and_equal_steps_from_the_slowest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seconds = {"mtt": 0.5, "contra": 2.0}
-    monkeypatch.setattr(compare_methods, "seconds_per_step", lambda about, name, ipc: seconds[name] * ipc)
-    jobs = list(compare_methods.plan(comparison(tmp_path), ["random", "mtt", "contra"], [1, 2], 2))
-    assert jobs[:3] == [Job("random", 1, 0), Job("mtt", 1, 0, 120, 30), Job("contra", 1, 0, 30, 30)]
-    assert jobs[4] == Job("mtt", 2, 0, 60, 15)
-    assert [job.seed for job in jobs] == [0] * 6 + [1] * 6
-    kept = json.loads((tmp_path / "seconds_per_step.json").read_text())
-    assert kept["contra, 2 per class"] == 4.0
-    monkeypatch.setattr(compare_methods, "seconds_per_step", lambda *_: pytest.fail("measured again"))
-    assert list(compare_methods.plan(comparison(tmp_path), ["random", "mtt", "contra"], [1, 2], 2)) == jobs
-
-
-def test_more_networks_score_what_is_there_and_keep_what_they_found(tmp_path: Path) -> None:
-    flags = ("--evaluation.epochs", "3", "--network.width", "4")
-    few = replace(comparison(tmp_path / "a"), networks=1, set=flags)
-    more, at_once = replace(few, networks=3), replace(few, networks=3, out=tmp_path / "b")
-    job = Job("random", 1, 0)
-    first, found = compare_methods.run(few, job), compare_methods.run(more, job)
-    assert found["accuracy"][:1] == first["accuracy"]
-    assert found["accuracy"] == compare_methods.run(at_once, job)["accuracy"]
-    assert len(set(found["accuracy"])) > 1
-    assert compare_methods.run(few, job) == found, "fewer are there already"
-
-
 def test_a_summary_by_hand() -> None:
     base = {"name": "mtt", "ipc": 1, "seconds": 60.0, "steps": 9, "peak_memory_mb": 5.0, "step_size": 0.1}
     results = [
         {**base, "accuracy": [0.4, 0.6], "equal_accuracy": [0.3, 0.3], "equal_steps": 7},
         {**base, "accuracy": [0.5, 0.7], "equal_accuracy": [0.5, 0.5], "equal_steps": 7},
     ]
-    (row,) = compare_methods.summarise(results)
+    (row,) = summary.summarise(results)
     assert row["accuracy"] == pytest.approx(55.0)
     assert row["std"] == pytest.approx(100 * 0.0125**0.5)
     assert row["standard_error"] == pytest.approx(5.0)  # of the means 50 and 60
     assert (row["n"], row["equal_accuracy"], row["equal_steps"]) == ("2 x 2", pytest.approx(40.0), 7)
+    (row,) = summary.summarise([results[0], {**results[1], "accuracy": [0.5, 0.7, 0.6]}])
+    assert row["n"] == "2 x 2-3", "one was scored by more networks"
 
 
 def test_cases_are_written_as_they_are_read() -> None:
@@ -180,7 +138,7 @@ def test_tables_of_a_folder_by_hand(tmp_path: Path, capsys: pytest.CaptureFixtur
     written("16px-sizes/dsa-ipc2-seed0/test.json", {"ipc": 2, "accuracy": [0.3, 0.4]})
     agreement = {"spearman": 0.5, "kendall": 0.4, "chosen": "a", "regret": 0.01}
     written("16px-ipc10/mtt-ipc10-seed0/search.json", {"agreement": {"set": agreement, "random": agreement}})
-    tables.main([str(tmp_path), "--json", str(tmp_path / "all.json")])
+    assert tables.main([str(tmp_path), "--json", str(tmp_path / "all.json")]) == 0
     found = json.loads((tmp_path / "all.json").read_text())
     assert [(r["method"], r["accuracy 1"], r.get("accuracy 10")) for r in found["in_domain"]] == [
         ("dm", 20.0, None),
@@ -195,3 +153,32 @@ def test_tables_of_a_folder_by_hand(tmp_path: Path, capsys: pytest.CaptureFixtur
     ]
     assert [row["ranked by"] for row in found["search"]] == ["mtt", "as many random images"]
     assert "**in domain**" in capsys.readouterr().out
+
+
+def test_tables_of_what_is_no_folder_of_the_scripts_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty, part, record = tmp_path / "empty", tmp_path / "part", tmp_path / "all.json"
+    empty.mkdir()
+    (empty / "16px-ipc1-baselines.txt.new").touch()  # all that a refused part leaves
+    (part / "continual").mkdir(parents=True)
+    for folder, why in ((tmp_path / "nowhere", "is no folder"), (empty, "holds nothing of")):
+        assert tables.main([str(folder), "--json", str(record)]) == 2
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert said.err.count("\n") == 1
+        assert f"FOLDER is '{folder}', which {why}" in said.err
+        assert not record.exists()
+    assert tables.main([str(part), "--json", str(record)]) == 0, "a stream alone has no table here"
+
+
+@pytest.mark.parametrize("text", ['{"rows": [{"name": "mtt", "ipc": 1', '{"about": {}}', "[]"])
+def test_tables_name_a_damaged_record(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
+    path = tmp_path / "16px-ipc1" / "comparison.json"
+    path.parent.mkdir()
+    path.write_text(text)
+    assert tables.main([str(tmp_path), "--json", str(tmp_path / "all.json")]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert str(path) in said
+    assert not (tmp_path / "all.json").exists()

@@ -1,0 +1,219 @@
+"""What `benchmarks.compare_methods` compares: its jobs, their settings, and what is refused before anything is run."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from trajmatch.data.files import is_share, read_json
+from trajmatch.run.config import Config
+from trajmatch.run.folder import CONFIG, FREE, check_claim, read_config
+from trajmatch.run.methods import METHODS, Method, complete
+from trajmatch.run.presets import preset
+from trajmatch.run.settings import difference, flatten, resolve
+
+TIMINGS = "seconds_per_step.json"
+# What a setting was that a record lacks, being older, or leaves open: that of a method which does nothing of its own.
+PLAIN = flatten(complete(replace(Config(), method="mtt")))
+# Settings that no flag gives directly, and where they come from.
+DERIVED = {
+    "--steps": f", which follow from --budget and {TIMINGS}",
+    "--outer.snapshot-at": ", the last step of the slowest of --methods",
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared. set: flags given to every run, such as --matching.last-epoch 8."""
+
+    preset: str
+    data: str
+    experts: Path
+    flat_experts: Path | None
+    out: Path
+    budget: float
+    networks: int
+    validate: bool
+    ipc: tuple[int, ...]
+    workers: int
+    set: tuple[str, ...]
+
+    @property
+    def table(self) -> Path:
+        """The file of the table."""
+        return self.out / ("validation.json" if self.validate else "comparison.json")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: a method with changed flags, images per class, seed; and its outer steps."""
+
+    name: str
+    ipc: int
+    seed: int
+    steps: int = 0
+    equal_steps: int = 0
+
+    @property
+    def method(self) -> Method:
+        """What makes its method."""
+        return METHODS[self.name.split()[0]]
+
+    @property
+    def folder(self) -> str:
+        return f"{self.name.replace(' ', '')}-ipc{self.ipc}-seed{self.seed}"
+
+    @property
+    def timing(self) -> str:
+        """The name of the seconds of its steps."""
+        return f"{self.name}, {self.ipc} per class"
+
+
+def configuration(about: Comparison, job: Job) -> Config:
+    """A run's settings. A name is a method, or a method with flags: "satm --matching.radius 0.3"."""
+    method, *changes = job.name.split()
+    flat = job.method.flat and about.flat_experts is not None
+    flags = [*about.set, *changes, "--method", method, "--data", about.data, "--ipc", str(job.ipc)]
+    config = tyro.cli(Config, args=flags, default=preset(about.preset), prog="python -m benchmarks.compare_methods")
+    config = replace(
+        config,
+        experts=str(experts_of(about, job)) if job.method.experts else config.experts,
+        steps=job.steps or 1000,
+        resume=True,
+        out=str(about.out / job.folder),
+        outer=replace(
+            config.outer, seed=job.seed, threads=1, snapshot_at=(job.equal_steps,) if job.equal_steps else ()
+        ),
+        # The choice of a method must not depend on which experts it was given.
+        expert=replace(config.expert, flat="yes" if flat else "no"),
+    )
+    return resolve(config)
+
+
+def experts_of(about: Comparison, job: Job) -> Path:
+    """The folder of the experts of a job's method."""
+    return about.flat_experts if job.method.flat and about.flat_experts is not None else about.experts
+
+
+def check(about: Comparison, names: Sequence[str], seeds: int) -> None:
+    """Refuse what can't be compared. Raises ValueError: one sentence with the flag, the value and what would be right.
+
+    A wrong flag among a method's ends the program, as it does in `trajmatch`.
+    """
+    whole = [("--seeds", seeds), ("--networks", about.networks), ("--workers", about.workers)]
+    for flag, value in [*whole, *(("--ipc", ipc) for ipc in about.ipc)]:
+        if value < 1:
+            raise ValueError(f"{flag} is {value} and must be at least 1")
+    try:
+        preset(about.preset)
+    except ValueError as error:
+        raise ValueError(f"--preset: {error}") from None
+    if not 0 < about.budget < float("inf"):  # `not`, so that nan is refused too
+        raise ValueError(f"--budget is {about.budget} and must be a positive number of seconds")
+    for name in names:
+        if not name.split() or name.split()[0] not in METHODS:
+            raise ValueError(f"--methods has '{name}', which does not begin with one of {', '.join(METHODS)}")
+    _check_once("--methods", [Job(name, 1, 0).folder for name in names], names)
+    _check_once("--ipc", about.ipc, about.ipc)
+    for name in names:
+        for ipc in about.ipc:
+            configuration(about, Job(name, ipc, 0))
+
+
+def _check_once(flag: str, places: Sequence[Any], values: Sequence[Any]) -> None:
+    """Raise ValueError where two values have one place: two runs would write into the same folder."""
+    for k, place in enumerate(places):
+        if place in places[:k]:
+            raise ValueError(f"{flag} has '{values[k]}' twice and must have it once")
+
+
+def check_experts(about: Comparison, jobs: Sequence[Job]) -> None:
+    """Raise ValueError where jobs that are still to be done need experts, and there are none."""
+    for job in jobs:
+        folder = experts_of(about, job)
+        missing = not any(folder.glob("expert_*.safetensors"))
+        if job.method.experts and missing and not result_path(about, job).exists():
+            flag = "--flat-experts" if folder == about.flat_experts else "--experts"
+            raise ValueError(
+                f"{flag} is '{folder}', which holds no experts, and must be a folder of trained ones for '{job.name}'"
+            )
+
+
+def refuse_others(about: Comparison, jobs: Sequence[Job], apart: Collection[str] = ()) -> None:
+    """Raise ValueError where the folder of a job holds a run with other settings; those of `apart` are not looked at.
+
+    As `check_claim`, but a setting that is younger than a run is no difference where it changes nothing.
+    """
+    for job in jobs:
+        folder, config = about.out / job.folder, configuration(about, job)
+        if not (folder / CONFIG).is_file():
+            check_claim(folder, config)
+            continue
+        record = PLAIN | {k: v for k, v in read_config(folder / CONFIG).items() if v is not None}
+        held, wanted = (
+            {k: v for k, v in flat.items() if k not in (*FREE, *apart)} for flat in (record, flatten(config))
+        )
+        if (what := difference(held, wanted)) is not None:
+            why = DERIVED.get(what.split()[0], "")
+            raise ValueError(f"{folder} holds a run with other settings: {what}{why}; choose another --out")
+
+
+def refuse_other_budget(about: Comparison) -> None:
+    """Raise ValueError where the runs of the folder had another budget. Old records of seconds have none."""
+    records = [about.out / name for name in (TIMINGS, "comparison.json", "validation.json")]
+    for path in filter(Path.exists, records):
+        found = read_json(path, lambda value: isinstance(value, dict), "mend it, or choose another --out")
+        held = found.get("about", found).get("budget")
+        if held is not None and held != about.budget:
+            raise ValueError(f"{path}: --budget is {held:g} there and {about.budget:g} here; choose another --out")
+
+
+def read_timings(about: Comparison) -> dict[str, float]:
+    """Seconds of a step by `Job.timing`, as they were measured; none where nothing was yet."""
+    path = about.out / TIMINGS
+    found = read_json(path, _is_timings, "mend it, or choose another --out") if path.exists() else {}
+    return {name: seconds for name, seconds in found.items() if name != "budget"}
+
+
+def _is_timings(record: Any) -> bool:
+    return isinstance(record, dict) and all(isinstance(v, float | int) and v > 0 for v in record.values())
+
+
+def jobs_of(
+    about: Comparison, names: Sequence[str], ipcs: Sequence[int], seeds: int, timings: Mapping[str, float]
+) -> list[Job]:
+    """All jobs, seed by seed, less those of methods whose seconds of a step are not known."""
+    jobs = []
+    for seed in range(seeds):
+        for ipc in ipcs:
+            these = [Job(name, ipc, seed) for name in names]
+            steps = {j: max(1, int(about.budget / timings[j.timing])) for j in these if j.timing in timings}
+            equal = min(steps.values(), default=1)
+            jobs += [
+                job if job.method.still else replace(job, steps=steps[job], equal_steps=equal)
+                for job in these
+                if job.method.still or job in steps
+            ]
+    return jobs
+
+
+def result_path(about: Comparison, job: Job) -> Path:
+    """The file of a job's result."""
+    return about.out / job.folder / ("validation.json" if about.validate else "test.json")
+
+
+def read_result(path: Path) -> dict[str, Any] | None:
+    """A finished job's result, None where there is none. Raises ValueError where the file is damaged."""
+    if not path.exists():
+        return None
+    found: dict[str, Any] = read_json(path, _is_result, "delete it, and the set is scored again")
+    return found
+
+
+def _is_result(record: Any) -> bool:
+    keys = {"name", "ipc", "seed", "accuracy", "seconds", "steps", "peak_memory_mb", "step_size", "curve"}
+    if not isinstance(record, dict) or not keys <= record.keys():
+        return False
+    return bool(record["accuracy"]) and all(map(is_share, record["accuracy"]))
