@@ -156,7 +156,7 @@ def test_experts_of_another_network_and_a_set_distilled_with_it(tmp_path: Path) 
         (["--networks", "alexnett"], "--network.name is 'alexnett'; did you mean alexnet?"),
         (["--networks", "nowhere:made"], "--network.name is nowhere:made, which can't be imported"),
         (["--networks", "math:tau_of"], "--network.name is math:tau_of, which can't be imported"),
-        (["--networks", "mlp", "--evaluation.rates", "0"], "--evaluation.rates is (0.0,) and must be one or more numbers above 0"),
+        (["--networks", "mlp", "--evaluation.rates", "0"], "(0.0,) and must be one or more numbers above 0"),
     ],
 )
 def test_wrong_names_are_one_sentence(words: list[str], says: str, whole: Path, capsys: Captured) -> None:

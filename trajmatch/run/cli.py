@@ -139,7 +139,7 @@ def _search(rest: list[str], words: list[str]) -> int:
         )
     options, rest = tyro.cli(Options, args=rest, prog=program, return_unknown_args=True, add_help=False)
     config, synthetic, material, file = opened_set(*_of_set(program, name, rest))
-    for line in lines(search(config, options, material, synthetic, file.parent, quoted(words), say)):
+    for line in lines(search(config, options, material, synthetic, file, quoted(words), say)):
         print(line)
     return 0
 

@@ -214,7 +214,7 @@ class Baseline:
     batch: int = 256
     """Real images of each class in a step."""
     updates: int | None = None
-    """Image updates for each network of dc, dsa and mdc; None is 1, 10, 20, 30, 40, 50 from 1, 2, 20, ... per class on."""
+    """Image updates for each network of dc, dsa and mdc; None is 1, 10, 20, 30, 40, 50, by images per class."""
     epochs: int | None = None
     """Epochs for which it is trained on the images between two of them; None is 1, 50, 25, 20, 15, 10."""
     lr: float = 0.01

@@ -46,8 +46,8 @@ def rank(
 
     Every accuracy is of `config.evaluation.networks` networks, at the learning rate of `config.evaluation.rates` and
     the set's own step size that one network likes best on validation images. The whole data set's is the experts', or
-    that of --evaluation.whole-epochs. Random images of a set with soft labels get the experts' mean probabilities. Raises
-    ValueError where experts or validation images are missing.
+    that of --evaluation.whole-epochs. Random images of a set with soft labels get the experts' mean probabilities.
+    Raises ValueError where experts or validation images are missing.
     """
     e = config.evaluation
     if not trajectories and not e.whole_epochs:

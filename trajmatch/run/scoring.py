@@ -20,6 +20,17 @@ def set_file(path: Path) -> Path:
     return file
 
 
+def scores_file(file: Path, name: str) -> Path:
+    """Where scores of a set's file are kept: one folder may hold several sets.
+
+    >>> scores_file(Path("runs/a/distilled.safetensors"), "sizes.json").name
+    'sizes.json'
+    >>> scores_file(Path("mine.safetensors"), "sizes.json").name
+    'mine.sizes.json'
+    """
+    return file.parent / (name if file.name == SET else f"{file.stem}.{name}")
+
+
 def base_configuration(path: Path) -> dict[str, Any]:
     """The settings with which a set was made, from its file."""
     from trajmatch.data.files import read_header
@@ -130,7 +141,7 @@ def _keep(
 
     for line in text:
         print(line)
-    place = file.parent / (name if file.name == SET else f"{file.stem}.{name}")
+    place = scores_file(file, name)
     write_json(place, {**about, **_with_others(place, {**about, **found})})
     say(f"{what}: {place}")
     return found

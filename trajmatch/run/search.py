@@ -20,6 +20,7 @@ from trajmatch.run.evaluate_stage import random_set
 from trajmatch.run.folder import commit
 from trajmatch.run.jobs import Job, accuracies_of, real_job, set_jobs
 from trajmatch.run.pool import Peak
+from trajmatch.run.scoring import scores_file
 
 RESULT = "search.json"
 AXES = "depths", "widths", "norms", "poolings"
@@ -103,7 +104,7 @@ def search(
     options: Options,
     material: Material,
     synthetic: SyntheticSet,
-    folder: Path,
+    file: Path,
     command: str,
     say: Callable[[str], None],
     quiet: bool = False,
@@ -112,7 +113,8 @@ def search(
 
     The first two are of validation images, and a network is chosen by them; the last are of test images, and are what
     the choice loses by. Writes rank correlations between them. Every trained network is kept, so that an interrupted
-    search goes on. Returns the path of the result. Raises ValueError, also where there are no validation images.
+    search goes on. file: the set's, beside which the result is written. Returns its path. Raises ValueError, also where
+    there are no validation images.
     """
     dataset = material.dataset
     if not len(dataset.validation):
@@ -123,7 +125,7 @@ def search(
     jobs: list[Job] = []
     for network in networks:
         jobs += _jobs(config, options, material, synthetic, network)
-    with shared(material, folder) as path:
+    with shared(material, file.parent) as path:
         found = accuracies_of(config, path, Peak(), quiet, jobs)
     rows = [{"network": name(n), **{k: fmean(found[f"{k}: {name(n)}"]) for k in SOURCES}} for n in networks]
     result = {
@@ -134,8 +136,9 @@ def search(
         "command": command,
         "commit": commit(),
     }
-    write_json(folder / RESULT, result)
-    return folder / RESULT
+    place = scores_file(file, RESULT)
+    write_json(place, result)
+    return place
 
 
 SOURCES = ("set", "random", "real")
