@@ -56,8 +56,8 @@ def keeps_statistics(network: nn.Module) -> str | None:
 def functional(network: nn.Module) -> Forward:
     """The network as a pure function f(theta, x) of its flat parameters (P,) and images (n, c, h, w).
 
-    A network with dropout is one in evaluation mode only, in which `data.networks.build` gives it. Raises ValueError for
-    a network whose buffers change while it trains: its output would depend on more than theta,
+    A network with dropout is one in evaluation mode only, in which `data.networks.build` gives it.
+    Raises ValueError for a network whose buffers change while it trains: its output would depend on more than theta,
     and the hypergradient would be wrong.
     """
     stateful = keeps_statistics(network)
