@@ -34,5 +34,6 @@ def test_labels_find_their_place_among_all_classes() -> None:
 
 
 def test_a_band_by_hand() -> None:
-    assert band([[1.0, 0.5], [1.0, 0.7]]) == [(1.0, 0.0), (pytest.approx(0.6), pytest.approx(0.02**0.5))]
+    # Deviations of 0.1 from the mean: the population's standard deviation is 0.1, a sample's would be 0.1414.
+    assert band([[1.0, 0.5], [1.0, 0.7]]) == [(1.0, 0.0), (pytest.approx(0.6), pytest.approx(0.1))]
     assert band([[0.3]]) == [(0.3, 0.0)]

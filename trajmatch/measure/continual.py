@@ -4,7 +4,7 @@ Legend: C classes in S steps; n images of c x h x w in the memory.
 """
 
 from collections.abc import Sequence
-from statistics import fmean, stdev
+from statistics import fmean, pstdev
 
 import torch
 from torch import Tensor
@@ -51,6 +51,8 @@ def widened(Y: Tensor, classes: Sequence[int], num_classes: int) -> Tensor:
 
 
 def band(accuracies: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
-    """Mean and standard deviation after each step, over class orders and networks: (orders x networks, steps)."""
-    columns = list(zip(*accuracies, strict=True))
-    return [(fmean(column), stdev(column) if len(column) > 1 else 0.0) for column in columns]
+    """Mean and population standard deviation after each step, over class orders and networks.
+
+    accuracies: (orders x networks, steps).
+    """
+    return [(fmean(column), pstdev(column)) for column in zip(*accuracies, strict=True)]

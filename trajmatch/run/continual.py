@@ -206,8 +206,8 @@ def _told(
         "n": f"{len(rows)} orders x {len(rows[0][0])} networks",
         "how": f"accuracy on the test images of all classes seen ({len(material.dataset.test)} of all "
         f"{material.dataset.num_classes} classes) of networks trained from scratch on the whole memory; "
-        f"networks after each step: {len(rows[0][0])}, orders of classes: {len(rows)}; mean and standard deviation "
-        "over all of both",
+        f"networks after each step: {len(rows[0][0])}, orders of classes: {len(rows)}; mean and population "
+        "standard deviation over all of both",
         "config": {k: v for k, v in flatten(config).items() if k not in ("out", "resume", "experts")},
         "command": command,
         "commit": commit(),

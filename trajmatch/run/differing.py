@@ -1,0 +1,172 @@
+"""What tells runs apart that are compared: the data, and the settings on which results depend. No torch here."""
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from trajmatch.run.compared import Entry
+from trajmatch.run.folder import flags
+from trajmatch.run.methods import METHODS
+from trajmatch.run.settings import EVALUATE_FIELDS, INCIDENTAL, flag
+
+# From what a set was made, and how it was scored: where any two runs differ in these, it is told of all of them. The
+# other settings are their method's, and are told where two runs of it differ that are of one data set and size.
+PROTOCOL = ("images", "network", "expert", "experts", "evaluation")
+SEEDS = ("seed", "outer.seed")
+# What has a column of its own.
+COLUMNS = ("method", "ipc")
+RATES = "evaluation.rates"
+# What the network of --evaluation.whole-epochs is trained with, of the settings of experts.
+WHOLE = ("expert.lr", "expert.batch", "expert.augment")
+
+Parts = dict[str, str]
+"""What tells a run from others: settings by name, each as words with its value."""
+
+
+def same_data(entries: Sequence[Entry]) -> list[Entry]:
+    """The entries, with one name and one --data for the same images, and another --data for others.
+
+    Images are the same where their hash is, wherever they were read from, and where --data is. The hash is of splits
+    that the seed has drawn, so that of another seed says nothing. Where it should be the same for one --data and is
+    not, the files were changed in between, and the hash is added to --data.
+    """
+    sources = _sources(entries)
+    first = dict(reversed(list(zip(sources, entries, strict=True))))
+    hashes = defaultdict(set)
+    for source, entry in zip(sources, entries, strict=True):
+        if entry.content is not None:
+            hashes[source, _reading(entry)].add(entry.content)
+    found = []
+    for source, entry in zip(sources, entries, strict=True):
+        data = first[source].settings["data"]
+        if len(hashes[source, _reading(entry)]) > 1:
+            data = f"{data} (images {(entry.content or 'unknown')[:8]})"
+        settings, given = ({**of, "data": data} for of in (entry.settings, entry.given))
+        found.append(replace(entry, dataset=first[source].dataset, settings=settings, given=given))
+    return found
+
+
+def _sources(entries: Sequence[Entry]) -> list[Hashable]:
+    """For each entry something that stands for its images: the same for all that share a name and --data, or a hash."""
+    above: dict[Hashable, Hashable] = {}
+
+    def top(node: Hashable) -> Hashable:
+        while node in above:
+            node = above[node]
+        return node
+
+    places = [(entry.dataset, entry.settings["data"]) for entry in entries]
+    for place, entry in zip(places, entries, strict=True):
+        if entry.content is not None and top(entry.content) != top(place):
+            above[top(entry.content)] = top(place)
+    return [top(place) for place in places]
+
+
+def _reading(entry: Entry) -> str:
+    """What the hash of the images depends on, beside the images."""
+    keys = (k for k in entry.settings if k == "seed" or (k.startswith("images.") and k != "images.normalise"))
+    return repr([(key, _canonical(entry.settings[key])) for key in keys])
+
+
+def parts(entries: Sequence[Entry], seeds: bool = False) -> list[Parts]:
+    """For each of some runs or streams, the settings that tell it from others.
+
+    seeds: whether seeds do, as where nothing is averaged over them.
+    """
+    keys = [key for key in dict.fromkeys(key for entry in entries for key in entry.settings) if _counts(key, seeds)]
+    protocol = [key for key in keys if key.split(".")[0] in PROTOCOL or key == "seed"]
+    common = {key for key in protocol if _differ(e.settings.get(key) for e in entries if _heeds(e, key))}
+    # A name tells data sets apart already.
+    named: dict[str, list[Any]] = defaultdict(list)
+    alike: dict[tuple[str, str, int], list[Entry]] = defaultdict(list)
+    for entry in entries:
+        named[entry.dataset].append(entry.settings["data"])
+        alike[entry.dataset, entry.method, entry.ipc].append(entry)
+    own: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for (dataset, method, _), runs in alike.items():
+        # What a method fills in follows from other settings, which are told.
+        own[dataset, method] |= {k for k in keys if k not in protocol and _differ(run.given.get(k) for run in runs)}
+    found = []
+    for entry in entries:
+        told = common | own[entry.dataset, entry.method] | ({"data"} if _differ(named[entry.dataset]) else set())
+        mine = [key for key in ("data", *keys) if key in told and _heeds(entry, key)]
+        found.append({key: words(key, entry.settings.get(key)) for key in mine})
+    return found
+
+
+def _counts(key: str, seeds: bool) -> bool:
+    """Whether results depend on a setting, as far as they are not averaged over it."""
+    if key in INCIDENTAL or key in COLUMNS or (key in SEEDS and not seeds):
+        return False
+    return key.split(".")[0] in (*EVALUATE_FIELDS, "experts")
+
+
+def _heeds(entry: Entry, key: str) -> bool:
+    """Whether a setting means anything to a run: those of experts do not where its method has none."""
+    if key.split(".")[0] not in ("expert", "experts") or METHODS[entry.method].experts:
+        return True
+    return key in WHOLE and entry.settings["evaluation.whole_epochs"] is not None
+
+
+def _differ(values: Iterable[Any]) -> bool:
+    return len({repr(_canonical(value)) for value in values}) > 1
+
+
+def _canonical(value: Any) -> Any:
+    """A value that is the same for 1 and 1.0, and for a tuple and a list."""
+    if isinstance(value, list | tuple):
+        return [_canonical(one) for one in value]
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def words(key: str, value: Any) -> str:
+    """A setting as on the command line."""
+    return f"{flag(key)} (none)" if value == [] else " ".join(flags({key: value}))
+
+
+def measured(entries: Sequence[Entry], records: Sequence[Mapping[str, Any]]) -> list[str | None]:
+    """For each run the settings that tell the way its scores in `records` were measured from that of others.
+
+    records: as `trajmatch evaluate` writes them, empty where it was not asked. None where there is no record.
+    """
+    found = [_measurement(entry, record) if record else None for entry, record in zip(entries, records, strict=True)]
+    known = [settings for settings in found if settings is not None]
+    keys = dict.fromkeys(key for settings in known for key in settings)
+    told = [key for key in keys if _differ(settings.get(key, _unknown(key)) for settings in known)]
+    return [
+        None
+        if settings is None
+        else " ".join(words(key, settings[key]) if key in settings else f"{flag(key)} {_unknown(key)}" for key in told)
+        for settings in found
+    ]
+
+
+def _measurement(entry: Entry, record: Mapping[str, Any]) -> dict[str, Any]:
+    """How the scores of a record were measured, as far as it says so."""
+    settings = {k: v for k, v in record.get("settings", {}).items() if k not in INCIDENTAL}
+    if "rates" in record:
+        settings[RATES] = record["rates"]
+    content = record.get("content")
+    real = content[-1] if isinstance(content, list) and content else None
+    if None not in (real, entry.content) and real != entry.content:
+        settings["data"] = f"of other images ({str(real)[:8]})"
+    return settings
+
+
+def _unknown(key: str) -> str:
+    return "of the run" if key == "data" else "not recorded"
+
+
+def labels(of: Sequence[tuple[str, str, Sequence[Parts]]]) -> list[str]:
+    """What to call data sets, methods and what tells runs apart: no longer than it takes to tell these apart."""
+    several = len({dataset for dataset, _, _ in of}) > 1
+    found = []
+    for dataset, method, mine in of:
+        others = [theirs for *names, theirs in of if names == [dataset, method]]
+        shown = [
+            " ".join(text for key, text in told.items() if any(other[k].get(key) != text for other in others))
+            for k, told in enumerate(mine)
+        ]
+        found.append(", ".join(filter(None, (method, dataset if several else "", *shown))))
+    return found
