@@ -11,16 +11,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 data=${1:?the folder of CIFAR-10}
 out=${2:-runs/compare}
 python=${PYTHON:-python3}
-known="16px-ipc1 16px-ipc10 small-ipc1"
-budget=${BUDGET:-180} seeds=${SEEDS:-3} parts=${PARTS:-$known}
+budget=${BUDGET:-180} seeds=${SEEDS:-3}
 workers=(${WORKERS:+--workers "$WORKERS"})
-# Before the first of them: a part can take hours.
-for part in $parts; do
-    if [[ " $known " != *" $part "* ]]; then
-        echo "PARTS: '$part' is none of ${known// /, }" >&2
-        exit 2
-    fi
-done
+source runs/parts.sh
+choose_parts 16px-ipc1 16px-ipc10 small-ipc1
 mkdir -p "$out"
 
 # 22 epochs: segments of ten images per class start before epoch 20 and take two.

@@ -11,15 +11,8 @@ data=${1:?the folder of CIFAR-10}
 compare=${2:-runs/compare}
 out=${3:-runs/diagnose}
 trajmatch="${PYTHON:-python3} -m trajmatch"
-known="16px ipc small cost"
-parts=${PARTS:-$known}
-# Before the first of them: a part can take hours.
-for part in $parts; do
-    if [[ " $known " != *" $part "* ]]; then
-        echo "PARTS: '$part' is none of ${known// /, }" >&2
-        exit 2
-    fi
-done
+source runs/parts.sh
+choose_parts 16px ipc small cost
 mkdir -p "$out"
 
 # distil NAME PRESET STEPS [flags]

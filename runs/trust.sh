@@ -11,17 +11,10 @@ data=${1:?the folder of CIFAR-10}
 out=${2:-runs/compare}
 python=${PYTHON:-python3}
 budget=${BUDGET:-180} seeds=${SEEDS:-3} orders=${ORDERS:-3}
-known="baselines-ipc1 baselines-ipc10 transfer ranking sizes search continual"
-parts=${PARTS:-$known}
 one=$out/16px-ipc1 ten=$out/16px-ipc10
 trajmatch=("$python" -m trajmatch)
-# Before the first of them: a part can take hours.
-for part in $parts; do
-    if [[ " $known " != *" $part "* ]]; then
-        echo "PARTS: '$part' is none of ${known// /, }" >&2
-        exit 2
-    fi
-done
+source runs/parts.sh
+choose_parts baselines-ipc1 baselines-ipc10 transfer ranking sizes search continual
 mkdir -p "$out"
 
 # Methods, for the table of all of them and for the scores.
