@@ -74,7 +74,6 @@ class Job:
 def configuration(about: Comparison, job: Job) -> Config:
     """A run's settings. A name is a method, or a method with flags: "satm --matching.radius 0.3"."""
     method, *changes = job.name.split()
-    flat = job.method.flat and about.flat_experts is not None
     flags = [*about.set, *changes, "--method", method, "--data", about.data, "--ipc", str(job.ipc)]
     config = tyro.cli(Config, args=flags, default=preset(about.preset), prog="python -m benchmarks.compare_methods")
     config = replace(
@@ -87,14 +86,20 @@ def configuration(about: Comparison, job: Job) -> Config:
             config.outer, seed=job.seed, threads=1, snapshot_at=(job.equal_steps,) if job.equal_steps else ()
         ),
         # The choice of a method must not depend on which experts it was given.
-        expert=replace(config.expert, flat="yes" if flat else "no"),
+        expert=replace(config.expert, flat="yes" if takes_flat_experts(about, job) else "no"),
     )
     return resolve(config)
 
 
+def takes_flat_experts(about: Comparison, job: Job) -> bool:
+    """Whether a job's method wants flat experts and there is a folder of them."""
+    return job.method.flat and about.flat_experts is not None
+
+
 def experts_of(about: Comparison, job: Job) -> Path:
     """The folder of the experts of a job's method."""
-    return about.flat_experts if job.method.flat and about.flat_experts is not None else about.experts
+    flat = about.flat_experts if takes_flat_experts(about, job) else None
+    return flat or about.experts
 
 
 def check(about: Comparison, names: Sequence[str], seeds: int) -> None:

@@ -49,18 +49,8 @@ def rank(
     that of --evaluation.whole-epochs. Random images of a set with soft labels get the experts' mean probabilities.
     Raises ValueError where experts or validation images are missing.
     """
+    _check(config, material, synthetic, trajectories)
     e = config.evaluation
-    if not trajectories and not e.whole_epochs:
-        raise ValueError(
-            "--ranking needs experts, whose accuracy stands for the whole set: score a run folder, name them by "
-            "--experts, or give --evaluation.whole-epochs"
-        )
-    if not trajectories and _is_soft(synthetic.Y):
-        raise ValueError(
-            "--ranking needs experts, by which random images get soft labels as the set has: name --experts"
-        )
-    if not len(material.dataset.validation):
-        raise ValueError("--images.validation is 0, and the learning rates of --ranking are chosen on such images")
     rates = tuple(dict.fromkeys((synthetic.eta, *e.rates)))
     with shared(material, folder) as path:
         tried = [
@@ -87,6 +77,21 @@ def rank(
     assert real is not None, "checked"
     accuracy["real"] = real.record()
     return {"accuracy": accuracy, **scores({key: score["mean"] for key, score in accuracy.items()})}
+
+
+def _check(config: Config, material: Material, synthetic: SyntheticSet, trajectories: list[Trajectory]) -> None:
+    """Raise ValueError where experts or validation images are missing."""
+    if not trajectories and not config.evaluation.whole_epochs:
+        raise ValueError(
+            "--ranking needs experts, whose accuracy stands for the whole set: score a run folder, name them by "
+            "--experts, or give --evaluation.whole-epochs"
+        )
+    if not trajectories and _is_soft(synthetic.Y):
+        raise ValueError(
+            "--ranking needs experts, by which random images get soft labels as the set has: name --experts"
+        )
+    if not len(material.dataset.validation):
+        raise ValueError("--images.validation is 0, and the learning rates of --ranking are chosen on such images")
 
 
 def scores(mean: dict[str, float]) -> dict[str, float]:
