@@ -120,7 +120,20 @@ VERBS = {
     "nearest": (["diagnose", "nearest", "--run", "{}"], "diagnoses/nearest.json"),
 }  # fmt: skip
 # What differs between two calls that compute the same.
-CHANGING = {"seconds", "command", "commands", "commit", "set", "torch", "digest", "of", "run", "folder", "forecast"}
+CHANGING = {
+    "seconds",
+    "command",
+    "commands",
+    "commit",
+    "set",
+    "torch",
+    "digest",
+    "of",
+    "run",
+    "folder",
+    "forecast",
+    "seconds_per_step",
+}
 
 
 def lasting(value: Any) -> Any:
