@@ -93,7 +93,7 @@ def configuration(about: Comparison, job: Job) -> Config:
 
 def takes_flat_experts(about: Comparison, job: Job) -> bool:
     """Whether a job's method wants flat experts and there is a folder of them."""
-    return job.method.flat and about.flat_experts is not None
+    return job.method.fills.get("expert.flat") == "yes" and about.flat_experts is not None
 
 
 def experts_of(about: Comparison, job: Job) -> Path:

@@ -22,7 +22,7 @@ from trajmatch.methods.state import OuterState
 from trajmatch.run import assemble, distill_stage, start
 from trajmatch.run.cli import main
 from trajmatch.run.config import Config, Matching, MethodName
-from trajmatch.run.methods import METHODS
+from trajmatch.run.methods import METHODS, OPEN
 from trajmatch.run.presets import preset
 from trajmatch.run.settings import flatten, resolve
 
@@ -32,6 +32,12 @@ NAMES: tuple[MethodName, ...] = tuple(
     name for name in get_args(MethodName) if not (METHODS[name].still or METHODS[name].condenses)
 )
 LONG = Config(steps=1000, matching=Matching(first_epoch=1, last_epoch=21))
+
+
+def own(name: str, key: str) -> object:
+    """What a method fills into a setting, or what MTT does where it fills in nothing."""
+    return METHODS[name].fills.get(key, OPEN[key])
+
 
 COLUMNS = [
     "matching.sharpness", "matching.smoothing", "matching.estimator", "matching.rate", "matching.differentiated_steps",
@@ -92,7 +98,7 @@ def test_what_a_method_fills_in(name: MethodName) -> None:
 def test_what_a_method_fills_in_follows_the_sizes_of_a_run(name: MethodName) -> None:
     small = replace(LONG, method=name, steps=7, matching=Matching(inner_steps=2, first_epoch=3, last_epoch=4))
     m = resolve(small).matching
-    reuse = 1 if METHODS[name].ascent == "fresh" else 0
+    reuse = 1 if own(name, "matching.ascent") == "fresh" else 0
     assert (m.differentiated_steps, m.restart_step) == ((1, reuse) if name.startswith("satm") else (2, 0))
     assert (m.window_start, m.window_steps) == (4, 1)  # a window of one epoch can't grow
     assert resolve(small).outer.ema == pytest.approx(1 - 5 / 7 if name in ("ftd", "datm") else 0, abs=1e-12)
@@ -142,7 +148,7 @@ def test_settings_win_over_the_method_all_at_once_and_each_by_itself(name: Metho
     wanted = row(resolve(base))
     for column, value in given.items():
         alone = {"matching.estimator"}  # which must fit the steps that are differentiated
-        if METHODS[name].ascent == "previous":
+        if own(name, "matching.ascent") == "previous":
             alone.add("matching.restart_step")  # which needs something to start from
         if column not in alone:
             found = row(resolve(changed(base, {column: value})))
@@ -283,7 +289,7 @@ def test_flat_experts_are_others_and_say_so(experts: Path, flat: Path, tmp_path:
 
 def distill(name: str, experts: Path, flat: Path, steps: int, *flags: object) -> list[str]:
     """The words of a small distillation by a method, on the experts that it wants."""
-    folder = flat if METHODS[name].flat else experts
+    folder = flat if own(name, "expert.flat") == "yes" else experts
     return command("distill", "--method", name, "--experts", folder, "--steps", steps, *flags)
 
 
@@ -291,21 +297,22 @@ def distill(name: str, experts: Path, flat: Path, steps: int, *flags: object) ->
 def test_every_method_distils(name: str, experts: Path, flat: Path, tmp_path: Path) -> None:
     succeed(*distill(name, experts, flat, 3, "--out", tmp_path / "r"))
     tensors, log = read_tensors(tmp_path / "r" / "distilled.safetensors"), rows(tmp_path / "r")
-    Y, method = tensors["labels"], METHODS[name]
+    Y, config = tensors["labels"], parsed("--method", name, "--steps", "3")
+    m, hard = config.matching, config.outer.labels == "hard"
     assert tensors["images"].isfinite().all()
     assert torch.allclose(Y.sum(1), torch.ones(10), rtol=0, atol=1e-6)
-    assert bool(((Y == 0) | (Y == 1)).all()) == (method.labels == "hard")
-    assert method.labels != "hard" or torch.equal(Y, torch.eye(10))
+    assert bool(((Y == 0) | (Y == 1)).all()) == hard
+    assert not hard or torch.equal(Y, torch.eye(10))
     assert [one["step"] for one in log] == [1, 2, 3]
     for one in log:
-        K = 1 if method.late and one["step"] <= 2 else method.segments
+        K = 1 if one["step"] <= (m.concurrent_from or 0) else m.segments
         assert len(one["experts"]) == len(one["start_epochs"]) == K
         assert set(one["experts"]) <= {0, 1}
         assert set(one["start_epochs"]) <= {0, 1, 2}
         assert (one["conflict"] is None) == (K == 1)
-        assert (one["loss_perturbed"] is None) == (method.sharpness == "none" or method.ascent == "previous")
-    assert method.segments == 1 or {0, 1} == set(log[-1]["experts"])
-    assert not method.growing or log[0]["start_epochs"] == [0]  # of the window [0, 1), growing to [0, 3)
+        assert (one["loss_perturbed"] is None) == (m.sharpness == "none" or m.ascent == "previous")
+    assert m.segments == 1 or {0, 1} == set(log[-1]["experts"])
+    assert m.window_start == m.last_epoch or log[0]["start_epochs"] == [0]  # of the window [0, 1), growing to [0, 3)
     assert read_header(tmp_path / "r" / "distilled.safetensors")["info"]["method"] == name
 
 

@@ -1,80 +1,171 @@
-"""The trajectory-matching systems by name: what each sets where the settings leave it open. No torch here.
+"""The methods by name: a table of the settings that each fills in where they are left open. No torch here.
 
-A method is nothing but these defaults: any of them can be changed by its flag, and any combination is allowed.
+A method is nothing but these values: any of them can be changed by its flag, and any combination is allowed.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
-from trajmatch.run.config import Config, Matching, Outer
+from trajmatch.run.config import Config
 
-# The share of a run's steps over which FTD's and DATM's outer average reaches back: 0.9995 over 10,000 steps, as
-# published, is a fifth of them.
+# A setting is open where it has one of these values.
+LEFT_OPEN = (None, "auto")
+# The share of a run's steps over which an outer average reaches back: 0.9995 over 10,000 steps, as FTD published, is a
+# fifth of them.
 AVERAGED_SHARE = 0.2
+# What the setting `sharpness` means by the word satm: sam with noise of this strength (gamma).
+SATM_NOISE = 0.05
+
+# A value, or what gives it from a configuration in which all settings that stand earlier in `OPEN` are filled in.
+Fill = Any | Callable[[Config], Any]
+
+
+def every_step(config: Config) -> int:
+    """All inner steps are differentiated."""
+    return config.matching.inner_steps
+
+
+def last_third(config: Config) -> int:
+    """The last third of the inner steps is differentiated, and at least one of them (SATM)."""
+    return max(1, config.matching.inner_steps // 3)
+
+
+def where_differentiation_begins(config: Config) -> int:
+    """The second trajectory, where there is one, starts where the first begins to be differentiated."""
+    m = config.matching
+    return max(0, m.inner_steps - (m.differentiated_steps or 0)) if m.ascent == "fresh" else 0
+
+
+def where_there_is_an_ascent(config: Config) -> float:
+    """SATM's noise smooths the ascent; without an ascent there is nothing to smooth."""
+    return 0.0 if config.matching.sharpness == "none" else SATM_NOISE
+
+
+def if_all_are_differentiated(name: str) -> Callable[[Config], str]:
+    """An estimator that differentiates every step, and the truncated sweep where fewer are to be."""
+    return lambda c: name if c.matching.differentiated_steps == c.matching.inner_steps else "truncated"
+
+
+def half_of_the_window(config: Config) -> int:
+    """At first the window of start epochs reaches over the first half of it (DATM)."""
+    m = config.matching
+    return m.first_epoch + max(1, (m.last_epoch - m.first_epoch) // 2)
+
+
+def over_a_fifth_of_the_steps(config: Config) -> float:
+    """The decay of an average that reaches back over a fifth of the outer steps; 0, no average, in very short runs."""
+    return max(0.0, 1 - 1 / (AVERAGED_SHARE * config.steps))
+
+
+# Every setting that may be left open, with what MTT does (arXiv 2203.11932): the exact hypergradient of one segment,
+# hard labels, the images themselves.
+OPEN: dict[str, Fill] = {
+    "outer.seed": lambda c: c.seed,
+    "outer.initial": "real",
+    "outer.labels": "hard",
+    "outer.ema": 0.0,
+    "outer.relative_clip": 0.0,
+    "outer.guard": 0.0,
+    "expert.flat": "no",
+    "matching.differentiated_steps": every_step,
+    "matching.ascent": "fresh",
+    "matching.restart_step": 0,
+    "matching.sharpness": "none",
+    "matching.smoothing": 0.0,
+    "matching.rate": "exact",
+    "matching.estimator": if_all_are_differentiated("adjoint"),
+    "matching.window_start": lambda c: c.matching.last_epoch,
+    "matching.window_steps": lambda c: max(1, c.steps // 10),
+    "matching.segments": 1,
+    "matching.concurrent_from": 0,
+}
+
+# Smoothing, ascent, truncation, reuse, closed-form step size (arXiv 2502.01865).
+SATM: dict[str, Fill] = {
+    "matching.differentiated_steps": last_third,
+    "matching.restart_step": where_differentiation_begins,
+    "matching.sharpness": "sam",
+    "matching.smoothing": where_there_is_an_ascent,
+    "matching.rate": "closed-form",
+}
+FLAT: dict[str, Fill] = {"expert.flat": "yes"}
+# A growing window of start epochs, images that experts classify correctly, learned labels, a guard (arXiv 2310.05773).
+CURRICULUM: dict[str, Fill] = {
+    "outer.initial": "correct",
+    "outer.labels": "learned",
+    "outer.guard": 1.0,
+    "matching.window_start": half_of_the_window,
+}
+FIXED_RATE: dict[str, Fill] = {"matching.rate": "fixed"}
 
 
 @dataclass(frozen=True)
 class Method:
-    """What makes a system; the defaults are MTT's.
+    """What makes a method.
 
-    sharpness: the ascent's rule, or none. ascent: where its direction comes from. smoothing: its noise (gamma).
-    truncated: only the last third of the inner steps is differentiated, and a second trajectory starts where that
-    begins. rate, estimator, labels, initial: as the settings of these names. flat: experts trained for flatness.
-    averaged: an outer average is delivered. growing: the window of start epochs grows. guarded: steps of a large loss
-    change nothing. segments: K. late: only one of them in the first two thirds of the steps. still: the initial
-    images are delivered as they are. experts: it needs them. condenses: its steps match no trajectories.
-    relative_clip: of the hypergradient's norm.
+    fills: values of settings that are left open, over those of `OPEN`.
+    steps: what takes an outer step: segments of experts are matched; real and synthetic batches are compared
+           (condensation); the loss on real images is differentiated; or nothing does, and the initial images are
+           delivered as they are.
+    experts: whether the method needs them.
     """
 
-    sharpness: str = "none"
-    ascent: str = "fresh"
-    smoothing: float = 0.0
-    truncated: bool = False
-    rate: str = "exact"
-    estimator: str = "adjoint"
-    labels: str = "hard"
-    initial: str = "real"
-    flat: bool = False
-    averaged: bool = False
-    growing: bool = False
-    guarded: bool = False
-    segments: int = 1
-    late: bool = False
-    still: bool = False
+    fills: Mapping[str, Fill] = field(default_factory=dict)
+    steps: Literal["matching", "condensation", "real loss", "none"] = "matching"
     experts: bool = True
-    condenses: bool = False
-    relative_clip: float = 0.0
+
+    @property
+    def still(self) -> bool:
+        """Whether the initial images are delivered as they are."""
+        return self.steps == "none"
+
+    @property
+    def condenses(self) -> bool:
+        """Whether the steps match no trajectories."""
+        return self.steps in ("condensation", "real loss")
 
 
-MTT = Method()  # exact hypergradient, one segment, hard labels (arXiv 2203.11932)
-# Smoothing, ascent, truncation, reuse, closed-form step size (arXiv 2502.01865).
-SATM = Method(sharpness="sam", smoothing=0.05, truncated=True, rate="closed-form")
 METHODS: dict[str, Method] = {
-    "mtt": MTT,
+    "mtt": Method(),
     # Flat experts, with an outer average (arXiv 2211.11004).
-    "ftd": replace(MTT, flat=True, averaged=True),
+    "ftd": Method(FLAT | {"outer.ema": over_a_fifth_of_the_steps}),
     # The two-pass estimator, labels from an expert (arXiv 2211.10586).
-    "tesla": replace(MTT, estimator="tesla", labels="teacher"),
-    # A growing window of start epochs, correctly classified images, learned labels, an average (arXiv 2310.05773).
-    "datm": replace(MTT, labels="learned", initial="correct", growing=True, guarded=True, averaged=True),
-    "satm": SATM,
-    "satm-fi": replace(SATM, flat=True),
-    "satm-da": replace(SATM, labels="learned", initial="correct", growing=True, guarded=True),
+    "tesla": Method({"matching.estimator": if_all_are_differentiated("tesla"), "outer.labels": "teacher"}),
+    "datm": Method(CURRICULUM | {"outer.ema": over_a_fifth_of_the_steps}),
+    "satm": Method(SATM),
+    "satm-fi": Method(SATM | FLAT),
+    "satm-da": Method(SATM | CURRICULUM),
     # Concurrent matching: the mean over segments of several start epochs.
-    "contra": replace(MTT, segments=4),
-    # SATM's ascent and truncation on the combined segments, with learned labels; ours (docs/LOG.md has the trials).
-    "satm-contra": replace(SATM, ascent="previous", labels="learned", segments=2, late=True, relative_clip=2.0),
+    "contra": Method({"matching.segments": 4}),
+    # SATM's truncation, an ascent along the last step's combined segments, learned labels; ours (docs/LOG.md).
+    "satm-contra": Method(
+        SATM
+        | {
+            "matching.ascent": "previous",
+            "matching.segments": 2,
+            "matching.concurrent_from": lambda c: 2 * c.steps // 3,
+            "outer.labels": "learned",
+            "outer.relative_clip": 2.0,
+        }
+    ),
     # Real images, which condensation is compared with.
-    "random": Method(still=True, experts=False),
-    "herding": Method(initial="herding", still=True),
-    "k-center": Method(initial="k-center", still=True),
+    "random": Method(steps="none", experts=False),
+    "herding": Method({"outer.initial": "herding"}, steps="none"),
+    "k-center": Method({"outer.initial": "k-center"}, steps="none"),
     # Gradients (arXiv 2006.05929), with augmentation (2102.08259), of leading parts too (2403.06075); mean features
     # (2110.04181).
-    "dc": Method(rate="fixed", experts=False, condenses=True),
-    "dsa": Method(rate="fixed", experts=False, condenses=True),
-    "mdc": Method(rate="fixed", experts=False, condenses=True),
-    "dm": Method(rate="fixed", experts=False, condenses=True),
+    "dc": Method(FIXED_RATE, steps="condensation", experts=False),
+    "dsa": Method(FIXED_RATE, steps="condensation", experts=False),
+    "mdc": Method(FIXED_RATE, steps="condensation", experts=False),
+    "dm": Method(FIXED_RATE, steps="condensation", experts=False),
     # The loss on real images through a random window (2311.07025).
-    "rat-bptt": Method(truncated=True, experts=False, condenses=True, relative_clip=2.0),
+    "rat-bptt": Method(
+        {"matching.differentiated_steps": last_third, "outer.relative_clip": 2.0}
+        | {"matching.restart_step": where_differentiation_begins},
+        steps="real loss",
+        experts=False,
+    ),
 }
 
 
@@ -83,51 +174,24 @@ def complete(config: Config) -> Config:
     method = METHODS[config.method]
     if method.still:
         config = replace(config, steps=0)
-    m, o = _matching(config.matching, method, config.steps), _outer(config.outer, method, config.steps)
-    o = replace(o, seed=config.seed if o.seed is None else o.seed)
-    expert = config.expert
-    if expert.flat == "auto":
-        expert = replace(expert, flat="yes" if method.flat else "no")
-    return replace(config, matching=m, outer=o, expert=expert)
+    if config.matching.sharpness == "satm":  # for any method
+        noise = SATM_NOISE if config.matching.smoothing is None else config.matching.smoothing
+        config = replace(config, matching=replace(config.matching, sharpness="sam", smoothing=noise))
+    for key, value in (OPEN | dict(method.fills)).items():
+        if setting(config, key) in LEFT_OPEN:
+            config = with_setting(config, key, value(config) if callable(value) else value)
+    return config
 
 
-def _matching(m: Matching, method: Method, steps: int) -> Matching:
-    iota = m.differentiated_steps
-    if iota is None:
-        iota = max(1, m.inner_steps // 3) if method.truncated else m.inner_steps
-    ascent = method.ascent if m.ascent == "auto" else m.ascent
-    # Reuse is SATM's, and there must be something to reuse.
-    restart = max(0, m.inner_steps - iota) if method.truncated and ascent == "fresh" else 0
-    # "satm" is SAM with smoothing, for any method.
-    named = method.sharpness if m.sharpness == "auto" else "sam" if m.sharpness == "satm" else m.sharpness
-    noise = SATM.smoothing if m.sharpness == "satm" else method.smoothing if named != "none" else 0.0
-    estimator = method.estimator if iota == m.inner_steps else "truncated"
-    start, grows = m.window_start, m.window_steps
-    if start is None:
-        start = m.first_epoch + max(1, (m.last_epoch - m.first_epoch) // 2) if method.growing else m.last_epoch
-    return replace(
-        m,
-        differentiated_steps=iota,
-        restart_step=restart if m.restart_step is None else m.restart_step,
-        sharpness=named,  # type: ignore[arg-type]
-        ascent=ascent,  # type: ignore[arg-type]
-        smoothing=noise if m.smoothing is None else m.smoothing,
-        rate=method.rate if m.rate == "auto" else m.rate,  # type: ignore[arg-type]
-        estimator=estimator if m.estimator == "auto" else m.estimator,  # type: ignore[arg-type]
-        window_start=start,
-        window_steps=max(1, steps // 10) if grows is None else grows,
-        segments=method.segments if m.segments is None else m.segments,
-        concurrent_from=(2 * steps // 3 if method.late else 0) if m.concurrent_from is None else m.concurrent_from,
-    )
+def setting(config: Config, key: str) -> Any:
+    """A setting by its flat name, such as outer.seed."""
+    group, _, name = key.rpartition(".")
+    return getattr(getattr(config, group) if group else config, name)
 
 
-def _outer(o: Outer, method: Method, steps: int) -> Outer:
-    average = max(0.0, 1 - 1 / (AVERAGED_SHARE * steps)) if method.averaged else 0.0
-    return replace(
-        o,
-        initial=method.initial if o.initial == "auto" else o.initial,  # type: ignore[arg-type]
-        labels=method.labels if o.labels == "auto" else o.labels,  # type: ignore[arg-type]
-        ema=average if o.ema is None else o.ema,
-        relative_clip=method.relative_clip if o.relative_clip is None else o.relative_clip,
-        guard=(1.0 if method.guarded else 0.0) if o.guard is None else o.guard,
-    )
+def with_setting(config: Config, key: str, value: Any) -> Config:
+    """The configuration with one setting changed, by its flat name."""
+    group, _, name = key.rpartition(".")
+    if not group:
+        return replace(config, **{name: value})
+    return replace(config, **{group: replace(getattr(config, group), **{name: value})})
