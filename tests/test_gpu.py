@@ -17,7 +17,7 @@ from trajmatch.methods import engines
 from trajmatch.methods.engines import Engine
 from trajmatch.methods.outer import Rule, outer_step
 from trajmatch.methods.state import OuterState, Record, new_state
-from trajmatch.run.compute import set_precision
+from trajmatch.run.precision import set_precision
 
 pytestmark = [
     pytest.mark.gpu,

@@ -19,6 +19,7 @@ from trajmatch.run.allocator import keep_freed_memory
 from trajmatch.run.config import Config
 from trajmatch.run.memory import held_bytes, micro_batch, parse_memory, step_bytes
 from trajmatch.run.pool import cores
+from trajmatch.run.precision import set_precision
 
 # Below this much convolution in a mini-batch's forward pass two threads are at most a tenth faster than one, and
 # where a core is busy with something else they are many times slower (docs/LOG.md).
@@ -31,6 +32,7 @@ WORTH_STACKING, FEW = 3e7, 4
 def prepare_process() -> None:
     """What every process of a run does before it computes."""
     keep_freed_memory()
+    set_precision("float32")  # the outer loop's own holds around its steps alone (run/distill_stage.py)
     # What torch.compile makes stays beside our own kernels, and not in /tmp until the next restart.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
 
@@ -125,13 +127,6 @@ def training_engine(config: Config, network: nn.Module, device: torch.device) ->
     """
     name = engines.choose(network, device, 0)[0] if config.engine == "auto" else config.engine
     return Engine(name)
-
-
-def set_precision(precision: str) -> None:
-    """Set CUDA's matrix units, which torch lets convolutions use by default: TF32 only where it is asked for."""
-    chosen = "tf32" if precision == "tf32" else "ieee"
-    torch.backends.cuda.matmul.fp32_precision = chosen
-    torch.backends.cudnn.conv.fp32_precision = chosen  # type: ignore[attr-defined]
 
 
 def convolution_flops(network: nn.Module, shape: tuple[int, int, int, int]) -> float:

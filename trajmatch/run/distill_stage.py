@@ -27,6 +27,7 @@ from trajmatch.run.config import Config
 from trajmatch.run.expert_stage import expert_settings
 from trajmatch.run.interrupts import deferred
 from trajmatch.run.methods import METHODS
+from trajmatch.run.precision import precision
 from trajmatch.run.progress import Meter
 from trajmatch.run.settings import DISTILL_FIELDS, flatten, settings
 from trajmatch.run.start import first_images, first_state
@@ -172,7 +173,6 @@ class Loop:
         """Steps until the last, with checkpoints in between and one at the end, also when interrupted."""
         start, steps = self.checkpoint.step, self.config.steps
         torch.set_num_threads(self.compute.threads)
-        compute.set_precision(self.config.precision)
         saved = time.monotonic()
         with Meter("distill", steps, start, quiet=quiet) as meter, deferred() as check_interrupt:
             try:
@@ -191,7 +191,8 @@ class Loop:
     def step(self) -> str:
         """One outer step, or a roll-back; a few words about it."""
         before, began = self.checkpoint, time.monotonic()
-        state, record, choices = self.take(before.state)
+        with precision(self.config.precision):
+            state, record, choices = self.take(before.state)
         row = _row(before.step + 1, record, choices)
         seconds = before.seconds + time.monotonic() - began
         if row is None:
