@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from trajmatch.run.config import Config, Matching, Outer
 
-# The share of a run's steps over which FTD's and DATM's outer average reaches back: 0.9995 over 10,000 steps, as
-# published, is a fifth of them.
+# The share of a run's steps over which FTD's outer average reaches back: 0.9995 over 10,000 steps, as published, is a
+# fifth of them.
 AVERAGED_SHARE = 0.2
 
 
@@ -54,8 +54,8 @@ METHODS: dict[str, Method] = {
     "ftd": replace(MTT, flat=True, averaged=True),
     # The two-pass estimator, labels from an expert (arXiv 2211.10586).
     "tesla": replace(MTT, estimator="tesla", labels="teacher"),
-    # A growing window of start epochs, correctly classified images, learned labels, an average (arXiv 2310.05773).
-    "datm": replace(MTT, labels="learned", initial="correct", growing=True, guarded=True, averaged=True),
+    # Flat experts, a growing window of start epochs, correctly classified images, learned labels (arXiv 2310.05773).
+    "datm": replace(MTT, flat=True, labels="learned", initial="correct", growing=True, guarded=True),
     "satm": SATM,
     "satm-fi": replace(SATM, flat=True),
     "satm-da": replace(SATM, labels="learned", initial="correct", growing=True, guarded=True),
