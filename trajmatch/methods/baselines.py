@@ -154,5 +154,6 @@ def condensation_step(
         for now in train(student.gradient, theta, moved, state.Y, rule.network, derive(seed, "network", step)):
             theta = now.theta
     after = state._replace(X=moved, average=moved, image_moments=moments, network=theta, steps=state.steps + 1)
-    healthy = torch.isfinite(loss.detach()) & moved.isfinite().all()
-    return after, Record(loss.detach(), None, d.norm(), state.eta, None, healthy)
+    norm = d.norm()
+    healthy = torch.isfinite(loss.detach()) & torch.isfinite(norm) & moved.isfinite().all()
+    return after, Record(loss.detach(), None, norm, state.eta, None, healthy)
