@@ -52,7 +52,7 @@ def step(
 
 
 def moved(state: OuterState) -> torch.Tensor:
-    return state.image_moments[0].double().cpu()
+    return state.image_moments[0].cpu().double()
 
 
 @pytest.mark.parametrize("rule", [MTT, SATM], ids=["mtt", "satm"])

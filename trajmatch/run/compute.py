@@ -28,6 +28,9 @@ WORTH_A_THREAD = 2e8
 # at two and a half times the work they are 1.4 times slower (docs/LOG.md).
 WORTH_STACKING, FEW = 3e7, 4
 
+# Real images that go through a network at once where all of them do, when nothing limits them.
+WHOLE = 1000
+
 
 def prepare_process() -> None:
     """What every process of a run does before it computes."""
@@ -84,6 +87,24 @@ def outer_compute(
     work = convolution_flops(network, (engine.micro_batch or n, *shape))
     threads = config.outer.threads or (cores() if work >= WORTH_A_THREAD else 1)
     return Compute(engine, threads, why, config.matching.segments or 1, _together(config, device, engine, work))
+
+
+def at_once(
+    config: Config, network: nn.Module, device: torch.device, synthetic: tuple[int, int, int, int], data_bytes: float
+) -> int | None:
+    """How many images go through the network at once where all of a set do: first features, labels of a teacher.
+
+    None is no limit: neither --micro-batch nor --memory is given, or a network that couples its images must see them
+    together. Raises ValueError where the memory is too little for one.
+    """
+    if config.micro_batch is not None or config.memory is None:
+        return config.micro_batch
+    shape = synthetic[1:]
+    if engines.couples(network, shape):
+        return None
+    held = held_bytes(config, device, sum(p.numel() for p in network.parameters()), prod(synthetic), data_bytes)
+    name = training_engine(config, network, device).name
+    return micro_batch(parse_memory(config.memory), held, step_bytes(network, shape, name), max(WHOLE, synthetic[0]))
 
 
 def _together(config: Config, device: torch.device, engine: Engine, work: float) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from trajmatch.core.draws import derive
+from trajmatch.core.student import in_parts
 from trajmatch.data.files import save_tensors
 from trajmatch.data.grid import displayable, image_grid, save_png
 from trajmatch.data.networks import build
@@ -143,6 +144,9 @@ class Loop:
         synthetic = (config.ipc * dataset.num_classes, *dataset.shape)
         self.compute = compute.outer_compute(config, network, self.device, synthetic, material.nbytes)
         self.student = engines.student(network, self.compute.engine, self.compute.together)
+        if self.student.forward is not None and self.rule.labels == "teacher":
+            limit = compute.at_once(config, network, self.device, synthetic, material.nbytes)
+            self.student = self.student._replace(forward=in_parts(self.student.forward, limit))
         self.rule = replace(self.rule, together=self.compute.together)
         self.take: Take = self._match
         if METHODS[config.method].condenses:

@@ -66,7 +66,7 @@ def _sharpness(
     for task in run.tasks(point, _choices(run, options)):
         d = adjoint(task).d.X
         eps = SAM(radius).perturbation(d, point.X, d).eps
-        found.append((matching_loss(task._replace(X=point.X + eps)) - matching_loss(task)).double().cpu())
+        found.append((matching_loss(task._replace(X=point.X + eps)) - matching_loss(task)).cpu().double())
         advance(3)
     return found
 
