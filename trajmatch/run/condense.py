@@ -27,6 +27,8 @@ from trajmatch.run.real_batches import RealBatches
 # the program that dc's and dsa's authors published.
 LOOPS = {1: (1, 1), 2: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
 BATCH = 256
+# Parts that mdc chooses in a run: its authors' program takes 2,000 networks, and chooses after every 100 of them.
+INTERVALS = 20
 
 
 def condensation(config: Config) -> Condensation:
@@ -38,7 +40,9 @@ def condensation(config: Config) -> Condensation:
     updates, epochs = LOOPS[max(ipc for ipc in LOOPS if ipc <= config.ipc)]
     network = Training(b.lr, b.epochs or epochs, BATCH, families=seen)
     images = Momentum(b.lr_images or 0.1, o.momentum)
-    return Condensation(GRADIENTS, images, seen, b.updates or updates, network, parts=config.method == "mdc")
+    updates = b.updates or updates
+    interval = max(1, -(-config.steps // updates) // INTERVALS)
+    return Condensation(GRADIENTS, images, seen, updates, network, config.method == "mdc", interval)
 
 
 def real_loss(config: Config) -> Rule:
