@@ -189,7 +189,7 @@ def arguments(words: list[str] | None) -> tuple[Comparison, argparse.Namespace]:
     parser.add_argument("--preset", default="cifar10-16px")
     parser.add_argument("--data", required=True, help="images, as for trajmatch --data")
     parser.add_argument("--experts", type=Path, required=True, help="folder of experts")
-    parser.add_argument("--flat-experts", type=Path, help="folder of flat experts, for ftd and satm-fi")
+    parser.add_argument("--flat-experts", type=Path, help="folder of flat experts, for ftd, datm and satm-fi")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--budget", type=float, default=180.0, help="seconds of outer steps for each run")
     parser.add_argument("--networks", type=int, default=3, help="networks that score each set")

@@ -30,10 +30,11 @@ from trajmatch.methods import engines
 from trajmatch.methods.engines import Engine
 from trajmatch.methods.training import Training, train
 from trajmatch.run import assemble
-from trajmatch.run.compute import prepare_process, set_precision
+from trajmatch.run.compute import prepare_process
 from trajmatch.run.config import Config, Images
 from trajmatch.run.diagnoses.cost import estimator
 from trajmatch.run.pool import cores
+from trajmatch.run.precision import precision
 from trajmatch.run.resident import peak_over_base
 from trajmatch.run.verbs import say
 
@@ -129,8 +130,8 @@ def step(case: Case, side: Side, found: Segment, device: torch.device, T: int) -
     given, estimate = task(case, side, found, device, T, torch.float32), estimator(side.estimator, T)
 
     def run() -> Hypergradient:
-        set_precision(side.precision)
-        return estimate(given).d
+        with precision(side.precision):
+            return estimate(given).d
 
     return run
 

@@ -190,6 +190,28 @@ def unsafe_loads(source: str, path: str) -> list[str]:
     return [f"{path}:{node.lineno} {name}" for node, name in found]
 
 
+def doubles_on_a_device(source: str, path: str) -> list[str]:
+    """float64 where a tensor may be on a device that lacks it, as MPS does: `.double()` comes after `.cpu()`.
+
+    In data everything is on the CPU.
+    """
+    tree, found = ast.parse(source), []
+    if path.startswith("trajmatch/data/"):
+        return []
+    for call, _ in calls(tree):
+        receiver = call.func.value if isinstance(call.func, ast.Attribute) else None
+        kind = call.func.attr if isinstance(call.func, ast.Attribute) else ""
+        doubles = {ast.unparse(a) for a in [*call.args, *(k.value for k in call.keywords)]} & {
+            "torch.float64",
+            "torch.double",
+        }
+        on_cpu = isinstance(receiver, ast.Call) and ast.unparse(receiver.func).split(".")[-1] == "cpu"
+        converts = kind == "double" or (kind in ("to", "type") and bool(doubles))
+        if (converts and not on_cpu) or (doubles and keyword(call, "device") is not None):
+            found.append(f"{path}:{call.lineno} {ast.unparse(call)}")
+    return found
+
+
 def swallowed_errors(source: str, path: str) -> list[str]:
     """Bare `except:`, and `except Exception` or `suppress(Exception)` that does nothing."""
     tree, found = ast.parse(source), []
@@ -207,7 +229,7 @@ def swallowed_errors(source: str, path: str) -> list[str]:
 
 
 CORE_RULES = [foreign_imports, impurities]
-RULES = [upward_imports, oversized, unsafe_loads, swallowed_errors]
+RULES = [upward_imports, oversized, unsafe_loads, swallowed_errors, doubles_on_a_device]
 Rule = Callable[[str, str], list[str]]
 
 
@@ -287,6 +309,11 @@ def test_the_command_line_starts_without_torch() -> None:
         (unsafe_loads, "data/images.py", "import torch\ntorch.load(f, weights_only=False)"),
         (unsafe_loads, "data/images.py", "import torch\nread = torch.load"),
         (unsafe_loads, "data/images.py", "import numpy as np\nnp.load(f, allow_pickle=True)"),
+        (doubles_on_a_device, "run/loop.py", "x.double().cpu()"),
+        (doubles_on_a_device, "methods/outer.py", "(x / y).double()"),
+        (doubles_on_a_device, "core/inner.py", "x.to(torch.float64).cpu()"),
+        (doubles_on_a_device, "core/inner.py", "x.to(dtype=torch.double)"),
+        (doubles_on_a_device, "measure/panel.py", "torch.zeros(3, dtype=torch.float64, device=x.device)"),
         (swallowed_errors, "run/loop.py", "try:\n    f()\nexcept:\n    g()"),
         (swallowed_errors, "run/loop.py", "try:\n    f()\nexcept (OSError, Exception):\n    pass"),
         (swallowed_errors, "run/loop.py", "with contextlib.suppress(Exception):\n    f()"),
@@ -306,6 +333,9 @@ def test_violations_are_found(rule: Rule, path: str, source: str) -> None:
         (impurities, "core/draws.py", "g = torch.Generator().manual_seed(1)\ntorch.rand(3, generator=g)"),
         (impurities, "core/draws.py", "g.manual_seed(1)\nx.uniform_(0, 1, generator=g)"),
         (oversized, "run/loop.py", "def f():\n    '''a\n" + "    a\n" * 90 + "    '''" + "\n    # b\n" * 90),
+        (doubles_on_a_device, "run/loop.py", "x.cpu().double()\nx.y.cpu().to(torch.float64)\nx.to(like)"),
+        (doubles_on_a_device, "run/loop.py", "torch.zeros(3, dtype=torch.float64)"),
+        (doubles_on_a_device, "data/whitening.py", "x.double()"),
         (unsafe_loads, "data/images.py", "import torch\ntorch.load(f, weights_only=True)\njson.load(f)"),
         (unsafe_loads, "data/images.py", "import pickle as p\nclass U(p.Unpickler):\n    def find_class(self): ..."),
         (swallowed_errors, "run/loop.py", "try:\n    f()\nexcept OSError:\n    pass\nexcept Exception as e:\n    g(e)"),

@@ -17,7 +17,7 @@ from trajmatch.methods import engines
 from trajmatch.methods.engines import Engine
 from trajmatch.methods.outer import Rule, outer_step
 from trajmatch.methods.state import OuterState, Record, new_state
-from trajmatch.run.compute import set_precision
+from trajmatch.run.precision import set_precision
 
 pytestmark = [
     pytest.mark.gpu,
@@ -52,7 +52,7 @@ def step(
 
 
 def moved(state: OuterState) -> torch.Tensor:
-    return state.image_moments[0].double().cpu()
+    return state.image_moments[0].cpu().double()
 
 
 @pytest.mark.parametrize("rule", [MTT, SATM], ids=["mtt", "satm"])

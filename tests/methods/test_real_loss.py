@@ -21,7 +21,7 @@ from trajmatch.methods.real_loss import (
     real_loss_step,
     window_end,
 )
-from trajmatch.methods.state import new_state
+from trajmatch.methods.state import OuterState, new_state
 
 FAMILIES = families("color_crop_cutout_flip_scale_rotate")
 RULE = Rule(T=T, iota=2, images=Adam(0.01), rate=Momentum(0.1, 0.5), families=FAMILIES)
@@ -84,11 +84,47 @@ def test_the_direction_is_clipped_by_the_running_mean_of_norms() -> None:
         after = descend(rule, now, d, nothing, torch.zeros((), dtype=F64))
         mean = length if mean is None else mean
         assert float((after.X - now.X).norm()) == pytest.approx(min(length, 2 * mean))
-        mean = 0.9 * mean + 0.1 * length
+        mean = 0.9 * mean + 0.1 * min(length, 2 * mean)
         assert float(after.norm) == pytest.approx(mean)
         now = after
     plain = descend(replace(rule, relative_clip=None), now, 100 * d, nothing, torch.zeros((), dtype=F64))
     assert float((plain.X - now.X).norm()) == pytest.approx(10.0)
+
+
+def clipped(lengths: list[float]) -> tuple[list[float], OuterState]:
+    """How far steps of these lengths move the images, and the state after them."""
+    rule, d = replace(RULE, images=Momentum(1.0, 0.0), relative_clip=2.0), random(*state().X.shape, seed=7)
+    now, moved = new_state(torch.zeros_like(state().X), state().Y, 0.1), []
+    for length in lengths:
+        after = descend(rule, now, length * d / d.norm(), torch.zeros_like(now.Y), torch.zeros((), dtype=F64))
+        moved.append(float((after.X - now.X).norm()))
+        now = after
+    return moved, now
+
+
+def test_a_spike_lifts_the_bound_of_the_steps_after_it_by_a_tenth() -> None:
+    moved, _ = clipped([1.0] * 20 + [170.0] * 4 + [1.0])
+    assert moved[:20] == pytest.approx([1.0] * 20)
+    assert moved[20:] == pytest.approx([2.0, 2.2, 2.42, 2.662, 1.0])
+
+
+def test_a_clip_begins_with_the_first_length_there_is() -> None:
+    moved, after = clipped([0.0, 0.0, 3.0, 7.0])
+    assert moved == pytest.approx([0.0, 0.0, 3.0, 6.0])
+    assert float(after.norm) == pytest.approx(0.9 * 3 + 0.1 * 6)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_a_length_that_is_not_finite_leaves_the_mean_as_it_was(wrong: float) -> None:
+    for before in ([], [1.0, 1.5]):
+        assert torch.equal(clipped([*before, wrong])[1].norm, clipped(before)[1].norm)
+
+
+def test_a_hypergradient_whose_norm_overflows_is_a_divergence() -> None:
+    huge = new_state(state().X, state().Y, 0.1)
+    _, record = real_loss_step(RULE, STUDENT, S, huge, (REAL[0], 1e200 * REAL[1]), 5)
+    assert not bool(record.hypergradient_norm.isfinite())
+    assert not bool(record.healthy)
 
 
 def adaptive_starts(stage: int, norms: Tensor, iota: int = 4, radius: int = 2) -> list[tuple[int, int]]:

@@ -251,6 +251,23 @@ def test_the_guard_refuses_a_step_of_a_large_loss_and_changes_no_other(K: int, r
     assert moved >= {"X", "eta", "average", "image_moments", "rate_moments"}  # all of which the guard held
 
 
+@pytest.mark.parametrize("rule", [MTT, TEACHER, replace(SATM, sharpness=VaSSO(0.4), labels="learned", ema=0.9)])
+@pytest.mark.parametrize("K", [1, 3])
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_the_guard_leaves_out_a_step_whose_loss_is_not_finite(wrong: float, K: int, rule: Rule) -> None:
+    before = state(rule)
+    guarded, segments = replace(rule, guard=1e6), [SEGMENTS[k] for k in range(K)]
+    segments[0] = segments[0]._replace(g=segments[0].g * wrong)
+    unguarded = outer_step(rule, STUDENT, before, segments, SEED)
+    assert not bool(unguarded[1].healthy)
+    after, record = outer_step(guarded, STUDENT, before, segments, SEED)
+    assert not bool(record.loss.isfinite())
+    assert bool(record.healthy)
+    assert_equal_states(after, before, "steps")
+    assert int(after.steps) == STEP + 1
+    assert all(bool(value.isfinite().all()) for value in after)
+
+
 def test_tesla_halved_is_half_for_images_and_labels_and_whole_for_the_step_size() -> None:
     tesla = replace(LEARNED, estimator="tesla", images=Momentum(3.0, 0.0), label=Momentum(2.0, 0.0))
     before = state(tesla)

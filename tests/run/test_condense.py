@@ -11,6 +11,7 @@ from tests.run.small import command, rows, succeed
 from tests.run.test_commands import refusal
 from trajmatch.core.augment import families
 from trajmatch.core.descent import Adam
+from trajmatch.core.draws import generator
 from trajmatch.data import synthetic as sets
 from trajmatch.data.files import read_tensors
 from trajmatch.methods.baselines import GRADIENTS, MEAN_FEATURES
@@ -65,7 +66,7 @@ def test_an_interrupted_run_goes_on_to_the_identical_set(
     found, wanted = (read_tensors(tmp_path / name / "distilled.safetensors") for name in ("r", "whole"))
     assert all(torch.equal(found[key], wanted[key]) for key in wanted)
     assert rows(tmp_path / "r") == rows(tmp_path / "whole")
-    assert method != "mdc" or len(sizes) > 1, "no part but the first was ever chosen: the test says nothing"
+    assert method != "mdc" or len(sizes) > 2, "no part but the first was ever chosen: the test says nothing"
 
 
 def test_dm_lowers_the_distance_of_mean_features(tmp_path: Path) -> None:
@@ -111,14 +112,14 @@ def test_real_images_are_of_their_class_and_drawn_anew_at_every_step(tmp_path: P
     material = assemble.load_material(made)
     condenser = Condenser(made, material, torch.device("cpu"))
     train = material.space.forward(material.dataset.train.x)
-    first, second = condenser._real(0), condenser._real(1)
+    first, second = (condenser.real.draw(generator(condenser.seed, "real", step)) for step in (0, 1))
     for label, images in enumerate(first):
         assert images.shape[0] == 20
         index = torch.cdist(images.flatten(1), train.flatten(1)).argmin(1)
         assert (material.dataset.train.y[index] == label).all()
         assert len(set(index.tolist())) == 20
     assert not torch.equal(first[0], second[0])
-    assert torch.equal(first[0], condenser._real(0)[0])
+    assert torch.equal(first[0], condenser.real.draw(generator(condenser.seed, "real", 0))[0])
 
 
 def test_it_can_be_planned(capsys: pytest.CaptureFixture[str]) -> None:

@@ -60,7 +60,7 @@ def test_datms_curriculum_and_labels() -> None:
     config = resolve(preset("cifar10-ipc50", "datm"))
     m, o = config.matching, config.outer
     assert (m.first_epoch, m.window_start, m.window_steps, m.last_epoch) == (0, 20, 2000, 40)
-    assert (o.lr_labels, o.momentum_labels, o.ema, o.initial, o.labels) == (2.0, 0.9, 0.995, "correct", "learned")
+    assert (o.lr_labels, o.momentum_labels, o.ema, o.initial, o.labels) == (2.0, 0.9, 0.0, "correct", "learned")
     assert (config.expert.batch, config.expert.epochs, config.expert.flat) == (128, 100, "yes")
     assert resolve(preset("cifar10-ipc1", "datm")).outer.guard == 1.1
     assert resolve(preset("cifar10-ipc50", "satm-da")).expert.flat == "no"

@@ -60,6 +60,13 @@ def stacked(loss: Loss) -> Student:
     return Student(vmap(loss), vmap(gradient), vmap(mixed), vmap(inputs))
 
 
+def in_parts(forward: Forward, size: int | None) -> Forward:
+    """The same outputs, of at most `size` images at a time; None takes all at once."""
+    if size is None:
+        return forward
+    return lambda theta, z: torch.cat([forward(theta, part) for part in z.split(size)])
+
+
 def micro_batched(student: Student, size: int) -> Student:
     """The same derivatives from at most `size` images at a time: memory that does not grow with the mini-batch.
 
@@ -89,4 +96,5 @@ def micro_batched(student: Student, size: int) -> Student:
         parts = [(student.inputs_alone(theta, zk, yk, a), weight) for zk, yk, weight in chunks(z, y)]
         return torch.cat([w * h_z for (h_z, _), w in parts]), torch.cat([w * h_y for (_, h_y), w in parts])
 
-    return Student(student.loss, total_gradient, total_mixed, all_inputs, student.forward)
+    outputs = None if student.forward is None else in_parts(student.forward, size)
+    return Student(student.loss, total_gradient, total_mixed, all_inputs, outputs)

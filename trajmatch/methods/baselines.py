@@ -4,8 +4,9 @@ Legend: C classes of ipc synthetic images c x h x w, n = C ipc in all, sorted by
 step; P parameters of a network.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from trajmatch.core.descent import Momentum
 from trajmatch.core.draws import derive, generator
 from trajmatch.core.student import Student
 from trajmatch.core.vector import Forward, Layout
-from trajmatch.methods.multisize import Parts, moving, next_network, part_distances
+from trajmatch.methods.multisize import Parts, is_measured, moving, next_network, part_distances
 from trajmatch.methods.state import OuterState, Record
 from trajmatch.methods.training import Training, train
 
@@ -32,7 +33,8 @@ class Condensation:
     images:   optimiser of X.
     families: of the augmentation that a class's real and synthetic images share.
     updates:  image updates for each network; network: how it is trained on the synthetic images between them.
-    parts:    match the gradients of a leading part of the images too (MDC, methods/multisize.py).
+    parts:    match the gradients of a leading part of the images too (MDC, methods/multisize.py); interval: networks
+              for which it stays the same.
     """
 
     matched: str
@@ -41,6 +43,7 @@ class Condensation:
     updates: int = 1
     network: Training | None = None
     parts: bool = False
+    interval: int = 1
 
 
 def shared_draw(families: tuple[str, ...], source: torch.Generator) -> Draw:
@@ -109,6 +112,14 @@ def gradients_distance(
     return total
 
 
+def _measured(rule: Condensation, parts: Parts, distances: Callable[[], Tensor], like: Tensor) -> Parts:
+    """The parts after an update, where its network is measured with the distances in it."""
+    now, before, chosen = (tensor.to(like) for tensor in (parts.now, parts.before, parts.chosen))
+    if is_measured(parts.networks - 1, rule.interval):
+        now = now + distances()
+    return Parts(now, before, chosen, parts.size, parts.networks)
+
+
 def condensation_step(
     rule: Condensation,
     forward: Forward,
@@ -132,7 +143,7 @@ def condensation_step(
     draws = [shared_draw(rule.families, source) for _ in real]
     theta, parts = state.network, Parts.of(state.parts, ipc)
     if step % rule.updates == 0:
-        theta, parts = fresh, next_network(parts)
+        theta, parts = fresh, next_network(parts, rule.interval)
     with torch.enable_grad():
         X = state.X.detach().requires_grad_()
         synthetic = X.split(ipc)
@@ -143,16 +154,21 @@ def condensation_step(
             wanted = real_gradients(student, theta, real, draws)
             loss = gradients_distance(forward, layout, theta, synthetic, wanted, draws, part)
         (d,) = torch.autograd.grad(loss, X)
+    if rule.parts:
+        moves = moving(parts, ipc, len(real)).to(d.device)
+        d = torch.where(moves, d, torch.zeros_like(d))
     moved, moments = rule.images.step(state.X, d, state.image_moments, step)
     # Not `if`: reading the scale would make a GPU wait.
     moved = torch.where(state.scale == 1, moved, state.X + state.scale * (moved - state.X))
     if rule.parts and features is not None:
-        moved = torch.where(moving(parts, ipc, len(real)).to(moved.device), moved, state.X)
-        seen = parts.now.to(theta) + part_distances(features, theta, state.X.split(ipc), real)
-        state = state._replace(parts=parts._replace(now=seen, before=parts.before.to(theta)).packed())
+        moved = torch.where(moves, moved, state.X)  # momentum does not move them either
+        pairs = [[_seen(x, a) for x, a in zip(images, draws, strict=True)] for images in (state.X.split(ipc), real)]
+        parts = _measured(rule, parts, partial(part_distances, features, theta, *pairs), theta)
+        state = state._replace(parts=parts.packed())
     if rule.network is not None and (step + 1) % rule.updates:
         for now in train(student.gradient, theta, moved, state.Y, rule.network, derive(seed, "network", step)):
             theta = now.theta
     after = state._replace(X=moved, average=moved, image_moments=moments, network=theta, steps=state.steps + 1)
-    healthy = torch.isfinite(loss.detach()) & moved.isfinite().all()
-    return after, Record(loss.detach(), None, d.norm(), state.eta, None, healthy)
+    norm = d.norm()
+    healthy = torch.isfinite(loss.detach()) & torch.isfinite(norm) & moved.isfinite().all()
+    return after, Record(loss.detach(), None, norm, state.eta, None, healthy)

@@ -42,7 +42,7 @@ def weights(rule: str, G: Tensor, seed: int, step: int) -> Tensor:
 
     # The rules see directions in double precision; a common factor changes none of them. On a GPU this waits, once.
     scale = G.diagonal().mean().clamp_min(torch.finfo(G.dtype).tiny)
-    scaled = (G / scale).double().cpu()
+    scaled = (G / scale).cpu().double()
     if rule == "pcgrad":
         with torch.random.fork_rng(devices=[]):  # torchjd draws from torch's global generator
             torch.manual_seed(derive(seed, "pcgrad", step))

@@ -1,7 +1,8 @@
 """Multisize condensation: one set whose every leading part is a good smaller set (MDC, arXiv 2403.06075).
 
 To the distance of the whole set is added that of one leading part, the one whose features move fastest: the most
-learnable subset. When a larger part takes over, the images of the one before are frozen.
+learnable subset, chosen anew every so many networks. The images of the largest smaller part that was chosen before are
+frozen meanwhile. As the authors' program does; method.md section 5 has where ours differs.
 Legend: C classes of ipc synthetic images c x h x w, sorted by class; d features; parts of 1 to ipc - 1 images a class.
 """
 
@@ -17,32 +18,50 @@ from trajmatch.core.vector import Forward
 class Parts(NamedTuple):
     """What is known of the leading parts; empty for methods that do not ask.
 
-    now, before (ipc - 1,): sums of each part's feature distance over the image updates for the network in use, and
-    for the one before it. size: images of each class in the chosen part. frozen: how many of them do not move.
-    networks: how many have been taken.
+    now, before (ipc - 1,): sums of each part's feature distance over the image updates for the network in use, where it
+    is one of those that are measured, and for the one measured before it. chosen (ipc - 1,): 1 for each part that was
+    chosen once, the one of now left out. size: images of each class in the part of now, 0 for none. networks: how many
+    have been taken.
     """
 
     now: Tensor
     before: Tensor
+    chosen: Tensor
     size: int
-    frozen: int
     networks: int
 
     @classmethod
     def of(cls, packed: Tensor, ipc: int) -> "Parts":
         """From one tensor, as the state keeps it; from an empty one, what holds before the first network.
 
-        At first the smallest part is chosen, and nothing is frozen.
+        Raises ValueError for what an older release kept, which chose parts in another way.
         """
         if not len(packed):
-            return cls(torch.zeros(ipc - 1), torch.zeros(ipc - 1), min(1, ipc - 1), 0, 0)
-        now, before, rest = packed.split([ipc - 1, ipc - 1, 3])
-        return cls(now, before, *(int(value) for value in rest))
+            none = torch.zeros(ipc - 1)
+            return cls(none, none, none, 0, 0)
+        if len(packed) != 3 * (ipc - 1) + 2:
+            raise ValueError("--method is mdc, whose steps an older release began in another way: choose another --out")
+        now, before, chosen, rest = packed.split([ipc - 1, ipc - 1, ipc - 1, 2])
+        return cls(now, before, chosen, *(int(value) for value in rest))
 
     def packed(self) -> Tensor:
-        """As one tensor (2 ipc + 1,)."""
-        numbers = torch.tensor([self.size, self.frozen, self.networks], dtype=self.now.dtype, device=self.now.device)
-        return torch.cat([self.now, self.before, numbers])
+        """As one tensor (3 ipc - 1,)."""
+        numbers = torch.tensor([self.size, self.networks], dtype=self.now.dtype, device=self.now.device)
+        return torch.cat([self.now, self.before, self.chosen, numbers])
+
+    @property
+    def frozen(self) -> int:
+        """Images of each class that do not move: the largest part chosen before that is smaller than that of now."""
+        smaller = self.chosen[: max(0, self.size - 1)].nonzero()
+        return int(smaller.max()) + 1 if len(smaller) else 0
+
+
+def is_measured(network: int, interval: int) -> bool:
+    """Whether the distances of parts are measured with a network, by its number from 0.
+
+    With the first, and with the last of every `interval` of them, after which a part is chosen.
+    """
+    return network == 0 or (network + 1) % interval == 0
 
 
 @torch.no_grad()
@@ -63,18 +82,19 @@ def part_distances(features: Forward, theta: Tensor, synthetic: Sequence[Tensor]
     return total
 
 
-def next_network(parts: Parts) -> Parts:
-    """The parts when a new network is taken: choose the part whose distance has changed most since the one before.
+def next_network(parts: Parts, interval: int) -> Parts:
+    """The parts when a new network is taken, of which every `interval` share a part.
 
-    Two networks are needed to compare; until then the choice stays. Where the new part is larger, the images of the
-    one before are frozen, else all move again (the paper's section 3.3).
+    The first network has no part, and after it the smallest is chosen; later the part whose distance has changed most
+    between the last two networks that were measured.
     """
-    size, frozen = parts.size, parts.frozen
-    if parts.networks >= 2 and len(parts.now):
+    if not parts.networks or not len(parts.now) or not is_measured(parts.networks - 1, interval):
+        return parts._replace(networks=parts.networks + 1)
+    size, chosen = 1, parts.chosen.clone()
+    if parts.networks > 1:
         size = int((parts.now - parts.before).abs().argmax()) + 1
-        if size != parts.size:
-            frozen = parts.size if size > parts.size else 0
-    return Parts(torch.zeros_like(parts.now), parts.now, size, frozen, parts.networks + 1)
+        chosen[parts.size - 1] = 1
+    return Parts(torch.zeros_like(parts.now), parts.now, chosen, size, parts.networks + 1)
 
 
 def moving(parts: Parts, ipc: int, classes: int) -> Tensor:

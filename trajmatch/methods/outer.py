@@ -194,11 +194,14 @@ def outer_step(
     after = descend(rule, state, direction, two.d.Y, deta)._replace(ascent=ascent)
     if rule.labels == "teacher":
         after = after._replace(Y=torch.stack([task.Y for task in given]).view(-1, *state.Y.shape).mean(0))
-    if rule.guard is not None:
-        after = _guarded(state, after, one.loss <= rule.guard)
     norm = direction.norm()
-    healthy = torch.isfinite(one.loss) & torch.isfinite(norm) & is_valid_rate(after.eta) & after.X.isfinite().all()
+    finite = torch.isfinite(one.loss) & torch.isfinite(two.loss)
+    healthy = finite & torch.isfinite(norm) & is_valid_rate(after.eta) & after.X.isfinite().all()
     healthy = healthy & after.Y.isfinite().all()
+    if rule.guard is not None:
+        # A loss that is not finite is above every guard: nothing of such a step stays, and it is no divergence.
+        accepted = finite & (one.loss <= rule.guard)
+        after, healthy = _guarded(state, after, accepted), healthy | ~accepted
     return after, Record(one.loss, loss_perturbed, norm, state.eta, one.conflict, healthy)
 
 
@@ -216,11 +219,9 @@ def descend(rule: Rule, state: OuterState, direction: Tensor, dY: Tensor, deta: 
     count = int(state.steps)
     if rule.clip is not None:
         direction = direction * (rule.clip / direction.norm().clamp_min(1e-30)).clamp_max(1.0)
-    norm, mean = direction.norm(), state.norm
+    mean = state.norm
     if rule.relative_clip is not None:
-        mean = torch.where(mean > 0, mean, norm)  # the first step is taken as it is
-        direction = direction * (rule.relative_clip * mean / norm.clamp_min(1e-30)).clamp_max(1.0)
-        mean = NORM_DECAY * mean + (1 - NORM_DECAY) * norm
+        direction, mean = _clipped(direction, mean, rule.relative_clip)
     moved, image_moments = rule.images.step(state.X, direction, state.image_moments, count)
     # Not `if`: reading the scale would make a GPU wait.
     X = torch.where(state.scale == 1, moved, state.X + state.scale * (moved - state.X))
@@ -242,6 +243,20 @@ def descend(rule: Rule, state: OuterState, direction: Tensor, dY: Tensor, deta: 
         state.Y, Y * (dY - (Y * dY).sum(1, keepdim=True)), state.label_moments, count
     )
     return after._replace(Y=logits, label_moments=label_moments)
+
+
+def _clipped(direction: Tensor, mean: Tensor, times: float) -> tuple[Tensor, Tensor]:
+    """The direction, no longer than `times` the running mean () of the lengths that steps had; and the new mean.
+
+    The mean is of lengths after clipping, so that a spike of any size lifts the bound of the next step by no more than
+    a length at the bound does. The first length above 0 is taken as it is; one that is not finite does not count.
+    """
+    norm = direction.norm()
+    bound = times * torch.where(mean > 0, mean, norm)
+    shorter = direction * (bound / norm.clamp_min(1e-30)).clamp_max(1.0)
+    length = torch.where(mean > 0, torch.minimum(norm, bound), norm)
+    moved = NORM_DECAY * torch.where(mean > 0, mean, norm) + (1 - NORM_DECAY) * length
+    return shorter, torch.where(torch.isfinite(norm), moved, mean)
 
 
 def _guarded(before: OuterState, after: OuterState, accepted: Tensor) -> OuterState:

@@ -128,5 +128,6 @@ def real_loss_step(
         begin, end = adaptive_window(norms, rule.iota, adaptive.radius, stage, source)
         loss, d = real_loss_gradient(problem, fresh, *at, real, end - begin, end, thetas.part(begin, end))
     after = descend(replace(rule, labels="fixed"), state, d.X, d.Y, d.eta)
-    healthy = torch.isfinite(loss) & after.X.isfinite().all() & is_valid_rate(after.eta)
-    return after, Record(loss, None, d.X.norm(), state.eta, None, healthy)
+    norm = d.X.norm()
+    healthy = torch.isfinite(loss) & torch.isfinite(norm) & after.X.isfinite().all() & is_valid_rate(after.eta)
+    return after, Record(loss, None, norm, state.eta, None, healthy)

@@ -18,7 +18,8 @@ class OuterState(NamedTuple):
     delivered images (X where there is no EMA). ascent: the sharpness rule's state; where the ascent is stale, the
     direction of the next one. scale: factor on the image learning rate. steps: outer steps taken, (). network: weights
     (P,) that a baseline goes on from (methods/baselines.py), else empty. norm: running mean of the direction's norm,
-    (), where it is clipped by that, else 0. parts: what mdc knows of the leading parts (methods/multisize.py).
+    after clipping, (), where it is clipped by that, else 0. parts: what mdc knows of the leading parts
+    (methods/multisize.py).
     """
 
     X: Tensor

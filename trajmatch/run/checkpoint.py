@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from trajmatch.data.files import read_header, read_tensors, save_tensors, write_text
 from trajmatch.methods.state import OuterState
 from trajmatch.run.settings import difference
@@ -13,10 +15,14 @@ from trajmatch.run.settings import difference
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The state now, the state to roll back to, the seconds spent, and the settings they belong to."""
+    """The state now, two states before it, the seconds spent, and the settings they belong to.
+
+    older: the state to roll back to. anchor: the one that will be, when the next is kept.
+    """
 
     state: OuterState
     anchor: OuterState
+    older: OuterState
     seconds: float
     settings: Mapping[str, Any]
 
@@ -29,8 +35,9 @@ class Checkpoint:
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint, whole or not at all. Raises OSError."""
     tensors = {f"state.{k}": v for k, v in checkpoint.state._asdict().items()}
-    tensors |= {f"anchor.{k}": v.clone() for k, v in checkpoint.anchor._asdict().items()}
-    # `clone` in both: a safetensors file refuses tensors that share memory, and X and its average may be one.
+    tensors |= {f"anchor.{k}": v for k, v in checkpoint.anchor._asdict().items()}
+    tensors |= {f"older.{k}": v for k, v in checkpoint.older._asdict().items()}
+    # `clone`: a safetensors file refuses tensors that share memory, and X and its average may be one.
     tensors = {k: v.clone() for k, v in tensors.items()}
     header = {"kind": "checkpoint", "settings": dict(checkpoint.settings), "seconds": checkpoint.seconds}
     save_tensors(path, tensors, header)
@@ -45,13 +52,15 @@ def load_checkpoint(path: Path, settings: Mapping[str, Any]) -> Checkpoint:
         what = "the images are others" if what.startswith("--data ") else what
         raise ValueError(f"{path} belongs to a run with other settings: {what}; choose another --out")
     tensors = read_tensors(path)
-    # What a state has learned to hold since a checkpoint was written has its default.
-    kept = [[k for k in OuterState._fields if f"{s}.{k}" in tensors] for s in ("state", "anchor")]
-    states = [
-        OuterState(**{k: tensors[f"{s}.{k}"].clone() for k in names})
-        for s, names in zip(("state", "anchor"), kept, strict=True)
-    ]
-    return Checkpoint(states[0], states[1], header["seconds"], settings)
+    # A checkpoint of a release that kept one state to roll back to has no older one.
+    older = "older" if "older.X" in tensors else "anchor"
+    state, anchor, before = (_state(tensors, name) for name in ("state", "anchor", older))
+    return Checkpoint(state, anchor, before, header["seconds"], settings)
+
+
+def _state(tensors: Mapping[str, Tensor], name: str) -> OuterState:
+    """One state of a checkpoint. What states have learned to hold since it was written has its default."""
+    return OuterState(**{k: tensors[f"{name}.{k}"].clone() for k in OuterState._fields if f"{name}.{k}" in tensors})
 
 
 def truncate_metrics(path: Path, step: int) -> None:

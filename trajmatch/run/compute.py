@@ -19,6 +19,7 @@ from trajmatch.run.allocator import keep_freed_memory
 from trajmatch.run.config import Config
 from trajmatch.run.memory import held_bytes, micro_batch, parse_memory, step_bytes
 from trajmatch.run.pool import cores
+from trajmatch.run.precision import set_precision
 
 # Below this much convolution in a mini-batch's forward pass two threads are at most a tenth faster than one, and
 # where a core is busy with something else they are many times slower (docs/LOG.md).
@@ -27,10 +28,14 @@ WORTH_A_THREAD = 2e8
 # at two and a half times the work they are 1.4 times slower (docs/LOG.md).
 WORTH_STACKING, FEW = 3e7, 4
 
+# Real images that go through a network at once where all of them do, when nothing limits them.
+WHOLE = 1000
+
 
 def prepare_process() -> None:
     """What every process of a run does before it computes."""
     keep_freed_memory()
+    set_precision("float32")  # the outer loop's own holds around its steps alone (run/distill_stage.py)
     # What torch.compile makes stays beside our own kernels, and not in /tmp until the next restart.
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
 
@@ -84,6 +89,24 @@ def outer_compute(
     return Compute(engine, threads, why, config.matching.segments or 1, _together(config, device, engine, work))
 
 
+def at_once(
+    config: Config, network: nn.Module, device: torch.device, synthetic: tuple[int, int, int, int], data_bytes: float
+) -> int | None:
+    """How many images go through the network at once where all of a set do: first features, labels of a teacher.
+
+    None is no limit: neither --micro-batch nor --memory is given, or a network that couples its images must see them
+    together. Raises ValueError where the memory is too little for one.
+    """
+    if config.micro_batch is not None or config.memory is None:
+        return config.micro_batch
+    shape = synthetic[1:]
+    if engines.couples(network, shape):
+        return None
+    held = held_bytes(config, device, sum(p.numel() for p in network.parameters()), prod(synthetic), data_bytes)
+    name = training_engine(config, network, device).name
+    return micro_batch(parse_memory(config.memory), held, step_bytes(network, shape, name), max(WHOLE, synthetic[0]))
+
+
 def _together(config: Config, device: torch.device, engine: Engine, work: float) -> bool:
     """Whether the segments of a concurrent step are computed at once.
 
@@ -125,13 +148,6 @@ def training_engine(config: Config, network: nn.Module, device: torch.device) ->
     """
     name = engines.choose(network, device, 0)[0] if config.engine == "auto" else config.engine
     return Engine(name)
-
-
-def set_precision(precision: str) -> None:
-    """Set CUDA's matrix units, which torch lets convolutions use by default: TF32 only where it is asked for."""
-    chosen = "tf32" if precision == "tf32" else "ieee"
-    torch.backends.cuda.matmul.fp32_precision = chosen
-    torch.backends.cudnn.conv.fp32_precision = chosen  # type: ignore[attr-defined]
 
 
 def convolution_flops(network: nn.Module, shape: tuple[int, int, int, int]) -> float:

@@ -21,11 +21,14 @@ from trajmatch.run.assemble import Material, distillation_seed, factory, rule
 from trajmatch.run.compute import WORTH_A_THREAD, Compute, convolution_flops, training_engine
 from trajmatch.run.config import Config
 from trajmatch.run.pool import cores
+from trajmatch.run.real_batches import RealBatches
 
 # Image updates for each network, and epochs of its training between two of them, from so many images per class on: of
 # the program that dc's and dsa's authors published.
 LOOPS = {1: (1, 1), 2: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
 BATCH = 256
+# Parts that mdc chooses in a run: its authors' program takes 2,000 networks, and chooses after every 100 of them.
+INTERVALS = 20
 
 
 def condensation(config: Config) -> Condensation:
@@ -37,7 +40,9 @@ def condensation(config: Config) -> Condensation:
     updates, epochs = LOOPS[max(ipc for ipc in LOOPS if ipc <= config.ipc)]
     network = Training(b.lr, b.epochs or epochs, BATCH, families=seen)
     images = Momentum(b.lr_images or 0.1, o.momentum)
-    return Condensation(GRADIENTS, images, seen, b.updates or updates, network, parts=config.method == "mdc")
+    updates = b.updates or updates
+    interval = max(1, -(-config.steps // updates) // INTERVALS)
+    return Condensation(GRADIENTS, images, seen, updates, network, config.method == "mdc", interval)
 
 
 def real_loss(config: Config) -> Rule:
@@ -66,7 +71,8 @@ class Condenser:
         network = network.to(device)
         self.network, self.engine = network, training_engine(config, network, device)
         self.student = engines.student(network, self.engine)
-        self.members = [(dataset.train.y == label).nonzero().squeeze(1) for label in range(dataset.num_classes)]
+        batch, space = config.baseline.batch, material.space
+        self.real = RealBatches(dataset.train, dataset.num_classes, space, batch, device)
         self.classes = torch.eye(dataset.num_classes, device=device)
         if config.method != "rat-bptt":
             self.rule = condensation(config)
@@ -77,7 +83,7 @@ class Condenser:
     def compute(self) -> Compute:
         """How it computes: as experts are trained, but for features and derivatives of gradients, which are torch's."""
         b, method = self.config.baseline, self.config.method
-        images = (b.batch * len(self.members), *self.material.dataset.shape)
+        images = (b.batch * self.material.dataset.num_classes, *self.material.dataset.shape)
         threads = cores() if convolution_flops(self.network, images) >= WORTH_A_THREAD else 1
         why = "a step goes through one network" if method == "dm" else "as experts are trained"
         if method in ("dsa", "mdc") and not self.rule.families:
@@ -87,7 +93,7 @@ class Condenser:
     def __call__(self, state: OuterState) -> tuple[OuterState, Record, list[Choice]]:
         """One step from a state."""
         step = int(state.steps)
-        real = self._real(step)
+        real = self.real.draw(generator(self.seed, "real", step))
         if self.config.method == "rat-bptt":
             x, y = (
                 torch.cat(real),
@@ -103,11 +109,3 @@ class Condenser:
     def _fresh(self, number: int) -> Tensor:
         """Weights of a new random network."""
         return build(self.make, derive(self.seed, "network", number))[1].to(self.device)
-
-    def _real(self, step: int) -> list[Tensor]:
-        """For each class, random real images of it."""
-        source, found = generator(self.seed, "real", step), []
-        for members in self.members:
-            chosen = members[torch.randperm(len(members), generator=source)[: self.config.baseline.batch]]
-            found.append(self.material.space.forward(self.material.dataset.train.x[chosen]).to(self.device))
-        return found

@@ -69,8 +69,8 @@ class Expert:
     augment: str = "color_crop_cutout_flip_scale_rotate"
     """Families of augmentation, joined by '_', or none."""
     flat: Literal["auto", "yes", "no"] = "auto"
-    """Train for flatness, as FTD does: every step perturbs the weights and takes two gradients. auto is yes for ftd and
-    satm-fi and no for others; --flat is short for yes."""
+    """Train for flatness, as FTD does: every step perturbs the weights and takes two gradients. auto is yes for ftd,
+    datm and satm-fi, and no for others; --flat is short for yes."""
     flat_radius: float = 0.01
     """Radius of that perturbation (rho), relative to the weights."""
     flat_alpha: float = 0.3
@@ -187,11 +187,11 @@ class Outer:
     clip: float | None = None
     """Largest norm of the hypergradient; None does not clip."""
     relative_clip: float | None = None
-    """Largest norm of the hypergradient in units of the running mean of its norms; 0 does not clip; None is 2 for
-    satm-contra and rat-bptt, and 0 for others."""
+    """Largest norm of the hypergradient in units of the running mean of its norms after clipping, above 1; 0 does not
+    clip; None is 2 for satm-contra and rat-bptt, and 0 for others."""
     ema: float | None = None
-    """Deliver the moving average of the images with this decay; 0 delivers the last images. None is, for ftd and datm,
-    an average that reaches back over a fifth of the steps, and 0 for others."""
+    """Deliver the moving average of the images with this decay; 0 delivers the last images. None is, for ftd, an
+    average that reaches back over a fifth of the steps, and 0 for others."""
     guard: float | None = None
     """Steps of a larger matching loss change nothing; 0 is no limit. None is 1 for datm and satm-da, 0 for others."""
     threads: int | None = None

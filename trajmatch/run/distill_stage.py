@@ -4,12 +4,14 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from trajmatch.core.draws import derive
+from trajmatch.core.student import in_parts
 from trajmatch.data.files import save_tensors
 from trajmatch.data.grid import displayable, image_grid, save_png
 from trajmatch.data.networks import build
@@ -27,6 +29,7 @@ from trajmatch.run.config import Config
 from trajmatch.run.expert_stage import expert_settings
 from trajmatch.run.interrupts import deferred
 from trajmatch.run.methods import METHODS
+from trajmatch.run.precision import precision
 from trajmatch.run.progress import Meter
 from trajmatch.run.settings import DISTILL_FIELDS, flatten, settings
 from trajmatch.run.start import first_images, first_state
@@ -38,7 +41,8 @@ CHECKPOINT, METRICS, DISTILLED, SNAPSHOTS = (
     "snapshots",
 )
 BEFORE, AFTER = "initial.png", "images.png"
-# Steps between the states that a rollback returns to. A state just before a non-finite loss is bad already.
+# Steps between the states that a rollback may return to. A state of a few steps before a non-finite loss may be bad
+# already, so the last but one is returned to: it is at least so many steps old, or the beginning.
 ANCHOR_STEPS = 20
 
 
@@ -140,6 +144,9 @@ class Loop:
         synthetic = (config.ipc * dataset.num_classes, *dataset.shape)
         self.compute = compute.outer_compute(config, network, self.device, synthetic, material.nbytes)
         self.student = engines.student(network, self.compute.engine, self.compute.together)
+        if self.student.forward is not None and self.rule.labels == "teacher":
+            limit = compute.at_once(config, network, self.device, synthetic, material.nbytes)
+            self.student = self.student._replace(forward=in_parts(self.student.forward, limit))
         self.rule = replace(self.rule, together=self.compute.together)
         self.take: Take = self._match
         if METHODS[config.method].condenses:
@@ -150,10 +157,11 @@ class Loop:
         path = folder / CHECKPOINT
         if path.exists():
             loaded = load_checkpoint(path, about)
-            state, anchor = (OuterState(*(self._placed(s))) for s in (loaded.state, loaded.anchor))
-            self.checkpoint = Checkpoint(state, anchor, loaded.seconds, about)
+            found = (loaded.state, loaded.anchor, loaded.older)
+            state, anchor, older = (OuterState(*self._placed(one)) for one in found)
+            self.checkpoint = Checkpoint(state, anchor, older, loaded.seconds, about)
         else:
-            self.checkpoint = Checkpoint(self.first, self.first, 0.0, about)
+            self.checkpoint = Checkpoint(self.first, self.first, self.first, 0.0, about)
         truncate_metrics(folder / METRICS, self.checkpoint.step)
 
     def _placed(self, state: OuterState) -> list[torch.Tensor]:
@@ -170,9 +178,8 @@ class Loop:
 
     def run(self, quiet: bool) -> None:
         """Steps until the last, with checkpoints in between and one at the end, also when interrupted."""
-        start, steps = self.checkpoint.step, self.config.steps
+        begun, start, steps = self.checkpoint, self.checkpoint.step, self.config.steps
         torch.set_num_threads(self.compute.threads)
-        compute.set_precision(self.config.precision)
         saved = time.monotonic()
         with Meter("distill", steps, start, quiet=quiet) as meter, deferred() as check_interrupt:
             try:
@@ -185,13 +192,14 @@ class Loop:
                         saved = time.monotonic()
             finally:
                 # Also on Ctrl-C and on errors: what has been computed is kept.
-                if self.checkpoint.step > start:
+                if self.checkpoint is not begun:
                     self.save()
 
     def step(self) -> str:
         """One outer step, or a roll-back; a few words about it."""
         before, began = self.checkpoint, time.monotonic()
-        state, record, choices = self.take(before.state)
+        with precision(self.config.precision):
+            state, record, choices = self.take(before.state)
         row = _row(before.step + 1, record, choices)
         seconds = before.seconds + time.monotonic() - began
         if row is None:
@@ -201,10 +209,12 @@ class Loop:
             log.write(json.dumps({**row, "seconds": round(seconds, 3)}, allow_nan=False) + "\n")
         if int(state.steps) in self.keep:
             self.keep_snapshot(state)
-        anchor = state if int(state.steps) % ANCHOR_STEPS == 0 else before.anchor
+        kept = int(state.steps) % ANCHOR_STEPS == 0
+        anchors = (state, before.anchor) if kept else (before.anchor, before.older)
         # Last, in one assignment: an interrupt before it leaves a step that was not taken.
-        self.checkpoint = Checkpoint(state, anchor, seconds, before.settings)
-        return f"loss {row['loss']:.3f}, step size {row['step_size']:.4f}"
+        self.checkpoint = Checkpoint(state, *anchors, seconds, before.settings)
+        loss = "loss not finite, step left out" if row["loss"] is None else f"loss {row['loss']:.3f}"
+        return f"{loss}, step size {row['step_size']:.4f}"
 
     def _match(self, state: OuterState) -> tuple[OuterState, Record, list[Choice]]:
         """One step of trajectory matching: its segments, and what comes of them."""
@@ -216,7 +226,7 @@ class Loop:
         return (*outer_step(self.rule, self.student, state, segments, seed), choices)
 
     def roll_back(self, record: Record, seconds: float) -> None:
-        """Return to the anchor with half the image learning rate, once. Raises DivergedError the second time."""
+        """Return to the older anchor with half the image learning rate, once. Raises DivergedError the second time."""
         before = self.checkpoint
         if float(before.state.scale) < 1:
             rate = "--baseline.lr-images" if METHODS[self.config.method].condenses else "--outer.lr-images"
@@ -225,9 +235,11 @@ class Loop:
                 f"{float(record.step_size):.3g}, and halving the image learning rate did not help; the last good state "
                 f"is saved. Start anew with a lower {rate} or --outer.lr-step-size"
             )
-        anchor = before.anchor._replace(scale=before.anchor.scale / 2)
-        truncate_metrics(self.folder / METRICS, int(anchor.steps))
-        self.checkpoint = Checkpoint(anchor, anchor, seconds, before.settings)
+        back = before.older._replace(scale=before.older.scale / 2)
+        self.checkpoint = Checkpoint(back, back, back, seconds, before.settings)
+        # Before the log is cut: a checkpoint of a later step would go on with a log that lacks the steps before it.
+        self.save()
+        truncate_metrics(self.folder / METRICS, int(back.steps))
 
     def save(self) -> None:
         """Write the checkpoint; the rows it vouches for are in the log already."""
@@ -242,7 +254,7 @@ class Loop:
 
 
 def _row(step: int, record: Record, choices: list[Choice]) -> dict[str, Any] | None:
-    """A step's line in the log, None where the step was not finite."""
+    """A step's line in the log, None where the step was not finite, and not left out for it by a guard."""
     scalars = {name: value for name, value in record._asdict().items() if value is not None}
     # One transfer, and with it the only time in a step that this process waits for a GPU.
     values = torch.stack([value.to(record.loss.dtype) for value in scalars.values()]).tolist()
@@ -251,7 +263,8 @@ def _row(step: int, record: Record, choices: list[Choice]) -> dict[str, Any] | N
         return None
     return {
         "step": step,
-        **found,
+        # JSON has no NaN.
+        **{name: value if value is None or isfinite(value) else None for name, value in found.items()},
         "experts": [e for e, _ in choices],
         "start_epochs": [t for _, t in choices],
     }

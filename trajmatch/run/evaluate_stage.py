@@ -63,7 +63,7 @@ def evaluate(
             "distilled": Score.of(found["distilled"], obtained(config, synthetic.eta, "the last iterate")).record()
         }
         if candidates:
-            scores["chosen"] = _choose(config, accuracies, candidates, found, scores["distilled"])
+            scores["chosen"] = _choose(config, material, accuracies, candidates, found, scores["distilled"])
         if "random" in found:
             how = f"{obtained(config, synthetic.eta, 'random real images')}; a new draw for each"
             scores["random"] = Score.of(found["random"], how).record()
@@ -97,6 +97,11 @@ def random_set(config: Config, material: Material, source: torch.Generator) -> t
     return material.space.forward(dataset.train.x[index]), Y
 
 
+def chosen_on(material: Material) -> str:
+    """The images that a choice is made by, in words, which say where experts and distillation have seen them."""
+    return "validation images" + ("" if material.dataset.held_out else ", which are among the training images too")
+
+
 def whole_jobs(config: Config) -> list[Job]:
     """The network on all training images of --evaluation.whole-epochs."""
     e, recipe = config.evaluation, expert_training(config)
@@ -120,6 +125,7 @@ def whole(config: Config, found: dict[str, list[float]], trajectories: Sequence[
 
 def _choose(
     config: Config,
+    material: Material,
     accuracies: Callable[[Sequence[Job]], dict[str, list[float]]],
     candidates: Sequence[Candidate],
     found: dict[str, list[float]],
@@ -130,8 +136,12 @@ def _choose(
     validation = {
         str(c.step): sum(found[f"validation {c.step}"]) / len(found[f"validation {c.step}"]) for c in candidates
     }
-    extra = {"step": best.step, "validation": validation}
-    how = f"{obtained(config, best.eta, f'the images of step {best.step}')}; the step was chosen on validation images"
+    extra: dict[str, Any] = {"step": best.step, "validation": validation}
+    how = (
+        f"{obtained(config, best.eta, f'the images of step {best.step}')}; the step was chosen on {chosen_on(material)}"
+    )
+    if not material.dataset.held_out:
+        extra["held_out"] = False
     if best.step == config.steps:
         return {**last, "how": how, **extra}
     found = accuracies(set_jobs("chosen", config, best.X, best.Y, best.eta, config.evaluation.networks))

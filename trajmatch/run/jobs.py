@@ -50,7 +50,9 @@ class Job(NamedTuple):
         for array in (self.X, self.Y):
             found.update(repr(array.shape).encode() + np.ascontiguousarray(array).tobytes())
         network = self.network or config.network
-        where = (torch.__version__, device(config.device).type, config.engine)
+        where: tuple[str, ...] = (torch.__version__, device(config.device).type, config.engine)
+        if where[1] == "cuda":  # scores of before were trained in TF32 or in float32, and did not say which
+            where += ("float32",)
         about = (self.recipe, self.seed, self.split, network, where, config.images.normalise, content)
         found.update(repr(about).encode())
         return found.hexdigest()

@@ -36,7 +36,7 @@ def held_bytes(config: Config, device: torch.device, num_parameters: int, num_pi
     if m.sharpness != "none" and m.ascent == "fresh":  # trajectory 2, beside 1, whose ends the step size needs
         kept += m.inner_steps - m.restart_step
     iterates = kept * (m.segments or 1) + 8  # and the segment, the adjoint, gradients on their way
-    copies = 24  # state, anchor, both with moments and average; noise, hypergradients
+    copies = 30  # state, two anchors, all with moments and average; noise, hypergradients
     on_cpu = data_bytes if device.type == "cpu" else 0.0
     return PROCESS[device.type] + on_cpu + 4.0 * (iterates * num_parameters + copies * num_pixels)
 

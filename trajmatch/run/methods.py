@@ -11,8 +11,8 @@ from trajmatch.run.config import Config
 
 # A setting is open where it has one of these values.
 LEFT_OPEN = (None, "auto")
-# The share of a run's steps over which an outer average reaches back: 0.9995 over 10,000 steps, as FTD published, is a
-# fifth of them.
+# The share of a run's steps over which FTD's outer average reaches back: 0.9995 over 10,000 steps, as published, is a fifth
+# of them.
 AVERAGED_SHARE = 0.2
 # What the setting `sharpness` means by the word satm: sam with noise of this strength (gamma).
 SATM_NOISE = 0.05
@@ -132,7 +132,8 @@ METHODS: dict[str, Method] = {
     "ftd": Method(FLAT | {"outer.ema": over_a_fifth_of_the_steps}),
     # The two-pass estimator, labels from an expert (arXiv 2211.10586).
     "tesla": Method({"matching.estimator": if_all_are_differentiated("tesla"), "outer.labels": "teacher"}),
-    "datm": Method(CURRICULUM | {"outer.ema": over_a_fifth_of_the_steps}),
+    # Flat experts, a growing window of start epochs, correctly classified images, learned labels (arXiv 2310.05773).
+    "datm": Method(FLAT | CURRICULUM),
     "satm": Method(SATM),
     "satm-fi": Method(SATM | FLAT),
     "satm-da": Method(SATM | CURRICULUM),

@@ -25,7 +25,7 @@ from trajmatch.methods import engines
 from trajmatch.methods.training import accuracy, train
 from trajmatch.run import assemble
 from trajmatch.run.assemble import Material, evaluation_training, expert_training, factory, opened, shared
-from trajmatch.run.compute import set_precision, training_engine
+from trajmatch.run.compute import training_engine
 from trajmatch.run.config import Config
 from trajmatch.run.distill_stage import CHECKPOINT, DISTILLED, METRICS, Loop, delivered, snapshot_path, snapshot_steps
 from trajmatch.run.expert_stage import real
@@ -231,7 +231,6 @@ def _expert_like(config: Config, material: Material, folder: Path) -> Trajectory
 def _distill(config: Config, material: Material, loop: Loop) -> Stage:
     """Real outer steps. The first one compiles what is to be compiled."""
     torch.set_num_threads(loop.compute.threads)
-    set_precision(config.precision)
     began = time.perf_counter()
     loop.step()
     first = time.perf_counter() - began

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from trajmatch.run.allocator import keep_freed_memory
+from trajmatch.run.precision import precision, set_precision
 
 # What a job is given to say how far it is, and what its caller hears: (the job's index, what was said).
 Report = Callable[[Any], None]
@@ -49,6 +50,7 @@ def _start(queue: "SimpleQueue[tuple[int, Any]]", threads: int) -> None:
     _queue = queue
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent decides what it means
     keep_freed_memory()
+    set_precision("float32")
     torch.set_num_threads(threads)
 
 
@@ -120,6 +122,8 @@ def _run_here(
     torch.set_num_threads(threads)
     try:
         for index, job in enumerate(jobs):
-            yield index, function(*job, partial(listen, index))
+            with precision("float32"):
+                result = function(*job, partial(listen, index))
+            yield index, result
     finally:
         torch.set_num_threads(before)

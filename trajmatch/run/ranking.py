@@ -19,7 +19,7 @@ from trajmatch.run import assemble
 from trajmatch.run.assemble import Material, shared
 from trajmatch.run.compute import training_engine
 from trajmatch.run.config import Config
-from trajmatch.run.evaluate_stage import random_set, whole, whole_jobs
+from trajmatch.run.evaluate_stage import chosen_on, random_set, whole, whole_jobs
 from trajmatch.run.jobs import Job, accuracies_of, set_jobs
 from trajmatch.run.pool import Peak
 
@@ -68,7 +68,7 @@ def rank(
         ]
         jobs += whole_jobs(config) if e.whole_epochs else []
         found = accuracies_of(config, path, peak, quiet, jobs)
-    how = f"the best of {', '.join(f'{rate:.4g}' for rate in rates)} by one network on validation images"
+    how = f"the best of {', '.join(f'{rate:.4g}' for rate in rates)} by one network on {chosen_on(material)}"
     accuracy = {
         key: {**Score.of(found[f"{key} {best[key]}"], f"{TITLES[key]}; {how}").record(), "rate": best[key]}
         for key in TITLES

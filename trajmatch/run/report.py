@@ -118,9 +118,15 @@ def _headline(summary: Record) -> str:
     return f'{title}<p class="lead">{escape(sentence)}.</p>{_note(made)}'
 
 
+def title_of(key: str, score: Record) -> str:
+    """What a score is of, in words."""
+    seen = " (among training images)" if score.get("held_out") is False else ""
+    return TITLES.get(key, key) + seen
+
+
 def _accuracies(summary: Record) -> str:
     scores = summary["accuracy"]
-    named = [(TITLES.get(key, key), score, key == "distilled") for key, score in scores.items()]
+    named = [(title_of(key, score), score, key == "distilled") for key, score in scores.items()]
     bars = [figures.Bar(name, score["mean"], score["std"], highlighted) for name, score, highlighted in named]
     classes = summary.get("classes") or []
     plot = figures.accuracy_bars(bars, 1 / len(classes) if classes else None)

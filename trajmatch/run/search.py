@@ -16,7 +16,7 @@ from trajmatch.data.synthetic import SyntheticSet
 from trajmatch.measure.agreement import kendall, spearman
 from trajmatch.run.assemble import Material, expert_training, factory, shared
 from trajmatch.run.config import Config, Network
-from trajmatch.run.evaluate_stage import random_set
+from trajmatch.run.evaluate_stage import chosen_on, random_set
 from trajmatch.run.folder import commit
 from trajmatch.run.jobs import Job, accuracies_of, real_job, set_jobs
 from trajmatch.run.pool import Peak
@@ -161,9 +161,8 @@ def _jobs(config: Config, options: Options, material: Material, synthetic: Synth
 def _how(config: Config, options: Options, material: Material, synthetic: SyntheticSet) -> dict[str, str]:
     """What was measured on what, for each of `SOURCES`, and how the choice was made."""
     dataset, training = material.dataset, expert_training(config)
-    among = "" if dataset.held_out else ", which are among the training images too"
     return {
-        "set": f"accuracy on {len(dataset.validation)} validation images{among}; mean of {options.proxy_networks} "
+        "set": f"accuracy on {len(dataset.validation)} {chosen_on(material)}; mean of {options.proxy_networks} "
         f"networks trained on the set, by the evaluation's recipe at the set's step size {synthetic.eta:.4g}",
         "random": f"accuracy on the same validation images; mean of {options.proxy_networks} networks trained in the "
         "same way on as many random real images, drawn anew for each",

@@ -155,6 +155,10 @@ def _check_ranges(flat: dict[str, Any]) -> None:
     for key in SHARES.split():
         if flat[key] is not None and not 0 <= flat[key] < 1:
             raise ValueError(f"{flag(key)} is {flat[key]} and must be at least 0 and below 1")
+    if 0 < (flat["outer.relative_clip"] or 0) <= 1:  # the mean of clipped norms could never grow again
+        raise ValueError(
+            f"--outer.relative-clip is {flat['outer.relative_clip']} and must be above 1, or 0 not to clip"
+        )
 
 
 def _check_window(m: Matching) -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from trajmatch.core.draws import generator
+from trajmatch.core.student import in_parts
 from trajmatch.data.networks import build, embedding
 from trajmatch.data.synthetic import class_labels, initial_images, one_hot
 from trajmatch.data.trajectories import Trajectory
@@ -14,11 +15,8 @@ from trajmatch.methods.initial import correct_images, label_logits
 from trajmatch.methods.selection import SELECTIONS, by_class
 from trajmatch.methods.state import OuterState, new_state
 from trajmatch.run.assemble import Material, distillation_seed, factory
-from trajmatch.run.compute import training_engine
+from trajmatch.run.compute import WHOLE, at_once, training_engine
 from trajmatch.run.config import Config
-
-# Images at a time; the whole training set in the input space need not be in memory for this.
-CHUNK = 1000
 
 
 def first_state(
@@ -44,7 +42,7 @@ def first_images(
     seed = distillation_seed(config)
 
     def parts() -> Iterator[Tensor]:
-        return map(material.space.forward, train.x.split(CHUNK))
+        return map(material.space.forward, train.x.split(WHOLE))
 
     if kind == "real" or kind == "noise":
         return initial_images(kind, train, material.space, num_classes, config.ipc, seed)
@@ -68,11 +66,15 @@ def _outputs(
 ) -> Iterator[Tensor]:
     """Logits (n, C) of every expert, trained to its end, one after another; `images` gives theirs, some at a time.
 
+    No more of them go through the network at once than --micro-batch or --memory allow.
+
     seen_as: what of the network is wanted instead, such as its features.
     """
     dataset = material.dataset
     network, _ = build(factory(config.network, dataset.shape, dataset.num_classes), 0)
-    forward = engines.forward(seen_as(network.to(device)), training_engine(config, network, device))
+    network, synthetic = network.to(device), (config.ipc * dataset.num_classes, *dataset.shape)
+    limit = at_once(config, network, device, synthetic, material.nbytes)
+    forward = in_parts(engines.forward(seen_as(network), training_engine(config, network, device)), limit)
     for trajectory in trajectories:
         theta = trajectory.row(trajectory.num_rows - 1).to(device)
         yield torch.cat([forward(theta, part.to(device)).cpu() for part in images()])

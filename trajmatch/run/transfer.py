@@ -9,7 +9,7 @@ from trajmatch.data.synthetic import SyntheticSet
 from trajmatch.measure.evaluate import Score
 from trajmatch.run.assemble import Material, shared
 from trajmatch.run.config import Config
-from trajmatch.run.evaluate_stage import obtained
+from trajmatch.run.evaluate_stage import chosen_on, obtained
 from trajmatch.run.folder import parsed
 from trajmatch.run.jobs import Job, accuracies_of, set_jobs
 from trajmatch.run.pool import Peak
@@ -50,7 +50,7 @@ def transfer(
             "learned": _score(config, found[f"{name} learned"], synthetic.eta, "the set's learned step size")
         }
         if name in foreign:
-            how = f"the best of {', '.join(map(str, e.rates))} by one network on validation images"
+            how = f"the best of {', '.join(map(str, e.rates))} by one network on {chosen_on(material)}"
             scores[name]["tuned"] = _score(config, found[f"{name} tuned"], best[name], how)
             scores[name]["validation"] = {str(rate): value for rate, value in validation[name].items()}
     return scores

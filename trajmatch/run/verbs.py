@@ -21,7 +21,7 @@ from trajmatch.run.expert_stage import stopwatch
 from trajmatch.run.folder import check_claim, claim, commit
 from trajmatch.run.methods import METHODS
 from trajmatch.run.pool import Peak, cores, peak_memory_mb
-from trajmatch.run.report import write_report
+from trajmatch.run.report import title_of, write_report
 from trajmatch.run.settings import EVALUATE_FIELDS, difference, resolve, settings
 
 Say = Callable[[str], None]
@@ -244,14 +244,8 @@ def plan(config: Config) -> list[str]:
 
 def headline(accuracy: dict[str, Any]) -> list[str]:
     """The scores as lines of text."""
-    titles = {
-        "distilled": "distilled, last iterate",
-        "chosen": "distilled, chosen on validation",
-        "random": "random real images",
-        "whole": "whole dataset",
-    }
     return [
-        f"  {titles[key]:<32} {score['mean']:7.2%} +- {score['std']:.2%}  (n = {score['n']})"
+        f"  {title_of(key, score):<32} {score['mean']:7.2%} +- {score['std']:.2%}  (n = {score['n']})"
         for key, score in accuracy.items()
     ]
 

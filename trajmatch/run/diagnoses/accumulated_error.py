@@ -55,7 +55,7 @@ def _one(run: Opened, options: Options, advance: Callable[[int], None]) -> dict[
     found: dict[str, Any] = {**run.about, "step": point.step}
     found |= {"epochs": ends[1:], "experts": len(samples)}
     for part in PARTS:
-        mean, error = mean_and_error([getattr(sample, part).double().cpu() for sample in samples])
+        mean, error = mean_and_error([getattr(sample, part).cpu().double() for sample in samples])
         found |= {part: mean.tolist(), f"{part}_error": error.tolist()}
     return found
 

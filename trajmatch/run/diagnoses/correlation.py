@@ -31,7 +31,7 @@ def _one(run: Opened, options: Options, advance: Callable[[int], None]) -> dict[
     for point in run.spread_points(options.points):
         here = []
         for e in range(run.panel_size(options.panel)):
-            here.append(cosines(run.tasks(point, [Choice(e, t) for t in starts])).double().cpu())
+            here.append(cosines(run.tasks(point, [Choice(e, t) for t in starts])).cpu().double())
             advance(len(starts))
         samples += here
         mean, _ = mean_and_error(here)

@@ -32,7 +32,7 @@ def _one(run: Opened, options: Options, advance: Callable[[int], None]) -> dict[
     for point in run.points:
         samples = []
         for e in range(run.panel_size(options.panel)):
-            samples.append(losses(run.tasks(point, [Choice(e, t) for t in starts])).double().cpu())
+            samples.append(losses(run.tasks(point, [Choice(e, t) for t in starts])).cpu().double())
             advance(len(starts))
         mean, error = mean_and_error(samples)
         all_mean, all_error = mean_and_error([sample.mean() for sample in samples])

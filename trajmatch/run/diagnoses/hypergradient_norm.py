@@ -42,7 +42,8 @@ def compute(runs: Sequence[Opened], options: Options, advance: Callable[[int], N
 
 def _one(run: Opened, options: Options, radius: float, advance: Callable[[int], None]) -> dict[str, Any]:
     rows = read_metrics(run.folder / METRICS)[0] if run.folder is not None else []
-    norms = [row["hypergradient_norm"] for row in rows]
+    # Of a step that a guard left out there may be none.
+    norms = [norm for row in rows if (norm := row["hypergradient_norm"]) is not None]
     parts = {"all": norms, "first half": norms[: len(norms) // 2], "second half": norms[len(norms) // 2 :]}
     sharpness = []
     for point in run.spread_points(options.points):
@@ -65,7 +66,7 @@ def _sharpness(
     for task in run.tasks(point, _choices(run, options)):
         d = adjoint(task).d.X
         eps = SAM(radius).perturbation(d, point.X, d).eps
-        found.append((matching_loss(task._replace(X=point.X + eps)) - matching_loss(task)).double().cpu())
+        found.append((matching_loss(task._replace(X=point.X + eps)) - matching_loss(task)).cpu().double())
         advance(3)
     return found
 

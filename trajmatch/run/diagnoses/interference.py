@@ -40,7 +40,7 @@ def _one(run: Opened, options: Options, advance: Callable[[int], None]) -> dict[
     for point in run.spread_points(options.points):
         for e in range(run.panel_size(options.panel)):
             tasks = run.tasks(point, [Choice(e, t) for t in starts])
-            samples.append(interference(tasks, partial(_step, run, point)).double().cpu())
+            samples.append(interference(tasks, partial(_step, run, point)).cpu().double())
             advance(len(starts) * (len(starts) + 2))
     mean, error = mean_and_error(samples)
     others = [(a, b) for a in range(len(starts)) for b in range(len(starts)) if a != b]

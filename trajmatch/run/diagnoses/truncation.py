@@ -79,7 +79,7 @@ def _errors(run: Opened, options: Options, advance: Callable[[int], None]) -> di
             advance(1)
             eps = SAM(run.config.matching.radius).perturbation(d, point.X, d).eps
             way = float((task.g - task.s).norm())
-            apart.append(reuse_distance(task._replace(X=point.X + noise), point.X + eps).double().cpu() / way)
+            apart.append(reuse_distance(task._replace(X=point.X + noise), point.X + eps).cpu().double() / way)
             far = float((eps - noise).norm()) / way
             eta = float(task.eta)
             taus = range(run.rule.T + 1)
