@@ -28,6 +28,7 @@ from trajmatch.core.augment import STANDARD, augment, draw, families
 from trajmatch.core.draws import generator
 from trajmatch.data.files import write_json
 from trajmatch.data.networks import build, convnet
+from trajmatch.measure.cost import synchronise
 from trajmatch.methods import engines
 from trajmatch.methods.engines import Engine
 from trajmatch.methods.training import Training, train
@@ -100,12 +101,12 @@ def work(side: Side, size: Size, device: str, ready: Barrier, results: Any) -> N
     loop = plain(x, y, size) if side.loop == "plain" else ours(x, y, size, side.loop)
     for _ in range(3):
         next(loop)
-    measure.synchronise(place)
+    synchronise(place)
     ready.wait()
     began = time.perf_counter()
     for _ in range(size.steps):
         next(loop)
-    measure.synchronise(place)
+    synchronise(place)
     results.put(size.steps * size.batch / (time.perf_counter() - began))
 
 

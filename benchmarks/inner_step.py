@@ -22,6 +22,7 @@ from trajmatch.core.estimators import Task, unrolled
 from trajmatch.core.inner import Problem, training_view
 from trajmatch.core.student import Student, plain
 from trajmatch.data.networks import build, convnet
+from trajmatch.measure.cost import alternating
 from trajmatch.methods import engines
 from trajmatch.methods.engines import Compiled, Engine
 from trajmatch.run.compute import prepare_process
@@ -57,7 +58,7 @@ def timed(sides: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
     for side in sides.values():
         side()
         side()
-    seconds = measure.alternating(list(sides.values()), rounds, torch.device("cpu"))
+    seconds = alternating(list(sides.values()), rounds, torch.device("cpu"))
     return {name: 1000 * statistics.median(s) for name, s in zip(sides, seconds, strict=True)}
 
 

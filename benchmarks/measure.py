@@ -1,12 +1,11 @@
-"""Clocks, memory and machines: what every benchmark needs."""
+"""Fresh processes, machines, ratios and tables: what every benchmark needs besides trajmatch/measure/cost.py."""
 
 import json
 import platform
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -16,29 +15,6 @@ import torch
 from trajmatch.run.folder import commit
 
 ALLOCATOR = "glibc malloc told to keep freed memory (run/allocator.py), the same for all sides"
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait until the device has done what it was asked to."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def alternating(sides: Sequence[Callable[[], Any]], rounds: int, device: torch.device) -> list[list[float]]:
-    """Seconds of every side in every round; in each round all sides run once, every other round backwards.
-
-    What the machine does beside this then falls on all sides alike. Each side must have been called before.
-    """
-    seconds: list[list[float]] = [[0.0] * rounds for _ in sides]
-    for r in range(rounds):
-        order = range(len(sides)) if r % 2 == 0 else reversed(range(len(sides)))
-        for k in order:
-            synchronise(device)
-            began = time.perf_counter()
-            sides[k]()
-            synchronise(device)
-            seconds[k][r] = time.perf_counter() - began
-    return seconds
 
 
 def spread(values: Sequence[float]) -> float:

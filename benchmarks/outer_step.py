@@ -11,6 +11,7 @@ import json
 import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -19,27 +20,22 @@ import torch
 from torch import Tensor
 
 from benchmarks import measure, pictures
-from trajmatch.core.augment import STANDARD, draw, families
 from trajmatch.core.draws import generator
 from trajmatch.core.estimators import Task, adjoint
 from trajmatch.core.hypergradient import Hypergradient
-from trajmatch.core.inner import Problem, training_view
 from trajmatch.data.files import read_tensors, save_tensors, write_json
 from trajmatch.data.networks import build, convnet
+from trajmatch.measure import cost
 from trajmatch.methods import engines
 from trajmatch.methods.engines import Engine
 from trajmatch.methods.training import Training, train
 from trajmatch.run import assemble
 from trajmatch.run.compute import prepare_process
 from trajmatch.run.config import Config, Images
-from trajmatch.run.diagnoses.cost import estimator
 from trajmatch.run.pool import cores
 from trajmatch.run.precision import precision
 from trajmatch.run.resident import peak_over_base
 from trajmatch.run.verbs import say
-
-FAMILIES = families(STANDARD)
-ETA = 0.01
 
 
 @dataclass(frozen=True)
@@ -106,7 +102,7 @@ def segment(data: str, width: int, num_images: int = 1000) -> Segment:
     x, y = material.space.forward(material.dataset.train.x[chosen]), material.dataset.train.y[chosen]
     network, theta = build(lambda: convnet((3, 32, 32), 10, 3, width), 0)
     engine = Engine(engines.choose(network, torch.device("cpu"), 0)[0])
-    recipe = Training(0.01, 3, 64, families=FAMILIES)
+    recipe = Training(0.01, 3, 64, families=cost.FAMILIES)
     student = engines.student(network, engine)
     ends = [now.theta for now in train(student.gradient, theta, x, torch.eye(10)[y], recipe, 0) if now.epoch_ended]
     return Segment(x, y, ends[0], ends[2])
@@ -117,17 +113,14 @@ def task(case: Case, side: Side, found: Segment, device: torch.device, T: int, d
     network, _ = build(lambda: convnet((3, 32, 32), 10, 3, case.width), 0)
     network = network.to(device, dtype)
     student = engines.student(network, Engine(side.engine, side.precision, micro_batch=side.micro_batch))
-    source = generator(0, "benchmark", case.batch)
-    b = [torch.arange(case.batch)] * T
-    view = training_view(b, [draw(case.batch, FAMILIES, source) for _ in range(T)])
     X, Y = found.x[: case.batch].to(device, dtype), torch.eye(10, dtype=dtype)[found.y[: case.batch]].to(device)
-    eta = torch.tensor(ETA, dtype=dtype, device=device)
-    return Task(Problem(view, student), found.s.to(device, dtype), found.g.to(device, dtype), X, Y, eta, T)
+    s, g, source = found.s.to(device, dtype), found.g.to(device, dtype), generator(0, "benchmark", case.batch)
+    return cost.whole_batches(student, s, g, X, Y, T, source)
 
 
 def step(case: Case, side: Side, found: Segment, device: torch.device, T: int) -> Callable[[], Hypergradient]:
     """The computation that is measured, as a function of nothing."""
-    given, estimate = task(case, side, found, device, T, torch.float32), estimator(side.estimator, T)
+    given, estimate = task(case, side, found, device, T, torch.float32), cost.estimator(side.estimator, T)
 
     def run() -> Hypergradient:
         with precision(side.precision):
@@ -155,9 +148,8 @@ def probe(about: dict[str, Any]) -> float:
     prepare_process()
     torch.set_num_threads(about["threads"])
     found = Segment(**read_tensors(Path(about["segment"])))
-    step(case, side, found, device, 1)()  # libraries load and compile now; that is not the method's memory
-    run = step(case, side, found, device, about["steps"])
-    return peak_over_base(run, device)
+    make = partial(step, case, side, found, device)
+    return cost.peak_memory(make, about["steps"], lambda run: peak_over_base(run, device))
 
 
 def run_case(case: Case, chosen: list[Side], data: Path, device: torch.device, threads: int) -> list[dict[str, Any]]:
@@ -169,7 +161,7 @@ def run_case(case: Case, chosen: list[Side], data: Path, device: torch.device, t
     for side, run in zip(chosen, steps, strict=True):
         say(f"batch {case.batch}: {side}")
         found_errors.append(errors(run().X, wanted))  # and warm
-    seconds = measure.alternating(steps, case.rounds, device)
+    seconds = cost.alternating(steps, case.rounds, device)
     rows = []
     for k, side in enumerate(chosen):
         about = {"case": asdict(case), "side": asdict(side), "device": str(device), "threads": threads}

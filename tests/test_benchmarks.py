@@ -1,7 +1,6 @@
 """The benchmarks' arithmetic and records; what they measure is never tested."""
 
 import json
-import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,20 +17,6 @@ FIELDS = (
     "estimator engine precision batch inner_steps seconds seconds_spread peak_memory_mb relative_error cosine "
     "speedup_vs_unrolled speedup_vs_tesla"
 )
-
-
-def test_sides_take_turns_and_every_other_round_backwards(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[int] = []
-    clock = [0.0]
-    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
-
-    def side(k: int) -> None:
-        calls.append(k)
-        clock[0] += 10.0**k
-
-    seconds = measure.alternating([lambda k=k: side(k) for k in range(3)], 4, CPU)  # type: ignore[misc]
-    assert calls == [0, 1, 2, 2, 1, 0, 0, 1, 2, 2, 1, 0]
-    assert seconds == [[1.0] * 4, [10.0] * 4, [100.0] * 4]
 
 
 def test_ratios_are_paired_within_rounds() -> None:

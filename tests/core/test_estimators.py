@@ -10,7 +10,16 @@ from torch import Tensor
 from torch.func import functional_call, grad
 
 from tests.oracles import ALL_FAMILIES, F64, Y0, Quadratic, random, relative_error, small
-from trajmatch.core.estimators import Estimate, Estimator, Task, adjoint, random_window, tesla, truncated, unrolled
+from trajmatch.core.estimators import (
+    ESTIMATORS,
+    Estimate,
+    Task,
+    adjoint,
+    random_window,
+    tesla,
+    truncated,
+    unrolled,
+)
 from trajmatch.core.hypergradient import Hypergradient
 from trajmatch.core.student import micro_batched
 from trajmatch.data.networks import build, convnet
@@ -275,18 +284,25 @@ def test_tesla_is_autograd_with_a_detached_student(batch: int | None, first: int
     assert relative_error(found.d.X, whole.d.X) > 1e-3  # its derivative is not
 
 
-ESTIMATORS = {
-    "unrolled": unrolled,
-    "adjoint": adjoint,
-    "truncated": truncated(3),
-    "random-window": random_window(2, 5),
-    "tesla": tesla,
-}
+def test_every_name_makes_its_estimator() -> None:
+    task = small(ALL_FAMILIES, batch=3).task
+    for name, wanted in {
+        "adjoint": adjoint,
+        "unrolled": unrolled,
+        "truncated": truncated(2),
+        "random-window": random_window(2, 5),
+        "tesla": tesla,
+    }.items():
+        assert_same(ESTIMATORS[name](2, 5)(task), wanted(task))
+    whole, half = tesla(task), ESTIMATORS["tesla-halved"](2, 5)(task)
+    assert torch.equal(half.d.X, whole.d.X / 2)
+    assert torch.equal(half.d.Y, whole.d.Y / 2)
+    assert torch.equal(half.d.eta, whole.d.eta)
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_an_estimate_moves_no_argument_and_holds_no_graph(name: str) -> None:
-    estimate: Estimator = ESTIMATORS[name]
+    estimate = ESTIMATORS[name](2, 5)
     task = late(small(ALL_FAMILIES, batch=3).task, 1)
     arguments = [t for t in task if isinstance(t, Tensor)]
     before = [t.clone() for t in arguments]

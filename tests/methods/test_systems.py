@@ -271,11 +271,11 @@ def test_the_guard_leaves_out_a_step_whose_loss_is_not_finite(wrong: float, K: i
 def test_tesla_halved_is_half_for_images_and_labels_and_whole_for_the_step_size() -> None:
     tesla = replace(LEARNED, estimator="tesla", images=Momentum(3.0, 0.0), label=Momentum(2.0, 0.0))
     before = state(tesla)
-    whole, half = (step(replace(tesla, halved=halved))[0] for halved in (False, True))
+    whole, half = (step(replace(tesla, estimator=name))[0] for name in ("tesla", "tesla-halved"))
     assert relative_error(half.X - before.X, (whole.X - before.X) / 2) < 1e-12
     assert relative_error(half.Y - before.Y, (whole.Y - before.Y) / 2) < 1e-12
     assert torch.equal(half.eta, whole.eta)
-    doubled = replace(tesla, halved=True, images=Momentum(6.0, 0.0), label=Momentum(4.0, 0.0))
+    doubled = replace(tesla, estimator="tesla-halved", images=Momentum(6.0, 0.0), label=Momentum(4.0, 0.0))
     assert relative_error(step(doubled)[0].X - before.X, whole.X - before.X) < 1e-12
     assert relative_error(step(doubled)[0].Y - before.Y, whole.Y - before.Y) < 1e-12
 
@@ -298,7 +298,7 @@ def test_tesla_puts_the_cotangent_in_place_of_every_adjoint(K: int) -> None:
 
 def test_the_unrolled_graph_and_the_sweep_make_the_same_step() -> None:
     for rule, K in ((LEARNED, 1), (MTT, 2), (replace(SATM, iota=T, tau=3), 2)):
-        wanted, found = (step(replace(rule, estimator=name), K)[0] for name in ("sweep", "unrolled"))
+        wanted, found = (step(replace(rule, estimator=name), K)[0] for name in ("truncated", "unrolled"))
         for name in ("X", "Y", "eta"):
             assert relative_error(getattr(found, name), getattr(wanted, name)) < 1e-10
 

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from trajmatch.core.combine import cosine_matrix, gramian
 from trajmatch.core.estimators import unrolled
 from trajmatch.methods.schedule import Choice
 from trajmatch.run.cli import main
-from trajmatch.run.diagnose import NAMES, diagnosis
+from trajmatch.run.diagnose import NAMES, diagnosis, with_radius
 from trajmatch.run.opened import Opener, evenly
 from trajmatch.run.options import Options
 
@@ -199,7 +200,7 @@ def test_the_nearest_real_images_of_initial_ones_are_themselves(run: Path, tmp_p
     assert 0 < low < middle < high
     opened = Opener().run(run)
     opened.points[-1] = opened.points[0]
-    start = diagnosis("nearest").compute([opened], Options(), lambda count: None)["runs"][0]
+    start = diagnosis("nearest").look(opened, Options(), lambda count: None)
     assert max(start["distance"]) < 1e-3
     assert all(start["same_class"])
     assert start["closer_than_any_test_image"] == 10
@@ -237,6 +238,34 @@ def test_all_names_are_listed_and_lead_to_a_diagnosis(capsys: Captured) -> None:
     for name in NAMES:
         assert name in listed
         assert diagnosis(name).draw is not None
+
+
+QUICK = Options(panel=2, starts=2, points=2, steps=2, networks=1, grid=3)
+
+
+@pytest.mark.parametrize("name", sorted(NAMES.keys() - {"cost"}))
+def test_as_many_pieces_are_done_as_were_promised(name: str, run: Path, plain: Path, tmp_path: Path) -> None:
+    found, runs, done = diagnosis(name), [Opener().run(folder) for folder in (run, plain)], list[int]()
+    options = with_radius(replace(QUICK, out=tmp_path), runs)
+    numbers = found.numbers(runs, options, done.append)
+    assert sum(done) == found.total(runs, options) == sum(found.pieces(one, options) for one in runs[: 2 - found.alone])
+    if found.alone:
+        assert numbers["name"] == "whole"
+    else:
+        assert [one["name"] for one in numbers["runs"]] == ["whole", "mtt"]
+
+
+def test_what_is_said_beforehand_counts_pieces_alone(run: Path, tmp_path: Path, capsys: Captured) -> None:
+    succeed("diagnose", "forgetting", "--run", run, *SMALL, "--out", tmp_path)
+    assert "forgetting: 18 pieces of work\n" in "".join(capsys.readouterr())
+
+
+def test_no_radius_is_the_largest_of_the_runs(run: Path) -> None:
+    opened = Opener().run(run)
+    matching = replace(opened.config.matching, radius=0.7)
+    wider = replace(opened, config=replace(opened.config, matching=matching))
+    assert with_radius(Options(), [opened, wider, opened]) == Options(radius=0.7)
+    assert with_radius(Options(radius=0.2), [opened, wider]) == Options(radius=0.2)
 
 
 def test_places_are_even_and_hold_both_ends() -> None:

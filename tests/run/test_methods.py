@@ -3,7 +3,7 @@
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ import tyro
 
 from tests.oracles import relative_error
 from tests.run.small import FLAGS, command, rows, succeed
+from trajmatch.core.estimators import ESTIMATORS
 from trajmatch.core.sharpness import SAM, FlatGSAM
 from trajmatch.core.vector import functional
 from trajmatch.data.files import read_header, read_tensors
@@ -204,13 +205,23 @@ def test_mtt_with_one_flag_has_that_part_of_the_method(name: str, but: str, valu
     assert replace(without_it, method="mtt") == parsed("--method", "mtt", "--steps", "100", but, value)
 
 
+def test_a_setting_has_every_estimator_but_the_one_that_halved_asks_for() -> None:
+    assert {*get_args(get_type_hints(Matching)["estimator"])} == {"auto", *ESTIMATORS} - {"tesla-halved"}
+
+
 def test_a_rule_says_what_the_settings_say() -> None:
     da = assemble.rule(parsed("--method", "satm-da", "--steps", "100"))
     assert (da.T, da.iota, da.tau, da.gamma, da.sharpness) == (6, 2, 4, 0.05, SAM(0.1))
-    assert (da.estimator, da.second_order_rate, da.labels, da.guard, da.ema) == ("sweep", False, "learned", 1.0, None)
+    assert (da.estimator, da.second_order_rate, da.labels, da.guard, da.ema) == (
+        "truncated",
+        False,
+        "learned",
+        1.0,
+        None,
+    )
     assert (da.label.lr, da.label.mu) == (2.0, 0.9)
     tesla = assemble.rule(parsed("--method", "tesla", "--matching.halved", "--outer.lr-labels", "3"))
-    assert (tesla.estimator, tesla.halved, tesla.labels, tesla.label.lr) == ("tesla", True, "teacher", 3.0)
+    assert (tesla.estimator, tesla.labels, tesla.label.lr) == ("tesla-halved", "teacher", 3.0)
     ftd = parsed("--method", "ftd", "--steps", "100", "--expert.flat-radius", "0.02")
     assert assemble.expert_training(ftd).sharpness == FlatGSAM(0.02, 0.3)
     assert assemble.rule(ftd).ema == pytest.approx(0.95)

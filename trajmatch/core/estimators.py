@@ -4,6 +4,7 @@ Legend: n images of c x h x w, C classes, P parameters, T inner steps, iota of t
 """
 
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -181,3 +182,15 @@ def tesla(task: Task, halved: bool = False) -> Estimate:
     factor = 0.5 if halved else 1.0
     deta = first_order_rate(q, thetas[task.first], thetas[T], eta)
     return Estimate(thetas, loss, q, Hypergradient(factor * dX, factor * dY, deta))
+
+
+# Every estimator by the name that settings and tables give it: (iota, end) -> Estimator. Only a truncated sweep and a
+# random window heed `iota`, the number of differentiated steps, and only a random window heeds `end`, its last step.
+ESTIMATORS: dict[str, Callable[[int, int], Estimator]] = {
+    "adjoint": lambda iota, end: adjoint,
+    "unrolled": lambda iota, end: unrolled,
+    "truncated": lambda iota, end: truncated(iota),
+    "random-window": random_window,
+    "tesla": lambda iota, end: tesla,
+    "tesla-halved": lambda iota, end: partial(tesla, halved=True),
+}

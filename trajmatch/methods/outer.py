@@ -6,7 +6,6 @@ Legend: n synthetic images of c x h x w, C classes, P parameters, T inner steps,
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -16,7 +15,7 @@ from trajmatch.core.augment import draw
 from trajmatch.core.combine import combine, cosine_matrix, gramian
 from trajmatch.core.descent import Adam, Momentum
 from trajmatch.core.draws import batches, generator, smoothing_noise
-from trajmatch.core.estimators import Estimate, Estimator, Task, random_window, stack, tesla, truncated, unrolled
+from trajmatch.core.estimators import ESTIMATORS, Estimate, Estimator, Task, stack
 from trajmatch.core.hypergradient import Hypergradient
 from trajmatch.core.inner import Problem, training_view
 from trajmatch.core.rate import first_order_rate, is_valid_rate, logarithmic
@@ -45,9 +44,8 @@ class Rule:
     clip:       largest norm of the descent direction, or None.
     relative_clip: the same, in units of the running mean of those norms, or None.
     ema:        decay of the delivered average of X, or None to deliver X itself.
-    estimator:  sweep (truncated, and exact where iota = T), unrolled, tesla or random-window; method.md section 2.
+    estimator:  a name in core.estimators.ESTIMATORS; truncated is exact where iota = T. method.md section 2.
     interval:   keep one iterate in this many and compute the others again, for networks of many parameters.
-    halved:     with tesla, the published program's half of the images' hypergradient.
     combining:  how the hypergradients of K segments become one (methods/combining.py).
     labels:     fixed; learned, as logits; or teacher: what the expert at the segment's end says of the images.
     label:      optimiser of learned labels.
@@ -69,9 +67,8 @@ class Rule:
     clip: float | None = None
     relative_clip: float | None = None
     ema: float | None = None
-    estimator: str = "sweep"
+    estimator: str = "truncated"
     interval: int = 1
-    halved: bool = False
     combining: str = "mean"
     labels: str = "fixed"
     label: Momentum = FIXED
@@ -80,7 +77,7 @@ class Rule:
 
     def kept(self) -> frozenset[int]:
         """The inner steps whose iterates stay in memory: those that the sweep and trajectory 2 will ask for."""
-        since = self.T - self.iota if self.estimator == "sweep" else 0
+        since = self.T - self.iota if self.estimator == "truncated" else 0
         return frozenset((self.tau, *range(since, self.T, self.interval)))
 
 
@@ -91,15 +88,11 @@ def probabilities(rule: Rule, state: OuterState) -> Tensor:
 
 def estimator(rule: Rule, seed: int, step: int) -> Estimator:
     """The estimator of one outer step; a random window's end is drawn from (seed, step), uniform in iota..T."""
+    end = rule.T
     if rule.estimator == "random-window":
         source = generator(seed, "window", step)
-        return random_window(rule.iota, int(torch.randint(rule.iota, rule.T + 1, (), generator=source)))
-    made: dict[str, Estimator] = {
-        "sweep": truncated(rule.iota),
-        "unrolled": unrolled,
-        "tesla": partial(tesla, halved=rule.halved),
-    }
-    return made[rule.estimator]
+        end = int(torch.randint(rule.iota, rule.T + 1, (), generator=source))
+    return ESTIMATORS[rule.estimator](rule.iota, end)
 
 
 def inner_problem(rule: Rule, student: Student, n: int, seed: int, step: int, k: int = 0) -> Problem:

@@ -1,7 +1,8 @@
 """`trajmatch diagnose NAME`: open the runs, compute, and write numbers, figure and the report. No torch here."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from importlib import import_module
 from math import isfinite
@@ -26,7 +27,7 @@ NAMES = {
     "landscape": "the matching loss over a plane of images around the set",
     "nearest": "the nearest real training image of each synthetic one, and how far it is",
 }
-# They look at images alone.
+# These diagnoses look at images alone.
 WITHOUT_EXPERTS = {"nearest"}
 
 
@@ -38,15 +39,15 @@ def diagnose(name: str, options: Options, command: str, say: Callable[[str], Non
     check(name, options)
     from trajmatch.data.files import replacing, write_json
     from trajmatch.run.folder import commit
-    from trajmatch.run.progress import Meter, duration
+    from trajmatch.run.progress import Meter
 
     found, runs = diagnosis(name), open_runs(name, options)
-    folder = options.folder()
-    work = found.work(runs, options)
-    say(f"{name}: {work.pieces} pieces of work, about {duration(work.seconds)}")
+    options, folder = with_radius(options, runs), options.folder()
+    total = found.total(runs, options)
+    say(f"{name}: {total} pieces of work")
     folder.mkdir(parents=True, exist_ok=True)
-    with Meter(name, work.pieces, unit="pieces", quiet=quiet) as meter:
-        numbers = _told(found.compute(runs, options, lambda count: meter.advance(count=count)))
+    with Meter(name, total, unit="pieces", quiet=quiet) as meter:
+        numbers = _as_json(found.numbers(runs, options, lambda count: meter.advance(count=count)))
     about = {"diagnosis": name, "about": NAMES[name], "command": command, "commit": commit()}
     write_json(folder / f"{name}.json", about | numbers)
     with replacing(folder / f"{name}.png") as temporary:
@@ -55,12 +56,19 @@ def diagnose(name: str, options: Options, command: str, say: Callable[[str], Non
     return folder / f"{name}.json"
 
 
-def _told(value: Any) -> Any:
-    """The same for JSON, which has no word for the error of a single sample: None."""
+def with_radius(options: Options, runs: "Sequence[Opened]") -> Options:
+    """The options with the largest of the runs' radii where the user gave none, so that one radius holds for all."""
+    if options.radius is not None:
+        return options
+    return replace(options, radius=max(run.config.matching.radius for run in runs))
+
+
+def _as_json(value: Any) -> Any:
+    """The value with None for every number that JSON has no word for, such as the error of a single sample."""
     if isinstance(value, dict):
-        return {key: _told(part) for key, part in value.items()}
+        return {key: _as_json(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_told(part) for part in value]
+        return [_as_json(part) for part in value]
     return None if isinstance(value, float) and not isfinite(value) else value
 
 

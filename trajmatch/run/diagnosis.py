@@ -1,42 +1,41 @@
-"""What a diagnosis is: the work that it will do, its numbers, its figure."""
+"""What a diagnosis is: the pieces of work that it takes, its numbers, its figure."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from trajmatch.run.opened import Opened
 from trajmatch.run.options import Options
 
 
-class Work(NamedTuple):
-    """What a diagnosis will do: pieces to count, and about how many seconds they take."""
-
-    pieces: int = 0
-    seconds: float = 0.0
-
-    def __add__(self, other: "Work") -> "Work":  # type: ignore[override]
-        return Work(self.pieces + other.pieces, self.seconds + other.seconds)
-
-    @staticmethod
-    def trajectories(run: Opened, count: int) -> "Work":
-        """Trajectories without derivatives."""
-        return Work(count, count * run.rule.T * run.speed.gradient)
-
-    @staticmethod
-    def sweeps(run: Opened, count: int, steps: int | None = None) -> "Work":
-        """Trajectories with the exact sweep, or with one over so many steps."""
-        swept = run.rule.T if steps is None else steps
-        return Work(count, count * (run.rule.T * run.speed.gradient + swept * run.speed.sweep))
+def nothing(options: Options) -> dict[str, Any]:
+    """No numbers: what a diagnosis has to say of all runs together where it says nothing."""
+    return {}
 
 
 @dataclass(frozen=True)
 class Diagnosis:
     """One way to look at runs.
 
-    work: what it will do. compute: (runs, options, advance) -> numbers; tells advance() the pieces
-    that are done. draw: numbers -> figure.
+    pieces: (run, options) -> the number of pieces of work that one run takes.
+    look:   (run, options, advance) -> the numbers of one run; `look` tells advance(count) the pieces that are done.
+    draw:   numbers of all runs -> figure.
+    about:  options -> numbers that hold for all runs.
+    alone:  the diagnosis looks at the first run only, and the numbers of that run are the record itself.
     """
 
-    work: Callable[[Sequence[Opened], Options], Work]
-    compute: Callable[[Sequence[Opened], Options, Callable[[int], None]], dict[str, Any]]
+    pieces: Callable[[Opened, Options], int]
+    look: Callable[[Opened, Options, Callable[[int], None]], dict[str, Any]]
     draw: Callable[[dict[str, Any]], Any]
+    about: Callable[[Options], dict[str, Any]] = nothing
+    alone: bool = False
+
+    def total(self, runs: Sequence[Opened], options: Options) -> int:
+        """The pieces of work of all runs."""
+        return sum(self.pieces(run, options) for run in (runs[:1] if self.alone else runs))
+
+    def numbers(self, runs: Sequence[Opened], options: Options, advance: Callable[[int], None]) -> dict[str, Any]:
+        """The record: what holds for all runs, and the numbers of every run below the name of the run."""
+        if self.alone:
+            return self.about(options) | self.look(runs[0], options, advance)
+        return self.about(options) | {"runs": [run.about | self.look(run, options, advance) for run in runs]}

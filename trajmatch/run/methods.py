@@ -11,8 +11,8 @@ from trajmatch.run.config import Config
 
 # A setting is open where it has one of these values.
 LEFT_OPEN = (None, "auto")
-# The share of a run's steps over which FTD's outer average reaches back: 0.9995 over 10,000 steps, as published, is a fifth
-# of them.
+# The share of a run's steps over which FTD's outer average reaches back: 0.9995 over 10,000 steps, as published, is a
+# fifth of them.
 AVERAGED_SHARE = 0.2
 # What the setting `sharpness` means by the word satm: sam with noise of this strength (gamma).
 SATM_NOISE = 0.05

@@ -1,9 +1,7 @@
-"""Finished or running runs, opened to be looked at: nothing in them is changed."""
+"""Finished or running runs, opened to be looked at. No file of a run is changed."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,13 +41,6 @@ class Point(NamedTuple):
     eta: Tensor
 
 
-class Speed(NamedTuple):
-    """Seconds of one inner gradient, and of one step of the sweep."""
-
-    gradient: float
-    sweep: float
-
-
 @dataclass(frozen=True)
 class Opened:
     """A run (or a set beside experts): its settings, its experts, and its set at several points of the distillation."""
@@ -71,11 +62,11 @@ class Opened:
 
     @property
     def about(self) -> dict[str, Any]:
-        """How numbers and figures call it."""
+        """How numbers and figures name the run."""
         return {"name": self.name, "method": self.config.method, "ipc": self.config.ipc}
 
     def panel_size(self, wanted: int) -> int:
-        """Experts of a panel: as many as wanted, or all."""
+        """The number of experts in a panel: as many as wanted, or all where there are fewer."""
         return min(wanted, len(self.trajectories))
 
     def spread_points(self, count: int) -> list[Point]:
@@ -86,25 +77,6 @@ class Opened:
         """At most `count` epochs at which segments may start, evenly spaced over all that every expert has."""
         M = self.config.matching.expert_epochs
         return evenly(min(t.num_rows for t in self.trajectories) - M, count)
-
-    @cached_property
-    def speed(self) -> Speed:
-        """How fast this machine is at this run's inner steps: the better of three."""
-        task = self.tasks(self.last, [Choice(0, 0)])[0]
-        z, y = task.problem.view(task.X, task.Y, 0)
-        best = []
-        for derivative in (
-            lambda: self.student.gradient(task.s, z, y),
-            lambda: self.student.mixed(task.s, z, y, task.g),
-        ):
-            derivative()  # warm, and compiled
-            seconds = []
-            for _ in range(3):
-                began = time.perf_counter()
-                float(torch.as_tensor(derivative()[0]).flatten()[0])
-                seconds.append(time.perf_counter() - began)
-            best.append(min(seconds))
-        return Speed(*best)
 
     def tasks(self, point: Point, choices: Sequence[Choice]) -> list[Task]:
         """A panel on the set of one point."""
@@ -127,8 +99,8 @@ def evenly(total: int, count: int) -> list[int]:
 class Opener:
     """Opens runs and sets; images that several of them share are read once.
 
-    data, device, engine: instead of what the runs were made with, where given. experts: whether they are needed; where
-    not, what is opened has none.
+    data, device, engine: what replaces the settings that the runs were made with, where given.
+    experts: whether a diagnosis needs experts; where it does not, the opened runs have none.
     """
 
     def __init__(
@@ -169,7 +141,7 @@ class Opener:
         return _opened(file.stem, None, config, material, self._experts(config, material, experts), [point], place)
 
     def _experts(self, config: Config, material: Material, folder: Path | None) -> list[Trajectory]:
-        """Those of a folder, or of the one that the settings name. None where they are not needed."""
+        """The experts of a folder, or of the folder that the settings name; no experts where none are needed."""
         if not self.experts:
             return []
         folder = folder or Path(config.experts)

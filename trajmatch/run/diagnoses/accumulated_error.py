@@ -1,6 +1,6 @@
-"""The student is never reset to the expert: how its error accumulates, and from what."""
+"""How the error of a student that is never reset to the expert accumulates, and from what."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -11,7 +11,7 @@ from trajmatch.measure.accumulated import Accumulated, accumulated_error
 from trajmatch.measure.panel import mean_and_error
 from trajmatch.methods.outer import inner_problem
 from trajmatch.run.diagnoses.drawing import banded, panels, titled
-from trajmatch.run.diagnosis import Diagnosis, Work
+from trajmatch.run.diagnosis import Diagnosis
 from trajmatch.run.opened import SEED, Opened
 from trajmatch.run.options import Options
 
@@ -27,20 +27,13 @@ def _ends(run: Opened) -> list[int]:
     return list(range(0, min(t.num_rows for t in run.trajectories), run.config.matching.expert_epochs))
 
 
-def work(runs: Sequence[Opened], options: Options) -> Work:
+def pieces(run: Opened, options: Options) -> int:
     """Two trajectories for every segment of every expert."""
-    found = Work()
-    for run in runs:
-        found += Work.trajectories(run, 2 * (len(_ends(run)) - 1) * run.panel_size(options.panel))
-    return found
+    return 2 * (len(_ends(run)) - 1) * run.panel_size(options.panel)
 
 
-def compute(runs: Sequence[Opened], options: Options, advance: Callable[[int], None]) -> dict[str, Any]:
-    """For each run the three errors at the end of every segment, means over experts with standard errors."""
-    return {"runs": [_one(run, options, advance) for run in runs]}
-
-
-def _one(run: Opened, options: Options, advance: Callable[[int], None]) -> dict[str, Any]:
+def look(run: Opened, options: Options, advance: Callable[[int], None]) -> dict[str, Any]:
+    """The three errors at the end of every segment: means over experts with standard errors."""
     ends, point, T = _ends(run), run.last, run.rule.T
     samples: list[Accumulated] = []
     for e in range(run.panel_size(options.panel)):
@@ -52,8 +45,7 @@ def _one(run: Opened, options: Options, advance: Callable[[int], None]) -> dict[
             return rollout(problem, theta, point.X, point.Y, point.eta, T, kept=())[T]
 
         samples.append(accumulated_error(train, [run.trajectories[e].row(t).to(run.device) for t in ends]))
-    found: dict[str, Any] = {**run.about, "step": point.step}
-    found |= {"epochs": ends[1:], "experts": len(samples)}
+    found: dict[str, Any] = {"step": point.step, "epochs": ends[1:], "experts": len(samples)}
     for part in PARTS:
         mean, error = mean_and_error([getattr(sample, part).cpu().double() for sample in samples])
         found |= {part: mean.tolist(), f"{part}_error": error.tolist()}
@@ -73,4 +65,4 @@ def draw(numbers: dict[str, Any]) -> Any:
     return figure
 
 
-DIAGNOSIS = Diagnosis(work, compute, draw)
+DIAGNOSIS = Diagnosis(pieces, look, draw)

@@ -1,31 +1,23 @@
 """Cosines between the hypergradients of segments that start at different epochs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from trajmatch.measure.panel import cosines, mean_and_error
 from trajmatch.methods.schedule import Choice
 from trajmatch.run.diagnoses.drawing import heat_map, panels
-from trajmatch.run.diagnosis import Diagnosis, Work
+from trajmatch.run.diagnosis import Diagnosis
 from trajmatch.run.opened import Opened
 from trajmatch.run.options import Options
 
 
-def work(runs: Sequence[Opened], options: Options) -> Work:
+def pieces(run: Opened, options: Options) -> int:
     """A sweep for every segment, expert and point."""
-    found = Work()
-    for run in runs:
-        count = len(run.starts(options.starts)) * run.panel_size(options.panel) * len(run.spread_points(options.points))
-        found += Work.sweeps(run, count)
-    return found
+    return len(run.starts(options.starts)) * run.panel_size(options.panel) * len(run.spread_points(options.points))
 
 
-def compute(runs: Sequence[Opened], options: Options, advance: Callable[[int], None]) -> dict[str, Any]:
-    """For each run the mean cosine of every two start epochs with its standard error, over experts and points."""
-    return {"runs": [_one(run, options, advance) for run in runs]}
-
-
-def _one(run: Opened, options: Options, advance: Callable[[int], None]) -> dict[str, Any]:
+def look(run: Opened, options: Options, advance: Callable[[int], None]) -> dict[str, Any]:
+    """The mean cosine of every two start epochs with its standard error, over experts and points."""
     starts, samples, points = run.starts(options.starts), [], []
     off = [(a, b) for a in range(len(starts)) for b in range(a)]
     for point in run.spread_points(options.points):
@@ -40,7 +32,6 @@ def _one(run: Opened, options: Options, advance: Callable[[int], None]) -> dict[
     below = [pair for pair in off if mean[pair] < 0]
     sure = [pair for pair in below if mean[pair] < -2 * error[pair]]
     return {
-        **run.about,
         "starts": starts,
         "cosine": mean.tolist(),
         "error": error.tolist(),
@@ -64,4 +55,4 @@ def draw(numbers: dict[str, Any]) -> Any:
     return figure
 
 
-DIAGNOSIS = Diagnosis(work, compute, draw)
+DIAGNOSIS = Diagnosis(pieces, look, draw)

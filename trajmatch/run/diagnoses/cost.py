@@ -1,21 +1,17 @@
 """Seconds and peak memory of one outer step's hypergradient, as T, the mini-batch and the width grow."""
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing import get_context
 from statistics import median
 from typing import Any
 
 import torch
 
-from trajmatch.core.augment import STANDARD, families
-from trajmatch.core.augment import draw as draw_augmentation
-from trajmatch.core.draws import generator
-from trajmatch.core.estimators import Estimator, Task, adjoint, random_window, tesla, truncated, unrolled
-from trajmatch.core.inner import Problem, training_view
 from trajmatch.data.networks import build
+from trajmatch.measure.cost import alternating, estimator, peak_memory, random_task
 from trajmatch.measure.series import exponent
 from trajmatch.methods import engines
 from trajmatch.methods.engines import Engine
@@ -23,19 +19,19 @@ from trajmatch.run import assemble
 from trajmatch.run.compute import prepare_process
 from trajmatch.run.config import Network
 from trajmatch.run.diagnoses.drawing import titled
-from trajmatch.run.diagnosis import Diagnosis, Work
+from trajmatch.run.diagnosis import Diagnosis
 from trajmatch.run.opened import Opened
 from trajmatch.run.options import Options
 from trajmatch.run.resident import peak_over_base
 
-ESTIMATORS = ("unrolled", "adjoint", "truncated", "random-window", "tesla")
+COMPARED = ("unrolled", "adjoint", "truncated", "random-window", "tesla")
 AXES = {"inner_steps": (5, 10, 20, 40), "batch": (10, 20, 40, 80), "width": (16, 32, 64, 128)}
 TITLES = {"inner_steps": "inner steps (T)", "batch": "images in a mini-batch", "width": "channels of the network"}
 
 
 @dataclass(frozen=True)
 class Size:
-    """What is measured."""
+    """The size of an inner problem, the estimator, and how both are measured."""
 
     estimator: str
     inner_steps: int
@@ -50,16 +46,16 @@ class Size:
 
 
 def sizes(run: Opened, rounds: int) -> dict[str, list[Size]]:
-    """What is measured along each axis; the other two are as in the middle of it, the width the run's."""
+    """What is measured along each axis; else `T` is 10, a mini-batch has 10 images, and the width is the run's."""
     dataset, config = run.material.dataset, run.config
     make = assemble.factory(config.network, dataset.shape, dataset.num_classes)
     name = engines.choose(build(make, 0)[0].to(run.device), run.device, 0)[0]
     found: dict[str, list[Size]] = {}
     for axis, values in AXES.items():
         found[axis] = []
-        for estimator in ESTIMATORS:
+        for compared in COMPARED:
             base = Size(
-                estimator,
+                compared,
                 10,
                 10,
                 config.network,
@@ -81,67 +77,32 @@ def _with(base: Size, axis: str, value: int) -> Size:
     return replace(base, inner_steps=value) if axis == "inner_steps" else replace(base, batch=value)
 
 
-def _task(size: Size) -> Task:
-    """A segment between random weights, on random images: what they are costs nothing."""
-    device = torch.device(size.device)
-    network, theta = build(assemble.factory(size.network, size.shape, size.classes), 0)
-    network, theta, source = network.to(device), theta.to(device), generator(0, "cost")
-    student = engines.student(network, Engine(size.engine))
-    X = torch.randn(size.batch, *size.shape, generator=source).to(device)
-    Y = torch.eye(size.classes)[torch.arange(size.batch) % size.classes].to(device)
-    kinds = families(STANDARD)
-    T = size.inner_steps
-    view = training_view(
-        [torch.arange(size.batch)] * T, [draw_augmentation(size.batch, kinds, source) for _ in range(T)]
-    )
-    target = theta + 0.1 * theta.abs().mean() * torch.randn(theta.shape, generator=source).to(device)
-    return Task(Problem(view, student), theta, target, X, Y, torch.tensor(0.01).to(device), T)
-
-
-def estimator(name: str, T: int) -> Estimator:
-    """An estimator by its name: a third of the steps where it differentiates a part, from the middle for a window."""
-    third = max(1, T // 3)
-    return {
-        "unrolled": unrolled,
-        "adjoint": adjoint,
-        "truncated": truncated(third),
-        "random-window": random_window(third, max(1, 2 * T // 3)),
-        "tesla": tesla,
-    }[name]
-
-
 def measure(size: Size) -> tuple[float, float]:
-    """Median seconds, and MB at the peak over what was held before; in a process of its own."""
+    """Median seconds, and MB at the peak over what was held before; runs in a process of its own."""
     prepare_process()
     torch.set_num_threads(size.threads)
-    estimate, short = estimator(size.estimator, size.inner_steps), replace(size, inner_steps=2)
-    estimator(size.estimator, 2)(_task(short))  # libraries load now; that is not the estimator's memory
-    task = _task(size)
-    memory = peak_over_base(lambda: estimate(task), torch.device(size.device))
-    seconds = []
-    for _ in range(size.rounds):
-        began = time.perf_counter()
-        float(estimate(task).loss)
-        seconds.append(time.perf_counter() - began)
-    return median(seconds), memory
+    device = torch.device(size.device)
+    network, theta = build(assemble.factory(size.network, size.shape, size.classes), 0)
+    student, theta = engines.student(network.to(device), Engine(size.engine)), theta.to(device)
+
+    def make(T: int) -> Callable[[], Any]:
+        task = random_task(student, theta, size.batch, size.shape, size.classes, T)
+        return partial(estimator(size.estimator, T), task)
+
+    memory = peak_memory(make, size.inner_steps, lambda one: peak_over_base(one, device))
+    return median(alternating([make(size.inner_steps)], size.rounds, device)[0]), memory
 
 
-def work(runs: Sequence[Opened], options: Options) -> Work:
-    """Every size of every estimator, in the time that the sweep takes there; and the start of a process for each."""
-    run, found = runs[0], Work()
-    n, width = len(run.last.X), run.config.network.width
-    for size in (size for axis in sizes(run, options.rounds).values() for size in axis):
-        part = size.batch / (run.config.matching.batch or n) * (size.network.width / width) ** 1.5
-        step = part * (run.speed.gradient + run.speed.sweep)
-        found += Work(1, (options.rounds + 1) * size.inner_steps * step + 4)
-    return found
+def pieces(run: Opened, options: Options) -> int:
+    """Every size of every estimator."""
+    return sum(len(chosen) for chosen in sizes(run, options.rounds).values())
 
 
-def compute(runs: Sequence[Opened], options: Options, advance: Callable[[int], None]) -> dict[str, Any]:
+def look(run: Opened, options: Options, advance: Callable[[int], None]) -> dict[str, Any]:
     """Along each axis every estimator's seconds and MB, with the exponents of power laws fitted to them."""
-    run, found = runs[0], {}
-    for axis, chosen in sizes(run, options.rounds).items():
-        rows: dict[str, dict[str, Any]] = {name: {"size": [], "seconds": [], "mb": []} for name in ESTIMATORS}
+    along, found = sizes(run, options.rounds), {}
+    for axis, chosen in along.items():
+        rows: dict[str, dict[str, Any]] = {name: {"size": [], "seconds": [], "mb": []} for name in COMPARED}
         for size in chosen:
             with ProcessPoolExecutor(1, get_context("spawn")) as executor:
                 seconds, memory = executor.submit(measure, size).result()
@@ -155,14 +116,14 @@ def compute(runs: Sequence[Opened], options: Options, advance: Callable[[int], N
             row["seconds_exponent"] = exponent(row["size"], row["seconds"])
             row["mb_exponent"] = exponent(row["size"], [max(1.0, mb) for mb in row["mb"]])
         found[axis] = rows
-    about = sizes(run, options.rounds)["batch"][0]
+    base = along["batch"][0]
     return {
         "axes": found,
-        "base": {"inner_steps": about.inner_steps, "batch": about.batch, "width": run.config.network.width},
+        "base": {"inner_steps": base.inner_steps, "batch": base.batch, "width": run.config.network.width},
         "pixels": run.material.dataset.shape[1],
-        "engine": about.engine,
-        "threads": about.threads,
-        "device": about.device,
+        "engine": base.engine,
+        "threads": base.threads,
+        "device": base.device,
         "how": f"median of {options.rounds}; memory over what the process held before",
     }
 
@@ -192,4 +153,4 @@ def draw(numbers: dict[str, Any]) -> Any:
     return figure
 
 
-DIAGNOSIS = Diagnosis(work, compute, draw)
+DIAGNOSIS = Diagnosis(pieces, look, draw, alone=True)

@@ -1,4 +1,4 @@
-"""Short distillations beside a run: the same settings but for what a diagnosis changes, in folders of their own."""
+"""Short distillations beside a run, each in a folder of its own, by the run's settings but for a few."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,26 +20,13 @@ from trajmatch.run.settings import resolve
 
 
 def changed(run: Opened, matching: Matching, steps: int) -> Config:
-    """The run's settings with other ones for matching, and so many steps."""
+    """The settings of a run with the given ones for matching, and with so many steps."""
     outer = replace(run.config.outer, snapshots=1, snapshot_at=())
     return resolve(replace(run.config, matching=matching, outer=outer, steps=steps, resume=True))
 
 
-def seconds_of_step(run: Opened, config: Config) -> float:
-    """About the seconds of an outer step of a configuration with this run's network and images."""
-    m = config.matching
-    assert m.differentiated_steps is not None
-    assert m.restart_step is not None
-    one = m.inner_steps * run.speed.gradient + m.differentiated_steps * run.speed.sweep
-    again = 0.0
-    if m.sharpness != "none" and m.ascent == "fresh":
-        left = m.inner_steps - m.restart_step
-        again = left * run.speed.gradient + min(left, m.differentiated_steps) * run.speed.sweep
-    return (m.segments or 1) * (one + again)
-
-
 def distilled(run: Opened, config: Config, folder: Path, advance: Callable[[int], None]) -> Loop:
-    """Distil in `folder`, or go on there; tells every outer step."""
+    """Distil in `folder`, or go on with what was begun there; advance() is told every outer step."""
     claim(folder, config)
     loop = Loop(config, run.material, run.trajectories, folder)
     advance(loop.checkpoint.step)
@@ -61,7 +48,7 @@ def log(folder: Path) -> list[dict[str, Any]]:
 
 
 def score(run: Opened, loop: Loop, networks: int, advance: Callable[[int], None]) -> dict[str, float]:
-    """Test accuracy of networks trained on what a distillation has come to: mean, std, n."""
+    """Test accuracy of networks trained on the last images of a distillation: mean, std, n."""
     state, dataset = loop.checkpoint.state, run.material.dataset
     make = assemble.factory(run.config.network, dataset.shape, dataset.num_classes)
     engine = compute.training_engine(run.config, build(make, 0)[0].to(run.device), run.device)

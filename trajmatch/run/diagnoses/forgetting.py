@@ -1,32 +1,23 @@
 """Loss of a fixed panel of segments over the distillation."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from trajmatch.measure.panel import losses, mean_and_error
 from trajmatch.methods.schedule import Choice
 from trajmatch.run.diagnoses.drawing import banded, panels, titled
-from trajmatch.run.diagnosis import Diagnosis, Work
+from trajmatch.run.diagnosis import Diagnosis
 from trajmatch.run.opened import Opened
 from trajmatch.run.options import Options
 
 
-def work(runs: Sequence[Opened], options: Options) -> Work:
+def pieces(run: Opened, options: Options) -> int:
     """A trajectory for every segment, expert and kept point of the run."""
-    found = Work()
-    for run in runs:
-        found += Work.trajectories(
-            run, len(run.starts(options.starts)) * run.panel_size(options.panel) * len(run.points)
-        )
-    return found
+    return len(run.starts(options.starts)) * run.panel_size(options.panel) * len(run.points)
 
 
-def compute(runs: Sequence[Opened], options: Options, advance: Callable[[int], None]) -> dict[str, Any]:
-    """For each run, at every kept point, the loss of each start epoch: mean over experts and standard error."""
-    return {"runs": [_one(run, options, advance) for run in runs]}
-
-
-def _one(run: Opened, options: Options, advance: Callable[[int], None]) -> dict[str, Any]:
+def look(run: Opened, options: Options, advance: Callable[[int], None]) -> dict[str, Any]:
+    """The loss of each start epoch at every kept point: mean over experts and standard error."""
     starts = run.starts(options.starts)
     rows: list[dict[str, Any]] = []
     for point in run.points:
@@ -47,12 +38,11 @@ def _one(run: Opened, options: Options, advance: Callable[[int], None]) -> dict[
         )
     best = [min(row["loss"][k] for row in rows) for k in range(len(starts))]
     return {
-        **run.about,
         "segments": run.config.matching.segments,
         "starts": starts,
         "experts": run.panel_size(options.panel),
         "rows": rows,
-        # How far above its best the loss of each segment is at the end.
+        # How far the loss of each segment at the end is above the lowest loss of that segment.
         "forgotten": [last - least for last, least in zip(rows[-1]["loss"], best, strict=True)],
     }
 
@@ -82,4 +72,4 @@ def draw(numbers: dict[str, Any]) -> Any:
     return figure
 
 
-DIAGNOSIS = Diagnosis(work, compute, draw)
+DIAGNOSIS = Diagnosis(pieces, look, draw)

@@ -1,6 +1,6 @@
 """Norm of the hypergradient over the outer steps, and the sharpness of the loss along the way."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
@@ -11,7 +11,7 @@ from trajmatch.measure.panel import matching_loss, mean_and_error
 from trajmatch.measure.series import SPIKE, describe
 from trajmatch.methods.schedule import Choice
 from trajmatch.run.diagnoses.drawing import banded, panels, titled
-from trajmatch.run.diagnosis import Diagnosis, Work
+from trajmatch.run.diagnosis import Diagnosis
 from trajmatch.run.distill_stage import METRICS
 from trajmatch.run.folder import read_metrics
 from trajmatch.run.opened import Opened, Point
@@ -19,38 +19,33 @@ from trajmatch.run.options import Options
 
 
 def _choices(run: Opened, options: Options) -> list[Choice]:
-    """Segments of the run's own window, for the runs' steps were taken on those."""
+    """Segments of the run's own window, because the steps of the run were taken on those segments."""
     m = run.config.matching
     starts = range(m.first_epoch, m.last_epoch)
     return [Choice(e, t) for e in range(run.panel_size(options.panel)) for t in starts][: 4 * options.panel]
 
 
-def work(runs: Sequence[Opened], options: Options) -> Work:
-    """A sweep and a trajectory for every segment of the panel and every point."""
-    found = Work()
-    for run in runs:
-        count = len(_choices(run, options)) * len(run.spread_points(options.points))
-        found += Work.sweeps(run, count) + Work.trajectories(run, 2 * count)
-    return found
+def pieces(run: Opened, options: Options) -> int:
+    """A sweep and two trajectories for every segment of the panel and every point."""
+    return 3 * len(_choices(run, options)) * len(run.spread_points(options.points))
 
 
-def compute(runs: Sequence[Opened], options: Options, advance: Callable[[int], None]) -> dict[str, Any]:
-    """For each run the norms of its log with their statistics, and L(X + eps) - L(X) of one radius for all."""
-    radius = options.radius or max(run.config.matching.radius for run in runs)
-    return {"radius": radius, "runs": [_one(run, options, radius, advance) for run in runs]}
+def about(options: Options) -> dict[str, Any]:
+    """The one radius of all runs."""
+    return {"radius": options.radius}
 
 
-def _one(run: Opened, options: Options, radius: float, advance: Callable[[int], None]) -> dict[str, Any]:
+def look(run: Opened, options: Options, advance: Callable[[int], None]) -> dict[str, Any]:
+    """The norms of the run's log with their statistics, and `L(X + eps) - L(X)` at the radius of all runs."""
     rows = read_metrics(run.folder / METRICS)[0] if run.folder is not None else []
     # Of a step that a guard left out there may be none.
     norms = [norm for row in rows if (norm := row["hypergradient_norm"]) is not None]
     parts = {"all": norms, "first half": norms[: len(norms) // 2], "second half": norms[len(norms) // 2 :]}
     sharpness = []
     for point in run.spread_points(options.points):
-        mean, error = mean_and_error(_sharpness(run, point, options, radius, advance))
+        mean, error = mean_and_error(_sharpness(run, point, options, advance))
         sharpness.append({"step": point.step, "mean": float(mean), "error": float(error)})
     return {
-        **run.about,
         "norms": norms,
         "statistics": {name: describe(part)._asdict() for name, part in parts.items() if part},
         "spike": f"above {SPIKE:g} times the median",
@@ -58,14 +53,13 @@ def _one(run: Opened, options: Options, radius: float, advance: Callable[[int], 
     }
 
 
-def _sharpness(
-    run: Opened, point: Point, options: Options, radius: float, advance: Callable[[int], None]
-) -> list[Tensor]:
-    """L(X + eps) - L(X) of every segment of the panel, eps along its exact hypergradient."""
+def _sharpness(run: Opened, point: Point, options: Options, advance: Callable[[int], None]) -> list[Tensor]:
+    """`L(X + eps) - L(X)` of every segment of the panel, where `eps` is along the segment's exact hypergradient."""
+    assert options.radius is not None, "with_radius() has filled the radius in"
     found = []
     for task in run.tasks(point, _choices(run, options)):
         d = adjoint(task).d.X
-        eps = SAM(radius).perturbation(d, point.X, d).eps
+        eps = SAM(options.radius).perturbation(d, point.X, d).eps
         found.append((matching_loss(task._replace(X=point.X + eps)) - matching_loss(task)).cpu().double())
         advance(3)
     return found
@@ -102,4 +96,4 @@ def draw(numbers: dict[str, Any]) -> Any:
     return figure
 
 
-DIAGNOSIS = Diagnosis(work, compute, draw)
+DIAGNOSIS = Diagnosis(pieces, look, draw, about)

@@ -1,6 +1,6 @@
 """What an outer step on one segment alone does to the loss of another."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,24 +10,15 @@ from trajmatch.core.descent import new_moments
 from trajmatch.measure.panel import interference, mean_and_error
 from trajmatch.methods.schedule import Choice
 from trajmatch.run.diagnoses.drawing import heat_map, panels
-from trajmatch.run.diagnosis import Diagnosis, Work
+from trajmatch.run.diagnosis import Diagnosis
 from trajmatch.run.opened import Opened, Point
 from trajmatch.run.options import Options
 
 
-def work(runs: Sequence[Opened], options: Options) -> Work:
-    """For every expert and point, a sweep for each segment and its loss after every other's step."""
-    found = Work()
-    for run in runs:
-        size = len(run.starts(options.starts))
-        samples = run.panel_size(options.panel) * len(run.spread_points(options.points))
-        found += Work.sweeps(run, samples * size) + Work.trajectories(run, samples * size * (size + 1))
-    return found
-
-
-def compute(runs: Sequence[Opened], options: Options, advance: Callable[[int], None]) -> dict[str, Any]:
-    """For each run the mean relative change of every segment's loss after a step on another, with standard errors."""
-    return {"runs": [_one(run, options, advance) for run in runs]}
+def pieces(run: Opened, options: Options) -> int:
+    """For every expert and point, a sweep for each segment and its loss before and after every segment's step."""
+    size = len(run.starts(options.starts))
+    return run.panel_size(options.panel) * len(run.spread_points(options.points)) * size * (size + 2)
 
 
 def _step(run: Opened, point: Point, d: Tensor) -> Tensor:
@@ -35,7 +26,8 @@ def _step(run: Opened, point: Point, d: Tensor) -> Tensor:
     return run.rule.images.step(point.X, d, new_moments(point.X), 0)[0]
 
 
-def _one(run: Opened, options: Options, advance: Callable[[int], None]) -> dict[str, Any]:
+def look(run: Opened, options: Options, advance: Callable[[int], None]) -> dict[str, Any]:
+    """The mean relative change of every segment's loss after a step on another, with standard errors."""
     starts, samples = run.starts(options.starts), []
     for point in run.spread_points(options.points):
         for e in range(run.panel_size(options.panel)):
@@ -45,7 +37,6 @@ def _one(run: Opened, options: Options, advance: Callable[[int], None]) -> dict[
     mean, error = mean_and_error(samples)
     others = [(a, b) for a in range(len(starts)) for b in range(len(starts)) if a != b]
     return {
-        **run.about,
         "starts": starts,
         "change": mean.tolist(),
         "error": error.tolist(),
@@ -71,4 +62,4 @@ def draw(numbers: dict[str, Any]) -> Any:
     return figure
 
 
-DIAGNOSIS = Diagnosis(work, compute, draw)
+DIAGNOSIS = Diagnosis(pieces, look, draw)

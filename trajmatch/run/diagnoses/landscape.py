@@ -1,6 +1,6 @@
 """The matching loss over a plane of images around a set."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from trajmatch.measure.landscape import plane, rise
 from trajmatch.measure.panel import losses
 from trajmatch.methods.schedule import Choice
 from trajmatch.run.diagnoses.drawing import panels
-from trajmatch.run.diagnosis import Diagnosis, Work
+from trajmatch.run.diagnosis import Diagnosis
 from trajmatch.run.opened import SEED, Opened
 from trajmatch.run.options import Options
 
@@ -22,36 +22,37 @@ def _choices(run: Opened, options: Options) -> list[Choice]:
     return [Choice(e, m.first_epoch + e % (m.last_epoch - m.first_epoch)) for e in range(run.panel_size(options.panel))]
 
 
-def work(runs: Sequence[Opened], options: Options) -> Work:
-    """A trajectory for each point of the plane and each segment of the panel."""
-    found = Work()
-    for run in runs:
-        count = run.panel_size(options.panel)
-        found += Work.trajectories(run, options.grid**2 * count)
-        if options.direction == "hypergradient":
-            found += Work.sweeps(run, count)
-    return found
+def pieces(run: Opened, options: Options) -> int:
+    """A trajectory for each point of the plane and each segment of the panel, and a sweep for a hypergradient."""
+    swept = 1 if options.direction == "hypergradient" else 0
+    return run.panel_size(options.panel) * (options.grid**2 + swept)
 
 
-def compute(runs: Sequence[Opened], options: Options, advance: Callable[[int], None]) -> dict[str, Any]:
-    """For each run the mean loss over the panel at every point of the plane."""
-    places = torch.linspace(-options.reach, options.reach, options.grid).tolist()
-    found = []
-    for run in runs:
-        point, count = run.last, run.panel_size(options.panel)
-        tasks = run.tasks(point, _choices(run, options))
-        across, up = (_random(point.X, name) for name in ("across", "up"))
-        if options.direction == "hypergradient":
-            across = torch.stack([adjoint(task).d.X for task in tasks]).mean(0)
-            advance(count)
+def about(options: Options) -> dict[str, Any]:
+    """The points along each side of the plane, and the first direction."""
+    return {"places": _places(options), "direction": options.direction}
 
-        def loss(X: Tensor, tasks: Sequence[Any] = tasks, count: int = count) -> Tensor:
-            advance(count)
-            return losses([task._replace(X=X) for task in tasks]).mean()
 
-        grid = plane(loss, point.X, across, up, places)
-        found.append({**run.about, "step": point.step, "loss": grid, "rise": rise(grid), "segments": len(tasks)})
-    return {"places": places, "direction": options.direction, "runs": found}
+def _places(options: Options) -> list[float]:
+    places: list[float] = torch.linspace(-options.reach, options.reach, options.grid).tolist()
+    return places
+
+
+def look(run: Opened, options: Options, advance: Callable[[int], None]) -> dict[str, Any]:
+    """The mean loss over the panel at every point of the plane."""
+    point, count = run.last, run.panel_size(options.panel)
+    tasks = run.tasks(point, _choices(run, options))
+    across, up = (_random(point.X, name) for name in ("across", "up"))
+    if options.direction == "hypergradient":
+        across = torch.stack([adjoint(task).d.X for task in tasks]).mean(0)
+        advance(count)
+
+    def loss(X: Tensor) -> Tensor:
+        advance(count)
+        return losses([task._replace(X=X) for task in tasks]).mean()
+
+    grid = plane(loss, point.X, across, up, _places(options))
+    return {"step": point.step, "loss": grid, "rise": rise(grid), "segments": len(tasks)}
 
 
 def _random(X: Tensor, name: str) -> Tensor:
@@ -73,4 +74,4 @@ def draw(numbers: dict[str, Any]) -> Any:
     return figure
 
 
-DIAGNOSIS = Diagnosis(work, compute, draw)
+DIAGNOSIS = Diagnosis(pieces, look, draw, about)

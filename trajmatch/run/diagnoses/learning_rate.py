@@ -1,13 +1,13 @@
 """The step size's path under the closed form and under the exact derivative, all else being the same."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from trajmatch.run.config import Config
-from trajmatch.run.diagnoses.distilling import changed, distilled, log, score, seconds_of_step
+from trajmatch.run.diagnoses.distilling import changed, distilled, log, score
 from trajmatch.run.diagnoses.drawing import panels, titled
-from trajmatch.run.diagnosis import Diagnosis, Work
+from trajmatch.run.diagnosis import Diagnosis
 from trajmatch.run.opened import Opened
 from trajmatch.run.options import Options
 
@@ -19,35 +19,31 @@ def _config(run: Opened, options: Options, rule: str) -> Config:
     return changed(run, made, options.steps or run.config.steps)
 
 
-def work(runs: Sequence[Opened], options: Options) -> Work:
-    """Of every run, a distillation and its networks for each rule."""
-    found = Work()
-    for run in runs:
-        for rule in RULES:
-            config = _config(run, options, rule)
-            found += Work(config.steps, config.steps * seconds_of_step(run, config))
-            found += Work(options.networks, options.networks * config.evaluation.epochs * run.speed.gradient)
-    return found
+def pieces(run: Opened, options: Options) -> int:
+    """For each rule, the outer steps of a distillation, and networks trained on its last images."""
+    return sum(_config(run, options, rule).steps + options.networks for rule in RULES)
 
 
-def compute(runs: Sequence[Opened], options: Options, advance: Callable[[int], None]) -> dict[str, Any]:
-    """For each run and rule: the step size and the loss at every step, and what the images are worth in the end."""
-    found = []
-    for run in runs:
-        paths = {}
-        for rule in RULES:
-            folder = options.folder() / "learning-rate" / run.name / rule
-            config = _config(run, options, rule)
-            loop = distilled(run, config, folder, advance)
-            rows = log(folder)
-            paths[rule] = {
-                "step_size": [row["step_size"] for row in rows] + [float(loop.checkpoint.state.eta)],
-                "loss": [row["loss"] for row in rows],
-                "seconds": loop.checkpoint.seconds,
-                "accuracy": score(run, loop, options.networks, advance),
-            }
-        found.append({**run.about, "steps": config.steps, "rate": config.outer.lr_step_size, "paths": paths})
-    return {"runs": found, "how": f"test accuracy of {options.networks} networks on the last images"}
+def about(options: Options) -> dict[str, Any]:
+    """How the accuracies came about."""
+    return {"how": f"test accuracy of {options.networks} networks on the last images"}
+
+
+def look(run: Opened, options: Options, advance: Callable[[int], None]) -> dict[str, Any]:
+    """For each rule, the step size and the loss at every step, and what the images are worth in the end."""
+    paths = {}
+    for rule in RULES:
+        folder = options.folder() / "learning-rate" / run.name / rule
+        config = _config(run, options, rule)
+        loop = distilled(run, config, folder, advance)
+        rows = log(folder)
+        paths[rule] = {
+            "step_size": [row["step_size"] for row in rows] + [float(loop.checkpoint.state.eta)],
+            "loss": [row["loss"] for row in rows],
+            "seconds": loop.checkpoint.seconds,
+            "accuracy": score(run, loop, options.networks, advance),
+        }
+    return {"steps": config.steps, "rate": config.outer.lr_step_size, "paths": paths}
 
 
 def draw(numbers: dict[str, Any]) -> Any:
@@ -63,4 +59,4 @@ def draw(numbers: dict[str, Any]) -> Any:
     return figure
 
 
-DIAGNOSIS = Diagnosis(work, compute, draw)
+DIAGNOSIS = Diagnosis(pieces, look, draw, about)

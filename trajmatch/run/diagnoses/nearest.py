@@ -1,6 +1,6 @@
 """The nearest real training image of each synthetic one: what leaked."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,30 +11,20 @@ from trajmatch.core.draws import generator
 from trajmatch.data.grid import displayable
 from trajmatch.data.synthetic import class_labels
 from trajmatch.measure.nearest import nearest
-from trajmatch.run.diagnosis import Diagnosis, Work
+from trajmatch.run.diagnosis import Diagnosis
 from trajmatch.run.opened import SEED, Opened
 from trajmatch.run.options import Options
 
 COMPARED, SHOWN = 500, 10
-# Distances that a core computes in a second, roughly: numbers of an image times images times images.
-RATE = 5e8
 
 
-def work(runs: Sequence[Opened], options: Options) -> Work:
-    """Every synthetic image, and some test images, against every training image."""
-    found = Work()
-    for run in runs:
-        train, numbers = len(run.material.dataset.train), run.last.X[0].numel()
-        found += Work(2, (len(run.last.X) + COMPARED) * train * numbers / RATE)
-    return found
+def pieces(run: Opened, options: Options) -> int:
+    """Two: every synthetic image, and some test images, against every training image."""
+    return 2
 
 
-def compute(runs: Sequence[Opened], options: Options, advance: Callable[[int], None]) -> dict[str, Any]:
-    """For each run, distances of its images, and for comparison those of real test images, in pixels in [0, 1]."""
-    return {"runs": [_one(run, advance) for run in runs]}
-
-
-def _one(run: Opened, advance: Callable[[int], None]) -> dict[str, Any]:
+def look(run: Opened, options: Options, advance: Callable[[int], None]) -> dict[str, Any]:
+    """The distances of the run's images, and for comparison those of real test images, in pixels in [0, 1]."""
     dataset, space = run.material.dataset, run.material.space
     pixels = space.inverse(run.last.X.cpu())
     real = _pixels(dataset.train.x)
@@ -46,7 +36,6 @@ def _one(run: Opened, advance: Callable[[int], None]) -> dict[str, Any]:
     labels = class_labels(dataset.num_classes, run.config.ipc)
     shown = [int(k) for k in torch.linspace(0, len(pixels) - 1, min(SHOWN, len(pixels))).round()]
     return {
-        **run.about,
         "step": run.last.step,
         "distance": distance.tolist(),
         "training_image": index.tolist(),
@@ -95,4 +84,4 @@ def draw(numbers: dict[str, Any]) -> Any:
     return figure
 
 
-DIAGNOSIS = Diagnosis(work, compute, draw)
+DIAGNOSIS = Diagnosis(pieces, look, draw)

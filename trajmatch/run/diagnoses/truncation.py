@@ -1,6 +1,6 @@
 """What truncating the sweep costs: accuracy, error of the hypergradient beside its bound, and the point of reuse."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,9 +13,9 @@ from trajmatch.measure.panel import mean_and_error
 from trajmatch.measure.truncation import reuse_bound, reuse_distance, truncation
 from trajmatch.methods.schedule import Choice
 from trajmatch.run.config import Config
-from trajmatch.run.diagnoses.distilling import changed, distilled, score, seconds_of_step
+from trajmatch.run.diagnoses.distilling import changed, distilled, score
 from trajmatch.run.diagnoses.drawing import banded, panels, titled
-from trajmatch.run.diagnosis import Diagnosis, Work
+from trajmatch.run.diagnosis import Diagnosis
 from trajmatch.run.opened import SEED, Opened
 from trajmatch.run.options import Options
 
@@ -28,29 +28,21 @@ def _iotas(run: Opened) -> list[int]:
 
 
 def _config(run: Opened, options: Options, iota: int) -> Config:
-    """The run with so many differentiated steps, and reuse from where they begin where it has reuse."""
+    """The settings of the run with so many differentiated steps; a run with reuse reuses the steps before them."""
     m, T = run.config.matching, run.rule.T
     restart = T - iota if m.restart_step else 0
     made = replace(m, differentiated_steps=iota, restart_step=restart, estimator="auto")
     return changed(run, made, options.steps or run.config.steps)
 
 
-def work(runs: Sequence[Opened], options: Options) -> Work:
-    """Of the first run: the sweeps, and a distillation with its networks for every number of steps."""
-    run, found = runs[0], Work()
-    swept = sum(_iotas(run)) + run.rule.T + 3 * PROBES * ROUNDS
-    count = run.panel_size(options.panel) * len(run.spread_points(options.points))
-    found += Work.sweeps(run, count, swept) + Work.sweeps(run, count) + Work.trajectories(run, 2 * count)
-    for iota in _iotas(run):
-        config = _config(run, options, iota)
-        found += Work(config.steps, config.steps * seconds_of_step(run, config))
-        found += Work(options.networks, options.networks * config.evaluation.epochs * run.speed.gradient)
-    return found
+def pieces(run: Opened, options: Options) -> int:
+    """Four for every expert and point; for every number of differentiated steps, a distillation and its networks."""
+    samples = run.panel_size(options.panel) * len(run.spread_points(options.points))
+    return 4 * samples + sum(_config(run, options, iota).steps + options.networks for iota in _iotas(run))
 
 
-def compute(runs: Sequence[Opened], options: Options, advance: Callable[[int], None]) -> dict[str, Any]:
-    """Errors, distances and accuracies of the first run by the number of differentiated steps, and by tau."""
-    run = runs[0]
+def look(run: Opened, options: Options, advance: Callable[[int], None]) -> dict[str, Any]:
+    """Errors, distances and accuracies of the run by the number of differentiated steps, and by `tau`."""
     found = {**run.about, "T": run.rule.T}
     found |= _errors(run, options, advance)
     rows = []
@@ -129,4 +121,4 @@ def draw(numbers: dict[str, Any]) -> Any:
     return figure
 
 
-DIAGNOSIS = Diagnosis(work, compute, draw)
+DIAGNOSIS = Diagnosis(pieces, look, draw, alone=True)
