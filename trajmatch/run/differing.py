@@ -20,6 +20,9 @@ RATES = "evaluation.rates"
 # What the network of --evaluation.whole-epochs is trained with, of the settings of experts.
 WHOLE = ("expert.lr", "expert.batch", "expert.augment")
 
+# Fields of an entry that `trajmatch evaluate` adds, and what they are called in a sentence.
+ADDED = {"transfer": "accuracies on other networks", "ranking": "lrs and ars"}
+
 Parts = dict[str, str]
 """What tells a run from others: settings by name, each as words with its value."""
 
@@ -125,21 +128,36 @@ def words(key: str, value: Any) -> str:
     return f"{flag(key)} (none)" if value == [] else " ".join(flags({key: value}))
 
 
-def measured(entries: Sequence[Entry], records: Sequence[Mapping[str, Any]]) -> list[str | None]:
-    """For each run the settings that tell the way its scores in `records` were measured from that of others.
+def measured_alike(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
+    """The entries, less the scores of `trajmatch evaluate` that were measured otherwise than most; and notes on them.
 
-    records: as `trajmatch evaluate` writes them, empty where it was not asked. None where there is no record.
+    Scores of one column must have been measured in one way: the most common, and of equally common ways the first.
     """
-    found = [_measurement(entry, record) if record else None for entry, record in zip(entries, records, strict=True)]
-    known = [settings for settings in found if settings is not None]
-    keys = dict.fromkeys(key for settings in known for key in settings)
-    told = [key for key in keys if _differ(settings.get(key, _unknown(key)) for settings in known)]
-    return [
-        None
-        if settings is None
-        else " ".join(words(key, settings[key]) if key in settings else f"{flag(key)} {_unknown(key)}" for key in told)
-        for settings in found
-    ]
+    found, notes = list(entries), []
+    for key, what in ADDED.items():
+        ways = _ways(found, [getattr(entry, key) for entry in found])
+        kept = max(ways.values(), key=list(ways.values()).count, default="")
+        others = {way: [found[k].name for k in ways if ways[k] == way] for way in ways.values() if way != kept}
+        notes += [
+            f"{what} were measured with {kept}; those of {', '.join(names)}, measured with {way}, are not shown"
+            for way, names in others.items()
+        ]
+        # A dict[str, Any], for the name of the field is a variable.
+        nothing: dict[str, Any] = {key: {}}
+        found = [replace(e, **nothing) if ways.get(k, kept) != kept else e for k, e in enumerate(found)]
+    return found, notes
+
+
+def _ways(entries: Sequence[Entry], records: Sequence[Mapping[str, Any]]) -> dict[int, str]:
+    """By the number of its entry, the way in which each record that is not empty was measured: settings that differ."""
+    pairs = enumerate(zip(entries, records, strict=True))
+    known = {k: _measurement(entry, record) for k, (entry, record) in pairs if record}
+    keys = dict.fromkeys(key for settings in known.values() for key in settings)
+    told = [key for key in keys if _differ(settings.get(key, _unknown(key)) for settings in known.values())]
+    return {
+        k: " ".join(words(key, of[key]) if key in of else f"{flag(key)} {_unknown(key)}" for key in told)
+        for k, of in known.items()
+    }
 
 
 def _measurement(entry: Entry, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,15 +176,12 @@ def _unknown(key: str) -> str:
     return "of the run" if key == "data" else "not recorded"
 
 
-def labels(of: Sequence[tuple[str, str, Sequence[Parts]]]) -> list[str]:
-    """What to call data sets, methods and what tells runs apart: no longer than it takes to tell these apart."""
+def labels(of: Sequence[tuple[str, str, Parts]]) -> list[str]:
+    """Names for data sets, methods and settings, with no more words than it takes to tell them apart."""
     several = len({dataset for dataset, _, _ in of}) > 1
     found = []
     for dataset, method, mine in of:
         others = [theirs for *names, theirs in of if names == [dataset, method]]
-        shown = [
-            " ".join(text for key, text in told.items() if any(other[k].get(key) != text for other in others))
-            for k, told in enumerate(mine)
-        ]
-        found.append(", ".join(filter(None, (method, dataset if several else "", *shown))))
+        shown = " ".join(text for key, text in mine.items() if any(other.get(key) != text for other in others))
+        found.append(", ".join(filter(None, (method, dataset if several else "", shown))))
     return found
