@@ -57,7 +57,7 @@ def as_text(rows: Sequence[Row], head: bool = True, indent: str = "  ") -> list[
     ]
 
 
-def score_lines(scores: Mapping[str, Row], titles: Mapping[str, str]) -> list[str]:
+def score_lines(scores: Mapping[str, Row], titles: Mapping[str, str] = SETS) -> list[str]:
     """A line for each score: its title, the mean, the standard deviation and the number of networks."""
     return as_text(
         [{"of": titles[key], "score": mean_and_std(of), "n": f"(n = {of['n']})"} for key, of in scores.items()],
