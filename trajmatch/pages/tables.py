@@ -50,7 +50,9 @@ def mean_and_std(score: Row) -> str:
 def as_text(rows: Sequence[Row], head: bool = True, indent: str = "  ") -> list[str]:
     """Lines for a terminal: the first column is flush left, the others are flush right."""
     names = columns(rows)
-    lines = [names] * head + [[two_decimals(row.get(name)) for name in names] for row in rows]
+    lines = [[two_decimals(row.get(name)) for name in names] for row in rows]
+    if head and rows:
+        lines.insert(0, names)
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return [
         indent + "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines
