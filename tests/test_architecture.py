@@ -265,6 +265,10 @@ def test_the_command_line_starts_without_torch() -> None:
     assert heavy_modules("import trajmatch.run.cli") == ""
 
 
+def test_pages_are_opened_without_torch() -> None:
+    assert heavy_modules("import trajmatch.run.compare, trajmatch.run.report") == ""
+
+
 @pytest.mark.parametrize(
     ("rule", "path", "source"),
     [

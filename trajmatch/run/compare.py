@@ -45,7 +45,7 @@ def compare(folders: Sequence[Path], options: Options, say: Callable[[str], None
     for name, one in (("compare.csv", cells), ("streams.csv", streamed)):
         if one:
             write_text(options.out / name, as_csv(one))
-        else:  # what an earlier comparison has left does not belong to these pages
+        else:  # a table of an earlier comparison does not belong to these pages
             (options.out / name).unlink(missing_ok=True)
     write_text(options.out / "compare.md", markdown)
     path = options.out / "compare.html"

@@ -10,29 +10,30 @@ from trajmatch.run.folder import flags
 from trajmatch.run.methods import METHODS
 from trajmatch.run.settings import EVALUATE_FIELDS, INCIDENTAL, flag
 
-# From what a set was made, and how it was scored: where any two runs differ in these, it is told of all of them. The
-# other settings are their method's, and are told where two runs of it differ that are of one data set and size.
+# These settings say from what a set was made and how it was scored. Where any two runs differ in one of them, every
+# row shows it. The other settings belong to the method: a row shows one of them where two runs of its method, data set
+# and size differ in it.
 PROTOCOL = ("images", "network", "expert", "experts", "evaluation")
 SEEDS = ("seed", "outer.seed")
-# What has a column of its own.
+# These settings have a column of their own.
 COLUMNS = ("method", "ipc")
 RATES = "evaluation.rates"
-# What the network of --evaluation.whole-epochs is trained with, of the settings of experts.
+# The settings of experts that the network of --evaluation.whole-epochs is trained with.
 WHOLE = ("expert.lr", "expert.batch", "expert.augment")
 
 # Fields of an entry that `trajmatch evaluate` adds, and what they are called in a sentence.
 ADDED = {"transfer": "accuracies on other networks", "ranking": "lrs and ars"}
 
 Parts = dict[str, str]
-"""What tells a run from others: settings by name, each as words with its value."""
+"""The settings that tell a run from others: by name, each as a flag with its value."""
 
 
 def same_data(entries: Sequence[Entry]) -> list[Entry]:
     """The entries, with one name and one --data for the same images, and another --data for others.
 
-    Images are the same where their hash is, wherever they were read from, and where --data is. The hash is of splits
-    that the seed has drawn, so that of another seed says nothing. Where it should be the same for one --data and is
-    not, the files were changed in between, and the hash is added to --data.
+    Images are the same where their hashes are equal, wherever they were read from, and where the values of --data are
+    equal. A hash is of the splits that a seed has drawn, so hashes of two seeds can't be compared. Where two hashes of
+    one seed and one --data are not equal, the files were changed in between, and the hash is added to --data.
     """
     sources = _sources(entries)
     first = dict(reversed(list(zip(sources, entries, strict=True))))
@@ -75,12 +76,12 @@ def _reading(entry: Entry) -> str:
 def parts(entries: Sequence[Entry], seeds: bool = False) -> list[Parts]:
     """For each of some runs or streams, the settings that tell it from others.
 
-    seeds: whether seeds do, as where nothing is averaged over them.
+    seeds: whether seeds tell runs apart too. They do where nothing is averaged over them.
     """
     keys = [key for key in dict.fromkeys(key for entry in entries for key in entry.settings) if _counts(key, seeds)]
     protocol = [key for key in keys if key.split(".")[0] in PROTOCOL or key == "seed"]
     common = {key for key in protocol if _differ(e.settings.get(key) for e in entries if _heeds(e, key))}
-    # A name tells data sets apart already.
+    # Names tell data sets apart: --data is shown only where one name has several.
     named: dict[str, list[Any]] = defaultdict(list)
     alike: dict[tuple[str, str, int], list[Entry]] = defaultdict(list)
     for entry in entries:
@@ -88,7 +89,7 @@ def parts(entries: Sequence[Entry], seeds: bool = False) -> list[Parts]:
         alike[entry.dataset, entry.method, entry.ipc].append(entry)
     own: dict[tuple[str, str], set[str]] = defaultdict(set)
     for (dataset, method, _), runs in alike.items():
-        # What a method fills in follows from other settings, which are told.
+        # `given` leaves out what a method fills in, which follows from settings that are shown.
         own[dataset, method] |= {k for k in keys if k not in protocol and _differ(run.given.get(k) for run in runs)}
     found = []
     for entry in entries:
