@@ -30,11 +30,14 @@ def test_text_is_aligned() -> None:
 
 
 def test_scores_are_lines_of_their_names() -> None:
-    scores = {"distilled": {"mean": 0.5, "std": 0.01, "n": 5}, "whole": {"mean": 0.975, "std": 0.1, "n": 10}}
-    assert score_lines(scores) == [
-        "  distilled, last iterate   50.00% +- 1.00%   (n = 5)",
-        "  whole dataset            97.50% +- 10.00%  (n = 10)",
+    scores = {"distilled": {"mean": 0.05, "std": 0.01, "n": 5}, "whole": {"mean": 0.975, "std": 0.1, "n": 10}}
+    lines = [
+        "  distilled, last iterate           5.00% +- 1.00%  (n = 5)",
+        "  whole dataset                    97.50% +- 10.00%  (n = 10)",
     ]
+    assert score_lines(scores) == lines
+    assert score_lines({"whole": scores["whole"]}) == lines[1:], "whatever stands beside it"
+    assert score_lines(scores, {"distilled": "a", "whole": "bc"})[0] == "  a    5.00% +- 1.00%  (n = 5)"
 
 
 def test_markdown_keeps_its_columns() -> None:

@@ -258,7 +258,7 @@ def test_what_was_measured_in_another_way_beside_is_not_averaged(tmp_path: Path,
     assert (row["runs"], row["protocol"], row["to mlp"]) == ("4", "the same", str(100 * 0.3)), "as most were"
     (note,) = notes(tmp_path)
     assert note == (
-        "accuracies on other networks were measured with --evaluation.epochs 300; those of 2, measured with "
+        "Accuracies on other networks were measured with --evaluation.epochs 300; those of 2, measured with "
         "--evaluation.epochs 1000, are not shown"
     )
     assert note in capsys.readouterr().out
@@ -281,7 +281,7 @@ def test_scores_are_compared_with_those_of_their_settings_and_rates(tmp_path: Pa
     assert (row["runs"], row["lrs"], row["ars"]) == ("3", "0.2", "0.3")
     assert float(row["to mlp"]) == pytest.approx(40), "what was measured alike stays"
     assert notes(tmp_path) == [
-        "lrs and ars were measured with --evaluation.rates 0.1; those of 1, measured with "
+        "The scores lrs and ars were measured with --evaluation.rates 0.1; those of 1, measured with "
         "--evaluation.rates 0.1 0.2, are not shown"
     ]
 
@@ -293,7 +293,7 @@ def test_transfer_to_other_images_is_said(tmp_path: Path) -> None:
     (row,) = compared(tmp_path, *runs)
     assert row["to mlp"] == "20.0"
     assert notes(tmp_path) == [
-        "accuracies on other networks were measured with --data of the run; those of 1, measured with "
+        "Accuracies on other networks were measured with --data of the run; those of 1, measured with "
         "--data of other images (11111111), are not shown"
     ]
 

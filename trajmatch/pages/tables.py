@@ -60,11 +60,14 @@ def as_text(rows: Sequence[Row], head: bool = True, indent: str = "  ") -> list[
 
 
 def score_lines(scores: Mapping[str, Row], titles: Mapping[str, str] = SETS) -> list[str]:
-    """A line for each score: its title, the mean, the standard deviation and the number of networks."""
-    return as_text(
-        [{"of": titles[key], "score": mean_and_std(of), "n": f"(n = {of['n']})"} for key, of in scores.items()],
-        head=False,
-    )
+    """A line for each score: its title, the mean, the standard deviation and the number of networks.
+
+    A score has the same line whatever stands beside it, so that lines of two evaluations can be compared.
+    """
+    width = max(map(len, titles.values()))
+    return [
+        f"  {titles[key]:<{width}}  {of['mean']:6.2%} +- {of['std']:.2%}  (n = {of['n']})" for key, of in scores.items()
+    ]
 
 
 def as_markdown(

@@ -22,7 +22,7 @@ RATES = "evaluation.rates"
 WHOLE = ("expert.lr", "expert.batch", "expert.augment")
 
 # Fields of an entry that `trajmatch evaluate` adds, and what they are called in a sentence.
-ADDED = {"transfer": "accuracies on other networks", "ranking": "lrs and ars"}
+ADDED = {"transfer": "Accuracies on other networks", "ranking": "The scores lrs and ars"}
 
 Parts = dict[str, str]
 """The settings that tell a run from others: by name, each as a flag with its value."""
