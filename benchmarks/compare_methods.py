@@ -8,21 +8,20 @@ that the comparison can be made in pieces. Each run is an ordinary run folder.
 With --validate, scores are of 10,000 training images: that is how settings are chosen. Test images are for the end.
 """
 
-import argparse
-import json
 import os
 import signal
 import statistics
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import astuple, fields
+from dataclasses import astuple, replace
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+import tyro
 from torch import Tensor
 
 from benchmarks import measure, pictures
@@ -33,6 +32,7 @@ from benchmarks.comparison import (
     check,
     check_experts,
     configuration,
+    first_jobs,
     jobs_of,
     read_result,
     read_timings,
@@ -54,10 +54,11 @@ from trajmatch.run.config import Config
 from trajmatch.run.distill_stage import DISTILLED, METRICS, Loop
 from trajmatch.run.evaluate_stage import snapshots
 from trajmatch.run.expert_stage import open_experts
+from trajmatch.run.folder import read_metrics
 from trajmatch.run.interrupts import handling, raise_interrupt
 from trajmatch.run.methods import METHODS
 from trajmatch.run.plan import seconds_of_step
-from trajmatch.run.pool import Report, cores, peak_memory_mb, run_jobs
+from trajmatch.run.pool import Report, peak_memory_mb, run_jobs
 from trajmatch.run.verbs import Run, say, silent
 
 # Training images that settings are chosen by: on 2,000, two sets of equal worth differ by more than a point.
@@ -141,7 +142,8 @@ def score_set(about: Comparison, config: Config, folder: Path, networks: range) 
     split = "choice" if about.validate else "test"
     last, curve = sets.load(folder), []
     result: dict[str, Any] = {"accuracy": score(about, config, last.X, last.Y, last.eta, split, networks)}
-    times = seconds_at(folder)
+    # By the step; no log is there where no step was to be taken.
+    times = {row["step"]: row["seconds"] for row in read_metrics(folder / METRICS)[0]}
     for step, X, Y, eta in map(astuple, snapshots(config, folder)):
         if networks[0] == 0:
             curve.append([step, times[step], score(about, config, X, Y, eta, "validation", range(1))[0]])
@@ -152,15 +154,7 @@ def score_set(about: Comparison, config: Config, folder: Path, networks: range) 
     return {**result, "step_size": last.eta, "curve": curve}
 
 
-def seconds_at(folder: Path) -> dict[int, float]:
-    """Seconds of distillation after each step, from the log; where no step was to be taken there is none."""
-    if not (folder / METRICS).exists():
-        return {}
-    rows = [json.loads(line) for line in (folder / METRICS).read_text("utf-8").splitlines()]
-    return {row["step"]: row["seconds"] for row in rows}
-
-
-def plan(about: Comparison, names: Sequence[str], ipcs: Sequence[int], seeds: int) -> list[Job]:
+def plan(about: Comparison) -> list[Job]:
     """All jobs, seed by seed; timings are kept beside the runs.
 
     Raises ValueError, with nothing changed, where runs that are there were made with other settings.
@@ -168,46 +162,25 @@ def plan(about: Comparison, names: Sequence[str], ipcs: Sequence[int], seeds: in
     refuse_other_budget(about)
     known = read_timings(about)
     # Before anything is measured: the step of equal steps is certain only after that.
-    refuse_others(about, jobs_of(about, names, ipcs, seeds, known), apart=["outer.snapshot_at"])
-    check_experts(about, [Job(name, ipc, seed) for seed in range(seeds) for ipc in ipcs for name in names])
+    refuse_others(about, jobs_of(about, known), apart=["outer.snapshot_at"])
+    check_experts(about, [job for seed in range(about.seeds) for job in first_jobs(about, seed)])
     about.out.mkdir(parents=True, exist_ok=True)
-    for job in (Job(name, ipc, 0) for ipc in ipcs for name in names):
+    for job in first_jobs(about):
         if not job.method.still and job.timing not in known:
             known[job.timing] = seconds_per_step(about, job.name, job.ipc)
             write_json(about.out / TIMINGS, {"budget": about.budget, **known})
             say(f"{job.timing}: {known[job.timing]:.3f} s for a step")
-    jobs = jobs_of(about, names, ipcs, seeds, known)
+    jobs = jobs_of(about, known)
     refuse_others(about, jobs)
     return jobs
 
 
-def arguments(words: list[str] | None) -> tuple[Comparison, argparse.Namespace]:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.compare_methods", description=(__doc__ or "").split("\n")[0], allow_abbrev=False
-    )
-    parser.add_argument("--preset", default="cifar10-16px")
-    parser.add_argument("--data", required=True, help="images, as for trajmatch --data")
-    parser.add_argument("--experts", type=Path, required=True, help="folder of experts")
-    parser.add_argument("--flat-experts", type=Path, help="folder of flat experts, for ftd, datm and satm-fi")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--budget", type=float, default=180.0, help="seconds of outer steps for each run")
-    parser.add_argument("--networks", type=int, default=3, help="networks that score each set")
-    parser.add_argument("--validate", action="store_true", help="score on training images alone, to choose settings")
-    parser.add_argument("--ipc", type=int, nargs="+", default=[1])
-    parser.add_argument(
-        "--methods",
-        nargs="+",
-        default=["random", *(name for name, method in METHODS.items() if method.experts and not method.still)],
-        help="each may carry flags, in quotes",
-    )
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=cores(), help="runs at once, one thread each")
-    given, rest = parser.parse_known_args(words)
-    given.ipc = tuple(given.ipc)
-    given.methods = [" ".join(name.split()) for name in given.methods]
-    about = {field.name: getattr(given, field.name) for field in fields(Comparison) if field.name != "set"}
-    return Comparison(**about, set=tuple(rest)), given
+def arguments(words: list[str] | None) -> Comparison:
+    """The command line. Flags that are not of the comparison are those of every run."""
+    program = "python -m benchmarks.compare_methods"
+    about, rest = tyro.cli(Comparison, args=words, prog=program, return_unknown_args=True)
+    methods = tuple(" ".join(name.split()) for name in about.methods)
+    return replace(about, methods=methods, set=tuple(rest))
 
 
 def results_of(about: Comparison, jobs: Sequence[Job]) -> list[dict[str, Any]]:
@@ -224,12 +197,12 @@ def results_of(about: Comparison, jobs: Sequence[Job]) -> list[dict[str, Any]]:
     return [results[index] for index in range(len(jobs))]
 
 
-def compare(about: Comparison, names: Sequence[str], seeds: int) -> None:
+def compare(about: Comparison) -> None:
     """Run what is missing, then write the table and the plot. Raises ValueError."""
-    check(about, names, seeds)
+    check(about)
     prepare_process()
     earlier = origin_of_table(about)
-    results = results_of(about, plan(about, names, about.ipc, seeds))
+    results = results_of(about, plan(about))
     rows = summarise(results)
     origin = {**made(results, earlier), "budget": about.budget}
     scored = f"{CHOICE} training" if about.validate else "test"
@@ -240,25 +213,13 @@ def compare(about: Comparison, names: Sequence[str], seeds: int) -> None:
 
 
 def main(words: list[str] | None = None) -> int:
-    """Run a command line; returns the exit code: 0, 2 for bad input, 1 for a failed run, 130 when interrupted."""
-    about, given = arguments(words)
-    try:
-        compare(about, given.methods, given.seeds)
-    except (FloatingPointError, MemoryError, ChildProcessError) as error:
-        return refuse(str(error) or "out of memory", 1)
-    except ValueError as error:
-        return refuse(str(error), 2)
-    except OSError as error:
-        return refuse(f"{error.filename}: {error.strerror}", 2)
-    except KeyboardInterrupt:
-        return refuse("interrupted; finished runs are kept, and the same command goes on", 130)
-    return 0
-
-
-def refuse(sentence: str, code: int) -> int:
-    """Say why the program ends."""
-    print(f"benchmarks.compare_methods: {sentence}", file=sys.stderr)
-    return code
+    """Run a command line; returns the exit code."""
+    about = arguments(words)
+    return measure.exit_code(
+        "benchmarks.compare_methods",
+        lambda: compare(about),
+        "interrupted; finished runs are kept, and the same command goes on",
+    )
 
 
 if __name__ == "__main__":

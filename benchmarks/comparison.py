@@ -1,20 +1,23 @@
 """What `benchmarks.compare_methods` compares: its jobs, their settings, and what is refused before anything is run."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import tyro
 
+from benchmarks.measure import has
 from trajmatch.data.files import is_share, read_json
 from trajmatch.run.config import Config
 from trajmatch.run.folder import CONFIG, FREE, check_claim, read_config
 from trajmatch.run.methods import METHODS, Method, complete
+from trajmatch.run.pool import cores
 from trajmatch.run.presets import preset
 from trajmatch.run.settings import difference, flatten, resolve
 
 TIMINGS = "seconds_per_step.json"
+MEND = "mend it, or choose another --out"
 # What a setting was that a record lacks, being older, or leaves open: that of a method which does nothing of its own.
 PLAIN = flatten(complete(replace(Config(), method="mtt")))
 # Settings that no flag gives directly, and where they come from.
@@ -26,19 +29,37 @@ DERIVED = {
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is compared. set: flags given to every run, such as --matching.last-epoch 8."""
+    """All methods from the same experts, seeds, initial images and evaluation."""
 
-    preset: str
     data: str
+    """Images, as for trajmatch --data."""
     experts: Path
-    flat_experts: Path | None
+    """Folder of experts."""
     out: Path
-    budget: float
-    networks: int
-    validate: bool
-    ipc: tuple[int, ...]
-    workers: int
-    set: tuple[str, ...]
+    """Folder for the runs and the table."""
+    preset: str = "cifar10-16px"
+    """Preset that every run starts from."""
+    flat_experts: Path | None = None
+    """Folder of flat experts, for ftd, datm and satm-fi."""
+    budget: float = 180.0
+    """Seconds of outer steps for each run."""
+    networks: int = 3
+    """Networks that score each set."""
+    validate: bool = False
+    """Whether sets are scored on training images alone, to choose settings."""
+    ipc: tuple[int, ...] = (1,)
+    """Images per class."""
+    methods: tuple[str, ...] = (
+        "random",
+        *(name for name, method in METHODS.items() if method.experts and not method.still),
+    )
+    """Methods; each may carry flags, in quotes."""
+    seeds: int = 3
+    """Distillation seeds."""
+    workers: int = field(default_factory=cores)
+    """Runs at once, one thread each."""
+    set: tyro.conf.Suppress[tuple[str, ...]] = ()
+    """Flags of trajmatch that are given to every run, such as --matching.last-epoch 8."""
 
     @property
     def table(self) -> Path:
@@ -102,12 +123,12 @@ def experts_of(about: Comparison, job: Job) -> Path:
     return flat or about.experts
 
 
-def check(about: Comparison, names: Sequence[str], seeds: int) -> None:
+def check(about: Comparison) -> None:
     """Refuse what can't be compared. Raises ValueError: one sentence with the flag, the value and what would be right.
 
     A wrong flag among a method's ends the program, as it does in `trajmatch`.
     """
-    whole = [("--seeds", seeds), ("--networks", about.networks), ("--workers", about.workers)]
+    whole = [("--seeds", about.seeds), ("--networks", about.networks), ("--workers", about.workers)]
     for flag, value in [*whole, *(("--ipc", ipc) for ipc in about.ipc)]:
         if value < 1:
             raise ValueError(f"{flag} is {value} and must be at least 1")
@@ -117,14 +138,13 @@ def check(about: Comparison, names: Sequence[str], seeds: int) -> None:
         raise ValueError(f"--preset: {error}") from None
     if not 0 < about.budget < float("inf"):  # `not`, so that nan is refused too
         raise ValueError(f"--budget is {about.budget} and must be a positive number of seconds")
-    for name in names:
+    for name in about.methods:
         if not name.split() or name.split()[0] not in METHODS:
             raise ValueError(f"--methods has '{name}', which does not begin with one of {', '.join(METHODS)}")
-    _check_once("--methods", [Job(name, 1, 0).folder for name in names], names)
+    _check_once("--methods", [Job(name, 1, 0).folder for name in about.methods], about.methods)
     _check_once("--ipc", about.ipc, about.ipc)
-    for name in names:
-        for ipc in about.ipc:
-            configuration(about, Job(name, ipc, 0))
+    for job in first_jobs(about):
+        configuration(about, job)
 
 
 def _check_once(flag: str, places: Sequence[Any], values: Sequence[Any]) -> None:
@@ -167,9 +187,8 @@ def refuse_others(about: Comparison, jobs: Sequence[Job], apart: Collection[str]
 
 def refuse_other_budget(about: Comparison) -> None:
     """Raise ValueError where the runs of the folder had another budget. Old records of seconds have none."""
-    records = [about.out / name for name in (TIMINGS, "comparison.json", "validation.json")]
-    for path in filter(Path.exists, records):
-        found = read_json(path, lambda value: isinstance(value, dict), "mend it, or choose another --out")
+    for path in (about.out / name for name in (TIMINGS, "comparison.json", "validation.json")):
+        found = read_json(path, has(), MEND) if path.exists() else {}
         held = found.get("about", found).get("budget")
         if held is not None and held != about.budget:
             raise ValueError(f"{path}: --budget is {held:g} there and {about.budget:g} here; choose another --out")
@@ -178,7 +197,7 @@ def refuse_other_budget(about: Comparison) -> None:
 def read_timings(about: Comparison) -> dict[str, float]:
     """Seconds of a step by `Job.timing`, as they were measured; none where nothing was yet."""
     path = about.out / TIMINGS
-    found = read_json(path, _is_timings, "mend it, or choose another --out") if path.exists() else {}
+    found = read_json(path, _is_timings, MEND) if path.exists() else {}
     return {name: seconds for name, seconds in found.items() if name != "budget"}
 
 
@@ -186,22 +205,25 @@ def _is_timings(record: Any) -> bool:
     return isinstance(record, dict) and all(isinstance(v, float | int) and v > 0 for v in record.values())
 
 
-def jobs_of(
-    about: Comparison, names: Sequence[str], ipcs: Sequence[int], seeds: int, timings: Mapping[str, float]
-) -> list[Job]:
+def first_jobs(about: Comparison, seed: int = 0) -> list[Job]:
+    """Every method at every size once, with its steps left open."""
+    return [Job(name, ipc, seed) for ipc in about.ipc for name in about.methods]
+
+
+def jobs_of(about: Comparison, timings: Mapping[str, float]) -> list[Job]:
     """All jobs, seed by seed, less those of methods whose seconds of a step are not known."""
-    jobs = []
-    for seed in range(seeds):
-        for ipc in ipcs:
-            these = [Job(name, ipc, seed) for name in names]
-            steps = {j: max(1, int(about.budget / timings[j.timing])) for j in these if j.timing in timings}
-            equal = min(steps.values(), default=1)
-            jobs += [
-                job if job.method.still else replace(job, steps=steps[job], equal_steps=equal)
-                for job in these
-                if job.method.still or job in steps
-            ]
-    return jobs
+    steps = {name: max(1, int(about.budget / seconds)) for name, seconds in timings.items()}
+    firsts = first_jobs(about)
+    slowest = {
+        ipc: min((steps[j.timing] for j in firsts if j.ipc == ipc and j.timing in steps), default=1)
+        for ipc in about.ipc
+    }
+    return [
+        job if job.method.still else replace(job, steps=steps[job.timing], equal_steps=slowest[job.ipc])
+        for seed in range(about.seeds)
+        for job in first_jobs(about, seed)
+        if job.method.still or job.timing in steps
+    ]
 
 
 def result_path(about: Comparison, job: Job) -> Path:
@@ -211,14 +233,9 @@ def result_path(about: Comparison, job: Job) -> Path:
 
 def read_result(path: Path) -> dict[str, Any] | None:
     """A finished job's result, None where there is none. Raises ValueError where the file is damaged."""
-    if not path.exists():
-        return None
-    found: dict[str, Any] = read_json(path, _is_result, "delete it, and the set is scored again")
-    return found
+    return read_json(path, _is_result, "delete it, and the set is scored again") if path.exists() else None
 
 
 def _is_result(record: Any) -> bool:
-    keys = {"name", "ipc", "seed", "accuracy", "seconds", "steps", "peak_memory_mb", "step_size", "curve"}
-    if not isinstance(record, dict) or not keys <= record.keys():
-        return False
-    return bool(record["accuracy"]) and all(map(is_share, record["accuracy"]))
+    keys = "name", "ipc", "seed", "accuracy", "seconds", "steps", "peak_memory_mb", "step_size", "curve"
+    return has(*keys)(record) and bool(record["accuracy"]) and all(map(is_share, record["accuracy"]))

@@ -5,13 +5,14 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from trajmatch.pages.tables import as_markdown, three_digits
 from trajmatch.run.folder import commit
 
 ALLOCATOR = "glibc malloc told to keep freed memory (run/allocator.py), the same for all sides"
@@ -62,18 +63,29 @@ def _cpuinfo() -> list[str]:
 
 def table(rows: Sequence[dict[str, Any]], columns: dict[str, str]) -> str:
     """Rows as a Markdown table; columns: key -> title. Numbers with three digits, what is missing as a dash."""
-    cells = [list(columns.values()), *[[_cell(row.get(key)) for key in columns] for row in rows]]
-    widths = [max(len(line[k]) for line in cells) for k in range(len(columns))]
-    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in cells]
-    rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
-    return "\n".join([lines[0], rule, *lines[1:]])
+    return as_markdown(rows, columns, three_digits, aligned=True).rstrip("\n")
 
 
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    if not isinstance(value, float):
-        return str(value)
-    if value == 0 or abs(value) >= 100:
-        return f"{value:.0f}"
-    return f"{value:.3g}" if abs(value) >= 0.001 else f"{value:.0e}"
+def has(*keys: str) -> Callable[[Any], bool]:
+    """A test of a value out of a file: whether it is a record with these keys."""
+    return lambda found: isinstance(found, dict) and set(keys) <= found.keys()
+
+
+def exit_code(program: str, work: Callable[[], object], interrupted: str = "interrupted") -> int:
+    """Do the work of a program, and say why it ends where it fails.
+
+    Returns its exit code: 0, 2 for bad input, 1 for a failed run, 130 when interrupted.
+    """
+    try:
+        work()
+        return 0
+    except (FloatingPointError, MemoryError, ChildProcessError) as error:
+        sentence, code = str(error) or "out of memory", 1
+    except ValueError as error:
+        sentence, code = str(error), 2
+    except OSError as error:
+        sentence, code = f"{error.filename}: {error.strerror}", 2
+    except KeyboardInterrupt:
+        sentence, code = interrupted, 130
+    print(f"{program}: {sentence}", file=sys.stderr)
+    return code

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
+from trajmatch.pages.plots import panels, png, titled
 
 
 def speedups(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Speed-up over `unrolled`, with peak memory, one panel for each batch; rows as `outer_step` makes them."""
     sizes = sorted({row["batch"] for row in rows})
-    figure = Figure(figsize=(4.6 * len(sizes), 4.2), layout="constrained")
-    for axes, batch in zip(figure.subplots(1, len(sizes), squeeze=False)[0], sizes, strict=True):
+    figure, beside = panels(len(sizes), 4.6, 4.2)
+    for axes, batch in zip(beside, sizes, strict=True):
         these = [row for row in rows if row["batch"] == batch]
         labels = [
             " ".join(str(row[k]) for k in ("estimator", "engine", "precision") if row[k] not in ("float32",))
@@ -24,8 +24,7 @@ def speedups(rows: Sequence[dict[str, Any]], path: Path) -> None:
         axes.set_yticks(places, labels, fontsize=7)
         axes.invert_yaxis()
         axes.axvline(1, color="black", linewidth=0.8)
-        axes.set_xlabel("times faster than unrolled, eager")
-        axes.set_title(f"batch {batch}", fontsize=10)
+        titled(axes, f"batch {batch}", "times faster than unrolled, eager", "")
         for place, row in zip(places, these, strict=True):
             axes.text(row["speedup_vs_unrolled"], place, f" {row['peak_memory_mb']:.0f} MB", va="center", fontsize=7)
         axes.margins(x=0.2)
@@ -42,8 +41,8 @@ def accuracy_against_seconds(results: Sequence[dict[str, Any]], path: Path) -> N
     results: as `compare_methods` makes them; curves of one method are averaged over seeds.
     """
     sizes = sorted({r["ipc"] for r in results})
-    figure = Figure(figsize=(5.5 * len(sizes), 4.2), layout="constrained")
-    for axes, ipc in zip(figure.subplots(1, len(sizes), squeeze=False)[0], sizes, strict=True):
+    figure, beside = panels(len(sizes), 5.5, 4.2)
+    for axes, ipc in zip(beside, sizes, strict=True):
         for name in dict.fromkeys(r["name"] for r in results):
             curves = [r["curve"] for r in results if r["name"] == name and r["ipc"] == ipc and r["curve"]]
             if curves:
@@ -51,8 +50,6 @@ def accuracy_against_seconds(results: Sequence[dict[str, Any]], path: Path) -> N
                 seconds = [statistics.fmean(p[1] for p in point) for point in points]
                 accuracies = [100 * statistics.fmean(p[2] for p in point) for point in points]
                 axes.plot(seconds, accuracies, "o-", label=name, markersize=3)
-        axes.set_xlabel("seconds of distillation")
-        axes.set_ylabel("accuracy on validation images, %")
-        axes.set_title(f"{ipc} per class", fontsize=10)
+        titled(axes, f"{ipc} per class", "seconds of distillation", "accuracy on validation images, %")
         axes.legend(fontsize=7)
-    figure.savefig(path, dpi=110)
+    path.write_bytes(png(figure))

@@ -5,8 +5,9 @@ Reads the folder that both wrote into; what is not there yet is left out.
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from benchmarks import measure
@@ -25,86 +26,74 @@ def check(out: Path) -> None:
         raise ValueError(f"FOLDER is '{out}', which holds nothing of runs/compare_methods.sh or runs/trust.sh")
 
 
-def _read(path: Path, *keys: str) -> Any:
-    """A record, which must have these keys. Raises ValueError where it is damaged."""
-    whole = set(keys)
-    return read_json(
-        path,
-        lambda found: isinstance(found, dict) and whole <= found.keys(),
-        "delete it, and what wrote it does so again",
-    )
+def _read(paths: Iterable[Path], *keys: str) -> Iterator[tuple[Path, Row]]:
+    """Those of some records that are there, which must have these keys. Raises ValueError for a damaged one."""
+    for path in paths:
+        if path.exists():
+            yield path, read_json(path, measure.has(*keys), "delete it, and what wrote it does so again")
+
+
+def _first_seeds(out: Path, ipc: int, record: str, *keys: str) -> Iterator[tuple[str, Row]]:
+    """Methods, and the records of this name in the folders of their first seeds."""
+    runs = [run for part in ("", "-baselines") for run in sorted(out.glob(f"16px-ipc{ipc}{part}/*-ipc{ipc}-seed0"))]
+    for path, found in _read([run / record for run in runs], *keys):
+        yield path.parent.name.removesuffix(f"-ipc{ipc}-seed0"), found
 
 
 def in_domain(out: Path) -> list[Row]:
     """A row for each method: accuracy and standard error over distillation seeds, at one and ten images per class."""
     rows: dict[str, Row] = {}
     for ipc in (1, 10):
-        for folder in (f"16px-ipc{ipc}", f"16px-ipc{ipc}-baselines"):
-            path = out / folder / "comparison.json"
-            for row in _read(path, "rows")["rows"] if path.exists() else []:
+        for _, table in _read([out / f"16px-ipc{ipc}{part}/comparison.json" for part in ("", "-baselines")], "rows"):
+            for row in table["rows"]:
                 found = rows.setdefault(row["name"], {"method": row["name"]})
                 found |= {f"{key} {ipc}": row[key] for key in ("accuracy", "standard_error", "n", "steps", "seconds")}
     return sorted(rows.values(), key=lambda row: row.get("accuracy 10") or row.get("accuracy 1") or 0.0)
 
 
-def _runs(out: Path, ipc: int) -> Iterator[tuple[str, Path]]:
-    """Methods and the folders of their first seeds."""
-    for folder in (out / f"16px-ipc{ipc}", out / f"16px-ipc{ipc}-baselines"):
-        for run in sorted(folder.glob(f"*-ipc{ipc}-seed0")):
-            yield run.name.removesuffix(f"-ipc{ipc}-seed0"), run
-
-
 def transfer(out: Path) -> list[Row]:
     """A row for each method: accuracy on other networks, each at a rate of its own and at the learned step size."""
-    rows: dict[str, Row] = {}
-    for method, run in _runs(out, 1):
-        if not (run / "transfer.json").exists():
-            continue
-        row = rows.setdefault(method, {"method": method})
-        for network, scores in _read(run / "transfer.json", "networks")["networks"].items():
+    rows = []
+    for method, found in _first_seeds(out, 1, "transfer.json", "networks"):
+        row = {"method": method}
+        for network, scores in found["networks"].items():
             tuned, learned = scores.get("tuned", scores["learned"]), scores["learned"]
             row[network] = f"{100 * tuned['mean']:.1f} ± {100 * tuned['std']:.1f}"
             row[f"{network} at the learned step size"] = f"{100 * learned['mean']:.1f}"
-    return list(rows.values())
+        rows.append(row)
+    return rows
 
 
 def ranking(out: Path) -> list[Row]:
     """A row for each method: DD-Ranking's scores at one image per class."""
-    rows: dict[str, Row] = {}
-    for method, run in _runs(out, 1):
-        if (run / "ranking.json").exists():
-            found = _read(run / "ranking.json", "accuracy", "hlr", "ior", "lrs", "ars")
-            accuracies = {key: 100 * found["accuracy"][key]["mean"] for key in ("any", "hard", "random")}
-            percent = {key: 100 * found[key] for key in ("hlr", "ior")}
-            rows.setdefault(
-                method, {"method": method, **accuracies, **percent, "lrs": found["lrs"], "ars": found["ars"]}
-            )
-    return sorted(rows.values(), key=lambda row: row["lrs"])
+    rows = []
+    for method, found in _first_seeds(out, 1, "ranking.json", "accuracy", "hlr", "ior", "lrs", "ars"):
+        accuracies = {key: 100 * found["accuracy"][key]["mean"] for key in ("any", "hard", "random")}
+        percent = {key: 100 * found[key] for key in ("hlr", "ior")}
+        rows.append({"method": method, **accuracies, **percent, "lrs": found["lrs"], "ars": found["ars"]})
+    return sorted(rows, key=lambda row: row["lrs"])
 
 
 def sizes(out: Path) -> list[Row]:
     """A row for each set of ten: accuracy of its leading parts; and of sets distilled for each size."""
-    rows: list[Row] = []
-    for method, run in _runs(out, 10):
-        if (run / "sizes.json").exists():
-            scores = _read(run / "sizes.json", "sizes")["sizes"]
-            rows.append({"set": f"parts of {method}", **{k: 100 * score["mean"] for k, score in scores.items()}})
-    alone: Row = {"set": "dsa, each size by itself"}
-    for folder in ("16px-ipc1-baselines", "16px-sizes", "16px-ipc10-baselines"):
-        tests = (_read(path, "ipc", "accuracy") for path in (out / folder).glob("dsa-ipc*-seed0/test.json"))
-        for found in sorted(tests, key=lambda one: one["ipc"]):
-            alone[str(found["ipc"])] = 100 * sum(found["accuracy"]) / len(found["accuracy"])
-    return rows + ([alone] if len(alone) > 1 else [])
+    rows = [
+        {"set": f"parts of {method}", **{size: 100 * score["mean"] for size, score in found["sizes"].items()}}
+        for method, found in _first_seeds(out, 10, "sizes.json", "sizes")
+    ]
+    parts = ("16px-ipc1-baselines", "16px-sizes", "16px-ipc10-baselines")
+    paths = [path for part in parts for path in out.glob(f"{part}/dsa-ipc*-seed0/test.json")]
+    tests = sorted((found for _, found in _read(paths, "ipc", "accuracy")), key=lambda found: found["ipc"])
+    alone = {str(found["ipc"]): 100 * fmean(found["accuracy"]) for found in tests}
+    return rows + ([{"set": "dsa, each size by itself", **alone}] if alone else [])
 
 
 def search(out: Path) -> list[Row]:
     """A row for each set: how it ranks networks."""
-    rows = []
-    for method, run in _runs(out, 10):
-        if (run / "search.json").exists():
-            found = _read(run / "search.json", "agreement")["agreement"]
-            rows += [{"ranked by": method if k == "set" else "as many random images", **v} for k, v in found.items()]
-    return rows
+    return [
+        {"ranked by": method if source == "set" else "as many random images", **values}
+        for method, found in _first_seeds(out, 10, "search.json", "agreement")
+        for source, values in found["agreement"].items()
+    ]
 
 
 def tables(out: Path, json: Path | None) -> None:
@@ -120,21 +109,12 @@ def tables(out: Path, json: Path | None) -> None:
 
 
 def main(words: list[str] | None = None) -> int:
-    """The tables of a command line; returns the exit code: 0, 2 for bad input."""
+    """The tables of a command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tables", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folder", type=Path, help="of runs/compare_methods.sh and runs/trust.sh")
     parser.add_argument("--json", type=Path, help="write the rows into this file")
     given = parser.parse_args(words)
-    try:
-        tables(given.folder, given.json)
-    except ValueError as error:
-        sentence = str(error)
-    except OSError as error:
-        sentence = f"{error.filename}: {error.strerror}"
-    else:
-        return 0
-    print(f"benchmarks.tables: {sentence}", file=sys.stderr)
-    return 2
+    return measure.exit_code("benchmarks.tables", lambda: tables(given.folder, given.json))
 
 
 if __name__ == "__main__":

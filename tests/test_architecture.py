@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "trajmatch"
-LAYERS = ["core", "data", "methods", "measure", "run"]
+LAYERS = ["core", "data", "methods", "measure", "pages", "run"]
+# Folders that import nothing of ours but these.
+APART = {"pages": ["pages", "settings", "machine"]}
 CORE_ORDER = [
     "vector",
     "draws",
@@ -100,7 +102,7 @@ def is_constant(node: ast.expr | None, value: object) -> bool:
 
 
 def upward_imports(source: str, path: str) -> list[str]:
-    """Imports of a higher layer, and inside core of a module that is not earlier in CORE_ORDER."""
+    """Imports of a higher layer, out of a folder that stands apart, and in core of a later module."""
     _, *below = path.removesuffix(".py").split("/")
     if below[0] not in LAYERS:  # trajmatch/__init__.py and __main__.py stand above every layer
         return []
@@ -110,7 +112,7 @@ def upward_imports(source: str, path: str) -> list[str]:
         if top != "trajmatch":
             continue
         rank = LAYERS.index(target[0]) if target and target[0] in LAYERS else LAYERS.index("run")
-        if rank > LAYERS.index(below[0]):
+        if rank > LAYERS.index(below[0]) or (below[0] in APART and [*target, ""][0] not in APART[below[0]]):
             found.append(f"{path}:{line} imports {name}")
         elif below[0] == "core" and below[1] != "__init__":
             earlier = CORE_ORDER[: CORE_ORDER.index(below[1])] if below[1] in CORE_ORDER else []
@@ -126,6 +128,15 @@ def foreign_imports(source: str, path: str) -> list[str]:
         f"{path}:{line} imports {name}"
         for line, name in imports(ast.parse(source), path)
         if name.split(".")[0] not in allowed and not f"{name}.".startswith("trajmatch.core.")
+    ]
+
+
+def torch_imports(source: str, path: str) -> list[str]:
+    """Imports of torch, at any depth."""
+    return [
+        f"{path}:{line} imports {name}"
+        for line, name in imports(ast.parse(source), path)
+        if name.split(".")[0] == "torch"
     ]
 
 
@@ -246,6 +257,12 @@ def test_core(rule: Rule) -> None:
     assert [violation for path, source in core.items() for violation in rule(source, path)] == []
 
 
+def test_pages_are_made_without_torch() -> None:
+    pages = {path: source for path, source in SOURCES.items() if path.startswith("trajmatch/pages/")}
+    assert pages
+    assert [violation for path, source in pages.items() for violation in torch_imports(source, path)] == []
+
+
 def test_every_folder_is_a_layer_and_every_core_module_has_a_place() -> None:
     folders = {path.split("/")[1] for path in SOURCES if path.count("/") > 1}
     assert folders <= set(LAYERS)
@@ -270,6 +287,10 @@ def test_the_command_line_starts_without_torch() -> None:
     assert heavy_modules("import trajmatch.run.cli") == ""
 
 
+def test_pages_are_opened_without_torch() -> None:
+    assert heavy_modules("import trajmatch.run.compare, trajmatch.run.report") == ""
+
+
 @pytest.mark.parametrize(
     ("rule", "path", "source"),
     [
@@ -280,6 +301,12 @@ def test_the_command_line_starts_without_torch() -> None:
         (upward_imports, "data/__init__.py", "from ..measure import evaluate"),
         (upward_imports, "methods/outer.py", "def f():\n    from trajmatch.measure.evaluate import g"),
         (upward_imports, "measure/evaluate.py", "importlib.import_module('trajmatch.run.loop')"),
+        (upward_imports, "measure/evaluate.py", "from trajmatch.pages import tables"),
+        (upward_imports, "pages/tables.py", "from trajmatch.data import files"),
+        (upward_imports, "pages/tables.py", "def f():\n    from trajmatch.run.report import write_report"),
+        (upward_imports, "pages/tables.py", "import trajmatch"),
+        (torch_imports, "pages/plots.py", "def f():\n    import torch"),
+        (torch_imports, "pages/plots.py", "from torch import Tensor"),
         (upward_imports, "core/inner.py", "from trajmatch.core.rate import f"),
         (upward_imports, "core/inner.py", "from . import hypergradient"),
         (upward_imports, "core/inner.py", "from .inner import f"),
@@ -329,6 +356,9 @@ def test_violations_are_found(rule: Rule, path: str, source: str) -> None:
         (upward_imports, "run/loop.py", "import torch, trajmatch\nfrom ..core import mixed\nfrom . import config"),
         (upward_imports, "core/inner.py", "from .vector import Layout\nfrom trajmatch.core import draws"),
         (upward_imports, "core/__init__.py", "from .sharpness import SAM"),
+        (upward_imports, "pages/report.py", "from trajmatch.pages.tables import as_html\nfrom . import html"),
+        (upward_imports, "run/loop.py", "from trajmatch.pages import tables"),
+        (torch_imports, "pages/plots.py", "import matplotlib, numpy"),
         (foreign_imports, "core/inner.py", "import math, torch.nn.functional as F\nfrom .vector import Layout"),
         (impurities, "core/draws.py", "g = torch.Generator().manual_seed(1)\ntorch.rand(3, generator=g)"),
         (impurities, "core/draws.py", "g.manual_seed(1)\nx.uniform_(0, 1, generator=g)"),

@@ -21,7 +21,16 @@ ROOT = Path(__file__).parents[1]
 
 def comparison(out: Path) -> Comparison:
     return Comparison(
-        "digits-ipc1", "digits", out / "e", out / "f", out, 60.0, 2, True, (1,), 1, ("--expert.epochs", "30")
+        data="digits",
+        experts=out / "e",
+        out=out,
+        preset="digits-ipc1",
+        flat_experts=out / "f",
+        budget=60.0,
+        networks=2,
+        validate=True,
+        workers=1,
+        set=("--expert.epochs", "30"),
     )
 
 
@@ -42,14 +51,15 @@ def test_steps_follow_from_the_budget_and_equal_steps_from_the_slowest(
     (tmp_path / "e" / "expert_0000.safetensors").touch()
     seconds = {"mtt": 0.5, "contra": 2.0}
     monkeypatch.setattr(compare_methods, "seconds_per_step", lambda about, name, ipc: seconds[name] * ipc)
-    jobs = list(compare_methods.plan(comparison(tmp_path), ["random", "mtt", "contra"], [1, 2], 2))
+    about = replace(comparison(tmp_path), methods=("random", "mtt", "contra"), ipc=(1, 2), seeds=2)
+    jobs = compare_methods.plan(about)
     assert jobs[:3] == [Job("random", 1, 0), Job("mtt", 1, 0, 120, 30), Job("contra", 1, 0, 30, 30)]
     assert jobs[4] == Job("mtt", 2, 0, 60, 15)
     assert [job.seed for job in jobs] == [0] * 6 + [1] * 6
     kept = json.loads((tmp_path / "seconds_per_step.json").read_text())
     assert kept["contra, 2 per class"] == 4.0
     monkeypatch.setattr(compare_methods, "seconds_per_step", lambda *_: pytest.fail("measured again"))
-    assert list(compare_methods.plan(comparison(tmp_path), ["random", "mtt", "contra"], [1, 2], 2)) == jobs
+    assert compare_methods.plan(about) == jobs
 
 
 def test_more_networks_score_what_is_there_and_keep_what_they_found(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ import yaml
 from tests.run.test_commands import refusal
 from trajmatch.data.files import save_tensors
 from trajmatch.run.cli import main
-from trajmatch.run.compare import table
 from trajmatch.run.compared import read, read_stream
 from trajmatch.run.config import Config, Matching
+from trajmatch.run.differing import measured_alike
 from trajmatch.run.folder import nest
-from trajmatch.run.pages import by_network, by_seconds, by_size
+from trajmatch.run.plots import by_network, by_seconds, by_size
+from trajmatch.run.rows import table
 from trajmatch.run.settings import flatten, resolve
 
 Captured = pytest.CaptureFixture[str]
@@ -233,7 +235,16 @@ def transferred(folder: Path, accuracy: float, **measured: Any) -> Path:
     return add(folder, "transfer.json", {"networks": {"mlp": {"learned": {"mean": accuracy}}}, **measured})
 
 
-def test_what_was_measured_in_another_way_beside_is_not_averaged(tmp_path: Path) -> None:
+def notes(tmp_path: Path) -> list[str]:
+    """What the last comparison says under its table, on every page and on the screen."""
+    lines = (tmp_path / "out" / "compare.md").read_text().splitlines()
+    found = [line for line in lines if line and not line.startswith("|")]
+    page = unescape((tmp_path / "out" / "compare.html").read_text())
+    assert all(f'<p class="note">{line}</p>' in page for line in found)
+    return found
+
+
+def test_what_was_measured_in_another_way_beside_is_not_averaged(tmp_path: Path, capsys: Captured) -> None:
     short, long = ({"settings": {"evaluation.epochs": epochs}, "rates": [0.01]} for epochs in (300, 1000))
     runs = [run(tmp_path / f"{k}", "mtt", 1, 0.5, seed=k) for k in range(4)]
     transferred(runs[0], 0.2, **short)
@@ -241,31 +252,37 @@ def test_what_was_measured_in_another_way_beside_is_not_averaged(tmp_path: Path)
     (row,) = compared(tmp_path, *runs)
     assert (row["runs"], row["protocol"]) == ("4", "the same"), "those without stand with them"
     assert float(row["to mlp"]) == pytest.approx(30)
+    assert notes(tmp_path) == []
     transferred(runs[2], 0.9, **long)
-    rows = {row["protocol"]: row for row in compared(tmp_path, *runs)}
-    assert {protocol: (row["runs"], row["to mlp"]) for protocol, row in rows.items()} == {
-        "to other networks: --evaluation.epochs 300": ("2", str(100 * 0.3)),
-        "to other networks: --evaluation.epochs 1000": ("1", "90.0"),
-        "to other networks: not measured": ("1", ""),
-    }
+    (row,) = compared(tmp_path, *reversed(runs))
+    assert (row["runs"], row["protocol"], row["to mlp"]) == ("4", "the same", str(100 * 0.3)), "as most were"
+    (note,) = notes(tmp_path)
+    assert note == (
+        "Accuracies on other networks were measured with --evaluation.epochs 300; those of 2, measured with "
+        "--evaluation.epochs 1000, are not shown"
+    )
+    assert note in capsys.readouterr().out
     other = transferred(run(tmp_path / "other", "satm", 1, 0.6), 0.5, networks_of="an older version", rates=[0.01])
     rows = {row["method"]: row for row in compared(tmp_path, runs[0], other)}
-    assert rows["mtt"]["protocol"] == "to other networks: --evaluation.epochs 300", "of two methods too"
-    assert rows["satm"]["protocol"] == "to other networks: --evaluation.epochs not recorded"
+    assert (rows["mtt"]["to mlp"], rows["satm"]["to mlp"]) == ("20.0", ""), "of two methods too; the first stays"
+    assert "those of other, measured with --evaluation.epochs not recorded, are not shown" in notes(tmp_path)[0]
 
 
-def test_scores_stand_apart_by_their_settings_and_rates(tmp_path: Path) -> None:
+def test_scores_are_compared_with_those_of_their_settings_and_rates(tmp_path: Path) -> None:
     runs = [run(tmp_path / f"{k}", "mtt", 1, 0.5, seed=k) for k in range(3)]
     settings = {"evaluation.epochs": 300, "evaluation.workers": 2}
     add(runs[0], "ranking.json", {"lrs": 0.2, "ars": 0.3, "settings": settings, "rates": [0.1]})
     add(runs[1], "ranking.json", {"lrs": 0.4, "ars": 0.5, "settings": {"evaluation.epochs": 300.0}, "rates": [0.1]})
+    transferred(runs[1], 0.4)
     (row,) = compared(tmp_path, *runs)
     assert float(row["lrs"]) == pytest.approx(0.3)
     add(runs[1], "ranking.json", {"lrs": 0.4, "ars": 0.5, "settings": settings, "rates": [0.1, 0.2]})
-    assert protocols(compared(tmp_path, *runs)) == [
-        "scores: --evaluation.rates 0.1",
-        "scores: --evaluation.rates 0.1 0.2",
-        "scores: not measured",
+    (row,) = compared(tmp_path, *runs)
+    assert (row["runs"], row["lrs"], row["ars"]) == ("3", "0.2", "0.3")
+    assert float(row["to mlp"]) == pytest.approx(40), "what was measured alike stays"
+    assert notes(tmp_path) == [
+        "The scores lrs and ars were measured with --evaluation.rates 0.1; those of 1, measured with "
+        "--evaluation.rates 0.1 0.2, are not shown"
     ]
 
 
@@ -273,9 +290,11 @@ def test_transfer_to_other_images_is_said(tmp_path: Path) -> None:
     runs = [made_from(run(tmp_path / f"{k}", "mtt", 1, 0.5, outer={"seed": k}), "0" * 32, 10) for k in range(2)]
     transferred(runs[0], 0.2, content=["set", "0" * 32])
     transferred(runs[1], 0.4, content=["set", "1" * 32])
-    assert protocols(compared(tmp_path, *runs)) == [
-        "to other networks: --data of other images (11111111)",
-        "to other networks: --data of the run",
+    (row,) = compared(tmp_path, *runs)
+    assert row["to mlp"] == "20.0"
+    assert notes(tmp_path) == [
+        "Accuracies on other networks were measured with --data of the run; those of 1, measured with "
+        "--data of other images (11111111), are not shown"
     ]
 
 
@@ -375,14 +394,13 @@ def test_bars_are_of_one_kind_and_say_so(tmp_path: Path) -> None:
 def test_accuracies_that_were_not_measured_are_no_bars(tmp_path: Path) -> None:
     one = transferred(run(tmp_path / "a", "mtt", 1, 0.5), 0.2, settings={"evaluation.epochs": 300})
     two = run(tmp_path / "b", "satm", 1, 0.6)
-    add(two, "transfer.json", {"networks": {"vit": {"learned": {"mean": 0.3}}}, "settings": {"evaluation.epochs": 9}})
-    bare = run(tmp_path / "c", "dm", 1, 0.6)
-    figure = by_network(table([read(folder) for folder in (one, two, bare)]))
-    assert [bar.get_height() for bar in figure.axes[0].patches] == [30, 20]
-    assert [text.get_text() for text in figure.legends[0].texts] == [
-        "satm, 1, to other networks: --evaluation.epochs 9",
-        "mtt, 1, to other networks: --evaluation.epochs 300",
-    ]
+    add(two, "transfer.json", {"networks": {"vit": {"learned": {"mean": 0.3}}}, "settings": {"evaluation.epochs": 300}})
+    bare, other = run(tmp_path / "c", "dm", 1, 0.6), run(tmp_path / "d", "ftd", 1, 0.6)
+    transferred(other, 0.9, settings={"evaluation.epochs": 9})
+    entries, _ = measured_alike([read(folder) for folder in (one, two, bare, other)])
+    axes = by_network(table(entries)).axes[0]
+    assert [bar.get_height() for bar in axes.patches] == [30, 20]
+    assert [text.get_text() for text in axes.get_legend().texts] == ["satm, 1", "mtt, 1"]
 
 
 def stream(folder: Path, method: str, mean: list[float], **config: Any) -> Path:
@@ -426,8 +444,8 @@ def test_runs_and_streams_have_files_of_their_own(tmp_path: Path) -> None:
 
 def test_streams_of_other_settings_do_not_look_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawings: list[list[str]] = []
-    monkeypatch.setattr("trajmatch.run.compare.draw", lambda _, names: drawings.append(names))
-    monkeypatch.setattr("trajmatch.run.compare.png", lambda _: "")
+    monkeypatch.setattr("trajmatch.run.plots.streams", lambda _, names: drawings.append(names))
+    monkeypatch.setattr("trajmatch.run.plots.png", lambda _: b"")
 
     def rows(*folders: Path) -> list[str]:
         assert main(["compare", *map(str, folders), "--out", str(tmp_path / "out")]) == 0

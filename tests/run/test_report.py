@@ -2,6 +2,7 @@
 
 import json
 import re
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def test_everything_is_said(folder: Path) -> None:
         assert words in page, words
     assert page.count("<svg") == 5  # accuracies, loss, step size, norm, experts
     assert page.count("data:image/png;base64,") == 2
-    assert "trajmatch run --seed &#x27;0&#x27;" in page
+    assert "trajmatch run --seed '0'" in unescape(page)
     assert "data: digits" in page
 
 

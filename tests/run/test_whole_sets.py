@@ -18,6 +18,7 @@ from trajmatch.core.loss import cross_entropy
 from trajmatch.core.student import Student, in_parts, micro_batched, plain
 from trajmatch.data.networks import build
 from trajmatch.data.trajectories import Trajectory
+from trajmatch.pages.tables import set_title
 from trajmatch.run import assemble, distill_stage, start
 from trajmatch.run.compute import at_once, training_engine
 from trajmatch.run.config import Config
@@ -26,7 +27,6 @@ from trajmatch.run.evaluate_stage import chosen_on
 from trajmatch.run.expert_stage import open_experts
 from trajmatch.run.folder import parsed
 from trajmatch.run.memory import held_bytes, step_bytes
-from trajmatch.run.report import title_of
 from trajmatch.run.scoring import base_configuration
 from trajmatch.run.settings import resolve
 
@@ -129,7 +129,7 @@ def test_it_is_said_when_the_images_of_a_choice_were_trained_on(held_out: bool, 
     assert ("validation images, which are among the training images too" in score["how"]) == (not held_out)
     assert "the step was chosen on validation images" in score["how"]
     assert score.get("held_out", True) == held_out
-    assert ("among training images" in title_of("chosen", score)) == (not held_out)
+    assert ("among training images" in set_title("chosen", score)) == (not held_out)
     report = (folder / "report.html").read_text()
     assert ("distilled, chosen on validation (among training images)" in report) == (not held_out)
     material = assemble.load_material(resolve(parsed(base_configuration(folder))))

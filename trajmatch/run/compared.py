@@ -10,9 +10,9 @@ from trajmatch.run.config import Config
 from trajmatch.run.folder import CONFIG, nest, read_config
 from trajmatch.run.methods import METHODS, complete
 from trajmatch.run.settings import DEFAULTS, flag, flatten
-from trajmatch.run.streams import RESULT
 
 SUMMARY, TRANSFER, RANKING, CHECKPOINT = "summary.json", "transfer.json", "ranking.json", "checkpoint.safetensors"
+STREAM = "continual.json"
 # The checkpoint of a stream's first step says what the stream was made from.
 FIRST = f"order-0/step-0/{CHECKPOINT}"
 # Settings that may be left out and are words where they are not; the others that may be left out are numbers.
@@ -55,11 +55,11 @@ def read(folder: Path) -> Entry:
 
 def read_stream(folder: Path) -> Entry:
     """The folder of one continual stream. Raises ValueError where its record is damaged."""
-    path = folder / RESULT
+    path = folder / STREAM
     found = shapes.record(path, shapes.STREAM)
     if len({len(found[key]) for key in ("classes_seen", "mean", "std")}) > 1:
         raise ValueError(f"{path}: this is not a record of a run: mean and std must be as long as classes_seen")
-    return _entry(folder, RESULT, found.get("config", {}), found, FIRST)
+    return _entry(folder, STREAM, found.get("config", {}), found, FIRST)
 
 
 def _entry(folder: Path, source: str, flat: Mapping[str, Any], found: Mapping[str, Any], checkpoint: str) -> Entry:

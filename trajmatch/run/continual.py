@@ -16,14 +16,16 @@ from trajmatch.data.networks import build
 from trajmatch.data.synthetic import SyntheticSet
 from trajmatch.measure.continual import band, class_steps, of_classes, widened
 from trajmatch.measure.evaluate import train_and_test
+from trajmatch.pages.plots import png, streams
+from trajmatch.pages.tables import as_text, mean_and_std
 from trajmatch.run import assemble
 from trajmatch.run.assemble import Material
+from trajmatch.run.compared import STREAM
 from trajmatch.run.compute import training_engine
 from trajmatch.run.config import Config
 from trajmatch.run.folder import CONFIG, commit
 from trajmatch.run.jobs import REMEDY
 from trajmatch.run.settings import flatten, resolve
-from trajmatch.run.streams import RESULT, draw
 from trajmatch.run.verbs import Run, silent
 
 SCORES = "scores.json"
@@ -88,7 +90,7 @@ def _check_place(folder: Path) -> None:
     if CONFIG in held:
         raise ValueError(f"--out is '{folder}', which holds a run and no stream: choose another")
     # A stream that was interrupted early has no result yet, but the folder of its first order.
-    if held and RESULT not in held and not (folder / PLACE.format(0, 0)).parent.is_dir():
+    if held and STREAM not in held and not (folder / PLACE.format(0, 0)).parent.is_dir():
         raise ValueError(f"--out is '{folder}', which is not empty and holds no stream: choose another")
     for path in sorted(folder.glob(PLACE.format("*", "*") + f"/{SCORES}")):
         _held(path)
@@ -212,16 +214,20 @@ def _told(
         "command": command,
         "commit": commit(),
     }
-    write_json(folder / RESULT, result)
+    write_json(folder / STREAM, result)
     with replacing(folder / "continual.png") as temporary:
-        draw([result]).savefig(temporary, format="png", dpi=110)
-    return folder / RESULT
+        temporary.write_bytes(png(streams([result], [config.method])))
+    return folder / STREAM
 
 
 def lines(path: Path) -> list[str]:
     """A result as text."""
     found = json.loads(path.read_text("utf-8"))
-    text = [f"{found['method']}, {found['ipc']} per class, {found['n']}"]
-    for seen, mean, deviation in zip(found["classes_seen"], found["mean"], found["std"], strict=True):
-        text.append(f"  {seen:>4} classes seen: {mean:7.2%} +- {deviation:.2%}")
-    return [*text, f"  {found['how']}", f"  written to {path}"]
+    steps = zip(found["classes_seen"], found["mean"], found["std"], strict=True)
+    rows = [{"at": f"{seen} classes seen", "score": mean_and_std({"mean": m, "std": s})} for seen, m, s in steps]
+    return [
+        f"{found['method']}, {found['ipc']} per class, {found['n']}",
+        *as_text(rows, head=False),
+        f"  {found['how']}",
+        f"  written to {path}",
+    ]

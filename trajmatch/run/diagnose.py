@@ -9,6 +9,7 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trajmatch.pages.plots import png
 from trajmatch.run.options import DIAGNOSES, Options
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def diagnose(name: str, options: Options, command: str, say: Callable[[str], Non
     about = {"diagnosis": name, "about": NAMES[name], "command": command, "commit": commit()}
     write_json(folder / f"{name}.json", about | numbers)
     with replacing(folder / f"{name}.png") as temporary:
-        found.draw(numbers).savefig(temporary, format="png", dpi=110)
+        temporary.write_bytes(png(found.draw(numbers)))
     report(folder, options, say)
     return folder / f"{name}.json"
 

@@ -10,26 +10,30 @@ from trajmatch.run.folder import flags
 from trajmatch.run.methods import METHODS
 from trajmatch.run.settings import EVALUATE_FIELDS, INCIDENTAL, flag
 
-# From what a set was made, and how it was scored: where any two runs differ in these, it is told of all of them. The
-# other settings are their method's, and are told where two runs of it differ that are of one data set and size.
+# These settings say from what a set was made and how it was scored. Where any two runs differ in one of them, every
+# row shows it. The other settings belong to the method: a row shows one of them where two runs of its method, data set
+# and size differ in it.
 PROTOCOL = ("images", "network", "expert", "experts", "evaluation")
 SEEDS = ("seed", "outer.seed")
-# What has a column of its own.
+# These settings have a column of their own.
 COLUMNS = ("method", "ipc")
 RATES = "evaluation.rates"
-# What the network of --evaluation.whole-epochs is trained with, of the settings of experts.
+# The settings of experts that the network of --evaluation.whole-epochs is trained with.
 WHOLE = ("expert.lr", "expert.batch", "expert.augment")
 
+# Fields of an entry that `trajmatch evaluate` adds, and what they are called in a sentence.
+ADDED = {"transfer": "Accuracies on other networks", "ranking": "The scores lrs and ars"}
+
 Parts = dict[str, str]
-"""What tells a run from others: settings by name, each as words with its value."""
+"""The settings that tell a run from others: by name, each as a flag with its value."""
 
 
 def same_data(entries: Sequence[Entry]) -> list[Entry]:
     """The entries, with one name and one --data for the same images, and another --data for others.
 
-    Images are the same where their hash is, wherever they were read from, and where --data is. The hash is of splits
-    that the seed has drawn, so that of another seed says nothing. Where it should be the same for one --data and is
-    not, the files were changed in between, and the hash is added to --data.
+    Images are the same where their hashes are equal, wherever they were read from, and where the values of --data are
+    equal. A hash is of the splits that a seed has drawn, so hashes of two seeds can't be compared. Where two hashes of
+    one seed and one --data are not equal, the files were changed in between, and the hash is added to --data.
     """
     sources = _sources(entries)
     first = dict(reversed(list(zip(sources, entries, strict=True))))
@@ -72,12 +76,12 @@ def _reading(entry: Entry) -> str:
 def parts(entries: Sequence[Entry], seeds: bool = False) -> list[Parts]:
     """For each of some runs or streams, the settings that tell it from others.
 
-    seeds: whether seeds do, as where nothing is averaged over them.
+    seeds: whether seeds tell runs apart too. They do where nothing is averaged over them.
     """
     keys = [key for key in dict.fromkeys(key for entry in entries for key in entry.settings) if _counts(key, seeds)]
     protocol = [key for key in keys if key.split(".")[0] in PROTOCOL or key == "seed"]
     common = {key for key in protocol if _differ(e.settings.get(key) for e in entries if _heeds(e, key))}
-    # A name tells data sets apart already.
+    # Names tell data sets apart: --data is shown only where one name has several.
     named: dict[str, list[Any]] = defaultdict(list)
     alike: dict[tuple[str, str, int], list[Entry]] = defaultdict(list)
     for entry in entries:
@@ -85,7 +89,7 @@ def parts(entries: Sequence[Entry], seeds: bool = False) -> list[Parts]:
         alike[entry.dataset, entry.method, entry.ipc].append(entry)
     own: dict[tuple[str, str], set[str]] = defaultdict(set)
     for (dataset, method, _), runs in alike.items():
-        # What a method fills in follows from other settings, which are told.
+        # `given` leaves out what a method fills in, which follows from settings that are shown.
         own[dataset, method] |= {k for k in keys if k not in protocol and _differ(run.given.get(k) for run in runs)}
     found = []
     for entry in entries:
@@ -125,21 +129,36 @@ def words(key: str, value: Any) -> str:
     return f"{flag(key)} (none)" if value == [] else " ".join(flags({key: value}))
 
 
-def measured(entries: Sequence[Entry], records: Sequence[Mapping[str, Any]]) -> list[str | None]:
-    """For each run the settings that tell the way its scores in `records` were measured from that of others.
+def measured_alike(entries: Sequence[Entry]) -> tuple[list[Entry], list[str]]:
+    """The entries, less the scores of `trajmatch evaluate` that were measured otherwise than most; and notes on them.
 
-    records: as `trajmatch evaluate` writes them, empty where it was not asked. None where there is no record.
+    Scores of one column must have been measured in one way: the most common, and of equally common ways the first.
     """
-    found = [_measurement(entry, record) if record else None for entry, record in zip(entries, records, strict=True)]
-    known = [settings for settings in found if settings is not None]
-    keys = dict.fromkeys(key for settings in known for key in settings)
-    told = [key for key in keys if _differ(settings.get(key, _unknown(key)) for settings in known)]
-    return [
-        None
-        if settings is None
-        else " ".join(words(key, settings[key]) if key in settings else f"{flag(key)} {_unknown(key)}" for key in told)
-        for settings in found
-    ]
+    found, notes = list(entries), []
+    for key, what in ADDED.items():
+        ways = _ways(found, [getattr(entry, key) for entry in found])
+        kept = max(ways.values(), key=list(ways.values()).count, default="")
+        others = {way: [found[k].name for k in ways if ways[k] == way] for way in ways.values() if way != kept}
+        notes += [
+            f"{what} were measured with {kept}; those of {', '.join(names)}, measured with {way}, are not shown"
+            for way, names in others.items()
+        ]
+        # A dict[str, Any], for the name of the field is a variable.
+        nothing: dict[str, Any] = {key: {}}
+        found = [replace(e, **nothing) if ways.get(k, kept) != kept else e for k, e in enumerate(found)]
+    return found, notes
+
+
+def _ways(entries: Sequence[Entry], records: Sequence[Mapping[str, Any]]) -> dict[int, str]:
+    """By the number of its entry, the way in which each record that is not empty was measured: settings that differ."""
+    pairs = enumerate(zip(entries, records, strict=True))
+    known = {k: _measurement(entry, record) for k, (entry, record) in pairs if record}
+    keys = dict.fromkeys(key for settings in known.values() for key in settings)
+    told = [key for key in keys if _differ(settings.get(key, _unknown(key)) for settings in known.values())]
+    return {
+        k: " ".join(words(key, of[key]) if key in of else f"{flag(key)} {_unknown(key)}" for key in told)
+        for k, of in known.items()
+    }
 
 
 def _measurement(entry: Entry, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,15 +177,12 @@ def _unknown(key: str) -> str:
     return "of the run" if key == "data" else "not recorded"
 
 
-def labels(of: Sequence[tuple[str, str, Sequence[Parts]]]) -> list[str]:
-    """What to call data sets, methods and what tells runs apart: no longer than it takes to tell these apart."""
+def labels(of: Sequence[tuple[str, str, Parts]]) -> list[str]:
+    """Names for data sets, methods and settings, with no more words than it takes to tell them apart."""
     several = len({dataset for dataset, _, _ in of}) > 1
     found = []
     for dataset, method, mine in of:
         others = [theirs for *names, theirs in of if names == [dataset, method]]
-        shown = [
-            " ".join(text for key, text in told.items() if any(other[k].get(key) != text for other in others))
-            for k, told in enumerate(mine)
-        ]
-        found.append(", ".join(filter(None, (method, dataset if several else "", *shown))))
+        shown = " ".join(text for key, text in mine.items() if any(other.get(key) != text for other in others))
+        found.append(", ".join(filter(None, (method, dataset if several else "", shown))))
     return found

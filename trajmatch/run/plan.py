@@ -23,6 +23,7 @@ from trajmatch.data.synthetic import save
 from trajmatch.data.trajectories import Trajectory, save_trajectory
 from trajmatch.methods import engines
 from trajmatch.methods.training import accuracy, train
+from trajmatch.pages.tables import as_text
 from trajmatch.run import assemble
 from trajmatch.run.assemble import Material, evaluation_training, expert_training, factory, opened, shared
 from trajmatch.run.compute import training_engine
@@ -72,13 +73,15 @@ class Plan:
 
     def lines(self) -> list[str]:
         """The plan as a table."""
-        rows = [("", "time", "memory", "disk")]
-        rows += [(s.name, duration(s.seconds), _size(s.memory_mb), _size(s.disk_mb)) for s in self.stages]
-        rows.append(("in all", duration(self.seconds), _size(self.memory_mb), _size(self.disk_mb)))
+        whole = Stage("in all", self.seconds, self.memory_mb, self.disk_mb)
+        rows = [
+            {"": s.name, "time": duration(s.seconds), "memory": _size(s.memory_mb), "disk": _size(s.disk_mb)}
+            for s in (*self.stages, whole)
+        ]
         passing = max(stage.passing_mb for stage in self.stages)
         return [
             self.compute,
-            *(f"{name:<10}{time:>12}{memory:>11}{disk:>11}" for name, time, memory, disk in rows),
+            *as_text(rows, indent=""),
             *([f"and {_size(self.gpu_mb)} of the GPU's memory"] if self.gpu_mb else []),
             f"and {_size(passing)} on disk for shared images while experts and evaluations run",
             "measured by doing a little of each stage here, as the run itself will; other work beside it slows it down",

@@ -15,6 +15,7 @@ from trajmatch.data.trajectories import Trajectory
 from trajmatch.measure import ranking
 from trajmatch.measure.evaluate import Score
 from trajmatch.methods import engines
+from trajmatch.pages.tables import as_text, score_lines
 from trajmatch.run import assemble
 from trajmatch.run.assemble import Material, shared
 from trajmatch.run.compute import training_engine
@@ -151,15 +152,13 @@ def _soft(config: Config, material: Material, trajectories: list[Trajectory], X:
 
 def lines(found: dict[str, Any]) -> list[str]:
     """The scores and their accuracies as text."""
-    titles = {**TITLES, "real": "the whole data set"}
-    rows = [
-        f"  {titles[key]:<46} {score['mean']:7.2%} +- {score['std']:.2%}  (n = {score['n']})"
-        for key, score in found["accuracy"].items()
-    ]
     names = {
         "hlr": "hard-label recovery (lower is better)",
         "ior": "improvement over random images",
         "lrs": "label-robust score",
         "ars": "augmentation-robust score",
     }
-    return rows + [f"  {title:<46} {found[key]:7.4f}" for key, title in names.items()]
+    return [
+        *score_lines(found["accuracy"], {**TITLES, "real": "the whole data set"}),
+        *as_text([{"of": title, "score": f"{found[key]:.4f}"} for key, title in names.items()], head=False),
+    ]

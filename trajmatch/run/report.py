@@ -1,45 +1,18 @@
 """One self-contained page about a run: what was run, what came out, what it cost, how to repeat it. No torch here."""
 
-import base64
 import json
 from collections.abc import Mapping, Sequence
-from html import escape
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from trajmatch.run import figures
+from trajmatch.pages import figures
+from trajmatch.pages.html import filled
+from trajmatch.pages.tables import as_html, set_title
 from trajmatch.run.folder import read_metrics
 from trajmatch.run.options import DIAGNOSES
 
 Record = Mapping[str, Any]
-
-STYLE = """
-:root { --ink: #1d2327; --faint: #68737b; --rule: #d9dee2; --accent: #0b6e8a; --second: #b4531f; --page: #ffffff;
-        --panel: #f5f7f8; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6eaed; --faint: #9aa6ae; --rule: #39434a; --accent: #52b8d4;
-        --second: #e58f5a; --page: #14191c; --panel: #1d2428; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 60rem; padding: 1.5rem 1rem 4rem; background: var(--page); color: var(--ink);
-       font: 16px/1.5 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
-h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .3rem; } h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; }
-p.lead { font-size: 1.15rem; margin: .4rem 0; } p.note, figcaption, td.how { color: var(--faint); font-size: .88rem; }
-.row { display: flex; flex-wrap: wrap; gap: 1.2rem; } .row > figure { flex: 1 1 19rem; margin: 0; min-width: 0; }
-svg { width: 100%; max-width: 36rem; height: auto; } svg text { font-family: inherit; }
-img { max-width: 100%; height: auto; border: 1px solid var(--rule); border-radius: 4px; background: #fff; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .35rem .7rem .35rem 0; border-bottom: 1px solid var(--rule); vertical-align: top; }
-td.number { white-space: nowrap; } pre { background: var(--panel); padding: .8rem 1rem; border-radius: 4px;
-       overflow-x: auto; font-size: .85rem; } summary { cursor: pointer; color: var(--accent); }
-@media print { body { max-width: none; } details > * { display: block; } }
-"""
-TITLES = {
-    "distilled": "distilled, last iterate",
-    "chosen": "distilled, chosen on validation",
-    "random": "random real images",
-    "whole": "whole dataset",
-}
-
 CAPTIONS = {
     "initial.png": "Before: where the images started.",
     "images.png": "After: distilled. Values that a screen cannot show are compressed, image by image.",
@@ -54,21 +27,23 @@ def write_report(folder: Path) -> Path:
     """
     summary = _summary(folder / "summary.json")
     rows, damaged = read_metrics(folder / "metrics.jsonl")
-    sections = [
-        _headline(summary),
-        _section("Accuracy", _accuracies(summary)),
-        _section("Images", _pictures(folder)),
-        _section("Curves", _curves(rows, damaged, folder / "experts.json")),
-        *_diagnoses(folder / DIAGNOSES),
-        _section("Cost", _costs(summary)),
-        _section("Run it again", _commands(summary)),
-        _section("Configuration", _configuration(folder / "config.yaml")),
-    ]
-    title = escape(f"trajmatch: {summary['dataset']}, {summary['method']}, {summary['ipc']} per class")
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}'
-    page = f"<!doctype html>\n<html lang=en><head>{head}</title><style>{STYLE}</style></head>\n<body>\n"
+    curves, notes = _curves(rows, damaged, folder / "experts.json")
+    page = filled(
+        "report.html.j2",
+        summary=summary,
+        result=_result(summary["accuracy"], summary.get("synthetic_images", "?"), summary.get("whole_images")),
+        made=_made(summary),
+        bars=_bars(summary),
+        accuracies=_accuracies(summary["accuracy"]),
+        pictures=[(name, caption, _content(folder / name)) for name, caption in CAPTIONS.items()],
+        curves=curves,
+        notes=notes,
+        diagnoses=_diagnoses(folder / DIAGNOSES),
+        costs=_costs(summary),
+        configuration=_text(folder / "config.yaml"),
+    )
     path = folder / "report.html"
-    _replace(path, page + "\n".join(sections) + "\n</body></html>\n")
+    _replace(path, page)
     return path
 
 
@@ -92,139 +67,94 @@ def _summary(path: Path) -> dict[str, Any]:
     return dict(summary)
 
 
-def _section(title: str, body: str) -> str:
-    return f"<section><h2>{title}</h2>\n{body}</section>"
+def _content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None
 
 
-def _note(text: str) -> str:
-    return f'<p class="note">{escape(text)}</p>'
+def _text(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.exists() else None
 
 
 def _per_cent(score: Record) -> str:
     return f"{score['mean']:.1%} ± {100 * score['std']:.1f} (n = {score['n']})"
 
 
-def _headline(summary: Record) -> str:
-    scores = summary["accuracy"]
-    count, real = summary.get("synthetic_images", "?"), summary.get("whole_images")
-    sentence = f"{count} synthetic images train a network to {_per_cent(scores['distilled'])}"
+def _result(scores: Record, count: Any, real: int | None) -> str:
+    """What came out, in a sentence. count: synthetic images; real: images of the whole data set, where it is known."""
+    parts = [f"{count} synthetic images train a network to {_per_cent(scores['distilled'])}"]
     if "random" in scores:
-        sentence += f"; {count} random real ones to {_per_cent(scores['random'])}"
-    if "whole" in scores:
-        sentence += f"; {real:,} real images to {_per_cent(scores['whole'])}" if real else ""
+        parts.append(f"{count} random real ones to {_per_cent(scores['random'])}")
+    if "whole" in scores and real:
+        parts.append(f"{real:,} real images to {_per_cent(scores['whole'])}")
+    return "; ".join(parts)
+
+
+def _made(summary: Record) -> str:
     made = f"{summary['method'].upper()}, {summary['ipc']} per class, {summary.get('steps', '?')} outer steps, "
-    made += f"learned step size {summary['step_size']:.4g}" if "step_size" in summary else ""
-    title = f"<h1>{escape(str(summary['dataset']))} in {count} images</h1>"
-    return f'{title}<p class="lead">{escape(sentence)}.</p>{_note(made)}'
+    return made + (f"learned step size {summary['step_size']:.4g}" if "step_size" in summary else "")
 
 
-def title_of(key: str, score: Record) -> str:
-    """What a score is of, in words."""
-    seen = " (among training images)" if score.get("held_out") is False else ""
-    return TITLES.get(key, key) + seen
+def _bars(summary: Record) -> str:
+    scores, classes = summary["accuracy"], summary.get("classes")
+    bars = [figures.Bar(set_title(key, of), of["mean"], of["std"], key == "distilled") for key, of in scores.items()]
+    return figures.accuracy_bars(bars, 1 / len(classes) if classes else None)
 
 
-def _accuracies(summary: Record) -> str:
-    scores = summary["accuracy"]
-    named = [(title_of(key, score), score, key == "distilled") for key, score in scores.items()]
-    bars = [figures.Bar(name, score["mean"], score["std"], highlighted) for name, score, highlighted in named]
-    classes = summary.get("classes") or []
-    plot = figures.accuracy_bars(bars, 1 / len(classes) if classes else None)
-    caption = "Mean and standard deviation over networks" + ("; dotted: chance." if classes else ".")
-    table = _table(
-        ("set", "mean", "std", "n", "how"),
-        [(n, f"{s['mean']:.2%}", f"{s['std']:.2%}", str(s["n"]), str(s.get("how", ""))) for n, s, _ in named],
-    )
-    return f'<div class="row"><figure>{plot}<figcaption>{caption}</figcaption></figure></div>{table}'
+def _accuracies(scores: Record) -> str:
+    rows = [
+        {
+            "set": set_title(key, score),
+            "mean": f"{score['mean']:.2%}",
+            "std": f"{score['std']:.2%}",
+            "n": score["n"],
+            "how": score.get("how", ""),
+        }
+        for key, score in scores.items()
+    ]
+    return as_html(rows, {"set": "", "how": "how"})
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    cells = "".join(f"<th>{escape(name)}</th>" for name in head)
-    body = ""
-    for row in rows:
-        kinds = ["", *["number"] * (len(row) - 2), "how"]
-        columns = (f'<td class="{kind}">{escape(v)}</td>' for kind, v in zip(kinds, row, strict=True))
-        body += f"<tr>{''.join(columns)}</tr>\n"
-    return f"<table><thead><tr>{cells}</tr></thead><tbody>\n{body}</tbody></table>"
+def _curves(rows: Sequence[Record], damaged: bool, experts: Path) -> tuple[list[tuple[str, str]], list[str]]:
+    """Captions and SVGs of the curves, and what there is to say of those that are missing."""
 
-
-def _pictures(folder: Path) -> str:
-    shown = []
-    for name, caption in CAPTIONS.items():
-        path = folder / name
-        if path.exists():
-            data = base64.b64encode(path.read_bytes()).decode()
-            picture = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
-            shown.append(f"<figure>{picture}<figcaption>{caption}</figcaption></figure>")
-        else:
-            shown.append(_note(f"{name} is not in the run folder."))
-    return f'<div class="row">{"".join(shown)}</div>'
-
-
-def _curves(rows: Sequence[Record], damaged: bool, experts: Path) -> str:
     def points(key: str) -> list[tuple[float, float]]:
         values = [(row["step"], row.get(key)) for row in rows]
         return [(step, value) for step, value in values if value is not None and isfinite(value)]
 
-    plots: list[str] = []
-    if rows:
-        losses = {"at the images": points("loss"), "after the ascent": points("loss_perturbed")}
-        losses = {label: found for label, found in losses.items() if found}
-        wanted: list[tuple[str, str, dict[str, list[tuple[float, float]]]]] = [
-            ("loss", "matching loss", losses),
-            ("step_size", "learned step size", {"step size": points("step_size")}),
-            ("hypergradient", "norm of the hypergradient", {"norm": points("hypergradient_norm")}),
-        ]
-        plots += [_plot(figures.step_curves(name, title, c), title) for name, title, c in wanted if any(c.values())]
-    notes = "" if rows else _note("metrics.jsonl has no rows.")
-    notes += _note("The last line of metrics.jsonl is cut short and left out.") if damaged else ""
-    if experts.exists():
-        held = json.loads(experts.read_text(encoding="utf-8"))
-        measured = {"test": held.get("test_accuracy", []), "training": held.get("train_accuracy", [])}
-        measured = {label: found for label, found in measured.items() if any(map(len, found))}
-        if measured:
-            caption = "accuracy of the experts: mean, and band from worst to best"
-            plots.append(_plot(figures.expert_curves(measured), caption))
-    else:
-        notes += _note("experts.json is not in the run folder.")
-    return f'<div class="row">{"".join(plots)}</div>{notes}'
+    losses = {"at the images": points("loss"), "after the ascent": points("loss_perturbed")}
+    wanted: list[tuple[str, str, dict[str, list[tuple[float, float]]]]] = [
+        ("loss", "Matching loss", {label: found for label, found in losses.items() if found}),
+        ("step_size", "Learned step size", {"step size": points("step_size")}),
+        ("hypergradient", "Norm of the hypergradient", {"norm": points("hypergradient_norm")}),
+    ]
+    plots = [(title, figures.step_curves(name, title.lower(), of)) for name, title, of in wanted if any(of.values())]
+    notes = [] if rows else ["metrics.jsonl has no rows."]
+    if damaged:
+        notes.append("The last line of metrics.jsonl is cut short and left out.")
+    if not experts.exists():
+        return plots, [*notes, "experts.json is not in the run folder."]
+    held = json.loads(experts.read_text(encoding="utf-8"))
+    measured = {"test": held.get("test_accuracy", []), "training": held.get("train_accuracy", [])}
+    measured = {label: found for label, found in measured.items() if any(map(len, found))}
+    if measured:
+        caption = "Accuracy of the experts: mean, and band from worst to best"
+        plots.append((caption, figures.expert_curves(measured)))
+    return plots, notes
 
 
-def _diagnoses(folder: Path) -> list[str]:
-    """A section of what `trajmatch diagnose` has found, if it has been asked."""
+def _diagnoses(folder: Path) -> list[tuple[str, str, bytes]]:
+    """What `trajmatch diagnose` has found: of each diagnosis what it is about, its command, and its figure's PNG."""
     from trajmatch.run.diagnose import read
 
-    figures = []
-    for numbers, path in read(folder):
-        data, name = base64.b64encode(path.read_bytes()).decode(), escape(numbers["about"])
-        caption = f"{name[:1].upper()}{name[1:]}. <code>{escape(numbers['command'])}</code>"
-        figures.append(
-            f'<figure><img alt="{name}" src="data:image/png;base64,{data}"><figcaption>{caption}</figcaption></figure>'
-        )
-    return [_section("Diagnoses", "\n".join(figures))] if figures else []
-
-
-def _plot(svg: str, caption: str) -> str:
-    return f"<figure>{svg}<figcaption>{escape(caption[:1].upper() + caption[1:])}.</figcaption></figure>"
+    return [(numbers["about"], numbers["command"], path.read_bytes()) for numbers, path in read(folder)]
 
 
 def _costs(summary: Record) -> str:
-    seconds = summary["seconds"]
-    rows = [(f"seconds, {stage}", f"{value:,.1f}", "") for stage, value in seconds.items()]
+    rows = [(f"seconds, {stage}", f"{value:,.1f}", "") for stage, value in summary["seconds"].items()]
     if "peak_memory_mb" in summary:
         rows.append(("peak memory, MB", f"{summary['peak_memory_mb']:,.0f}", str(summary.get("memory_how", ""))))
     rows.append(("compression", f"{summary['compression']:,.0f}", "real images for each synthetic one"))
     known = {"device": "", "cores": "", "torch": "", "commit": "of trajmatch; + means changed", "seed": ""}
     rows += [(key, str(summary[key]), how) for key, how in known.items() if summary.get(key) is not None]
-    return _table(("", "", ""), rows)
-
-
-def _commands(summary: Record) -> str:
-    return "<pre>" + escape("\n".join(summary.get("commands", []))) + "</pre>"
-
-
-def _configuration(path: Path) -> str:
-    if not path.exists():
-        return _note("config.yaml is not in the run folder.")
-    text = escape(path.read_text(encoding="utf-8"))
-    return f"<details><summary>config.yaml, which --config reads</summary><pre>{text}</pre></details>"
+    named = [dict(zip(("what", "value", "how"), row, strict=True)) for row in rows]
+    return as_html(named, {"what": "", "how": "how"}, head=False)

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from trajmatch.pages.tables import score_lines
 from trajmatch.run.config import Config
 
 SET, TRANSFER, RANKING, SIZES = "distilled.safetensors", "transfer.json", "ranking.json", "sizes.json"
@@ -81,7 +82,7 @@ def evaluate_set(path: Path, config: Config) -> dict[str, Any]:
     """
     from trajmatch.run import evaluate_stage, expert_stage, ranking, sizes, transfer
     from trajmatch.run.pool import Peak
-    from trajmatch.run.verbs import headline, say
+    from trajmatch.run.verbs import say
 
     config, synthetic, material, file = opened_set(path, _asked(config))
     e = config.evaluation
@@ -103,7 +104,7 @@ def evaluate_set(path: Path, config: Config) -> dict[str, Any]:
         )
     candidates = evaluate_stage.snapshots(config, path) if path.is_dir() else []
     accuracy = evaluate_stage.evaluate(config, material, synthetic, trajectories, file.parent, Peak(), candidates)
-    for line in headline(accuracy):
+    for line in score_lines(accuracy):
         print(line)
     say(f"distilled: {accuracy['distilled']['how']}")
     return accuracy

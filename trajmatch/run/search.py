@@ -14,6 +14,7 @@ from trajmatch.data.files import write_json
 from trajmatch.data.networks import NORMS, POOLINGS, build
 from trajmatch.data.synthetic import SyntheticSet
 from trajmatch.measure.agreement import kendall, spearman
+from trajmatch.pages.tables import as_text
 from trajmatch.run.assemble import Material, expert_training, factory, shared
 from trajmatch.run.config import Config, Network
 from trajmatch.run.evaluate_stage import chosen_on, random_set
@@ -200,10 +201,7 @@ def lines(path: Path) -> list[str]:
     found = json.loads(path.read_text("utf-8"))
     rows = sorted(found["networks"], key=lambda row: -row["real"])
     titles = {"real": "all (test)", "set": "set (validation)", "random": "random (validation)"}
-    text = [f"  {'network':<48} {' '.join(titles.values())}"]
-    for row in rows:
-        cells = " ".join(f"{row[key]:>{len(title)}.2%}" for key, title in titles.items())
-        text.append(f"  {row['network']:<48} {cells}")
+    text = as_text([{"network": row["network"]} | {t: f"{row[key]:.2%}" for key, t in titles.items()} for row in rows])
     for source, of in found["agreement"].items():
         rho, tau = ("-" if of[key] is None else f"{of[key]:.2f}" for key in ("spearman", "kendall"))
         text.append(

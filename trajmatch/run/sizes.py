@@ -5,6 +5,7 @@ from typing import Any
 
 from trajmatch.data.synthetic import SyntheticSet, leading
 from trajmatch.measure.evaluate import Score
+from trajmatch.pages.tables import as_text, mean_and_std
 from trajmatch.run.assemble import Material, shared
 from trajmatch.run.config import Config
 from trajmatch.run.evaluate_stage import obtained
@@ -33,7 +34,6 @@ def sizes(
 
 def lines(found: dict[str, dict[str, Any]]) -> list[str]:
     """The scores as a table."""
-    rows = [
-        f"  {size:>16} {score['mean']:9.2%} +- {score['std']:.2%}  (n = {score['n']})" for size, score in found.items()
-    ]
-    return ["  images per class  accuracy", *rows]
+    return as_text(
+        [{"images per class": size, "accuracy": mean_and_std(of), "n": of["n"]} for size, of in found.items()]
+    )

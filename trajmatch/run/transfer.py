@@ -7,6 +7,7 @@ from typing import Any
 
 from trajmatch.data.synthetic import SyntheticSet
 from trajmatch.measure.evaluate import Score
+from trajmatch.pages.tables import as_text, mean_and_std
 from trajmatch.run.assemble import Material, shared
 from trajmatch.run.config import Config
 from trajmatch.run.evaluate_stage import chosen_on, obtained
@@ -71,11 +72,18 @@ def _score(config: Config, accuracies: Sequence[float], rate: float, how: str) -
 
 def lines(scores: dict[str, dict[str, Any]]) -> list[str]:
     """The scores as a table."""
-    found = [f"  {'network':<24}{'tuned rate':>28}{'learned step size':>28}{'n':>4}"]
-    for name, of in scores.items():
-        cells = [
-            f"{of[kind]['mean']:.2%} +- {of[kind]['std']:.2%} ({of[kind]['rate']:.3g})" if kind in of else "-"
-            for kind in ("tuned", "learned")
+
+    def cell(score: dict[str, Any] | None) -> str | None:
+        return f"{mean_and_std(score)} ({score['rate']:.3g})" if score else None
+
+    return as_text(
+        [
+            {
+                "network": name,
+                "tuned rate": cell(of.get("tuned")),
+                "learned step size": cell(of["learned"]),
+                "n": of["learned"]["n"],
+            }
+            for name, of in scores.items()
         ]
-        found.append(f"  {name:<24}{cells[0]:>28}{cells[1]:>28}{of['learned']['n']:>4}")
-    return found
+    )

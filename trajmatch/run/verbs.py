@@ -13,6 +13,7 @@ import torch
 from trajmatch.data import synthetic as sets
 from trajmatch.data.files import write_json
 from trajmatch.data.trajectories import Trajectory
+from trajmatch.pages.tables import score_lines
 from trajmatch.run import assemble, distill_stage, evaluate_stage, expert_stage
 from trajmatch.run import plan as planning
 from trajmatch.run.assemble import Material
@@ -21,7 +22,7 @@ from trajmatch.run.expert_stage import stopwatch
 from trajmatch.run.folder import check_claim, claim, commit
 from trajmatch.run.methods import METHODS
 from trajmatch.run.pool import Peak, cores, peak_memory_mb
-from trajmatch.run.report import title_of, write_report
+from trajmatch.run.report import write_report
 from trajmatch.run.settings import EVALUATE_FIELDS, difference, resolve, settings
 
 Say = Callable[[str], None]
@@ -230,7 +231,7 @@ def run(config: Config, folder: Path, command: str, preset: str | None, say: Say
     this.distill()
     accuracy = this.evaluate()
     summary = this.summarise(accuracy)
-    for line in headline(accuracy):
+    for line in score_lines(accuracy):
         say(line)
     return summary
 
@@ -240,14 +241,6 @@ def plan(config: Config) -> list[str]:
     config = resolve(config)
     assemble.check(config)
     return planning.plan(config, count_or_folder(config.experts)).lines()
-
-
-def headline(accuracy: dict[str, Any]) -> list[str]:
-    """The scores as lines of text."""
-    return [
-        f"  {title_of(key, score):<32} {score['mean']:7.2%} +- {score['std']:.2%}  (n = {score['n']})"
-        for key, score in accuracy.items()
-    ]
 
 
 def quoted(words: list[str]) -> str:

@@ -10,7 +10,7 @@ from trajmatch.core.inner import rollout
 from trajmatch.measure.accumulated import Accumulated, accumulated_error
 from trajmatch.measure.panel import mean_and_error
 from trajmatch.methods.outer import inner_problem
-from trajmatch.run.diagnoses.drawing import banded, panels, titled
+from trajmatch.pages.plots import banded, panels, titled
 from trajmatch.run.diagnosis import Diagnosis
 from trajmatch.run.opened import SEED, Opened
 from trajmatch.run.options import Options

@@ -5,7 +5,7 @@ from typing import Any
 
 from trajmatch.measure.panel import cosines, mean_and_error
 from trajmatch.methods.schedule import Choice
-from trajmatch.run.diagnoses.drawing import heat_map, panels
+from trajmatch.pages.plots import heat_map, panels
 from trajmatch.run.diagnosis import Diagnosis
 from trajmatch.run.opened import Opened
 from trajmatch.run.options import Options

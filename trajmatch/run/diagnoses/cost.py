@@ -15,10 +15,10 @@ from trajmatch.measure.cost import alternating, estimator, peak_memory, random_t
 from trajmatch.measure.series import exponent
 from trajmatch.methods import engines
 from trajmatch.methods.engines import Engine
+from trajmatch.pages.plots import titled
 from trajmatch.run import assemble
 from trajmatch.run.compute import prepare_process
 from trajmatch.run.config import Network
-from trajmatch.run.diagnoses.drawing import titled
 from trajmatch.run.diagnosis import Diagnosis
 from trajmatch.run.opened import Opened
 from trajmatch.run.options import Options

@@ -5,7 +5,7 @@ from typing import Any
 
 from trajmatch.measure.panel import losses, mean_and_error
 from trajmatch.methods.schedule import Choice
-from trajmatch.run.diagnoses.drawing import banded, panels, titled
+from trajmatch.pages.plots import banded, panels, titled
 from trajmatch.run.diagnosis import Diagnosis
 from trajmatch.run.opened import Opened
 from trajmatch.run.options import Options

@@ -10,7 +10,7 @@ from trajmatch.core.sharpness import SAM
 from trajmatch.measure.panel import matching_loss, mean_and_error
 from trajmatch.measure.series import SPIKE, describe
 from trajmatch.methods.schedule import Choice
-from trajmatch.run.diagnoses.drawing import banded, panels, titled
+from trajmatch.pages.plots import banded, panels, titled
 from trajmatch.run.diagnosis import Diagnosis
 from trajmatch.run.distill_stage import METRICS
 from trajmatch.run.folder import read_metrics

@@ -9,7 +9,7 @@ from torch import Tensor
 from trajmatch.core.descent import new_moments
 from trajmatch.measure.panel import interference, mean_and_error
 from trajmatch.methods.schedule import Choice
-from trajmatch.run.diagnoses.drawing import heat_map, panels
+from trajmatch.pages.plots import heat_map, panels
 from trajmatch.run.diagnosis import Diagnosis
 from trajmatch.run.opened import Opened, Point
 from trajmatch.run.options import Options

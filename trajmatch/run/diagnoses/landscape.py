@@ -11,7 +11,7 @@ from trajmatch.core.estimators import adjoint
 from trajmatch.measure.landscape import plane, rise
 from trajmatch.measure.panel import losses
 from trajmatch.methods.schedule import Choice
-from trajmatch.run.diagnoses.drawing import panels
+from trajmatch.pages.plots import panels
 from trajmatch.run.diagnosis import Diagnosis
 from trajmatch.run.opened import SEED, Opened
 from trajmatch.run.options import Options

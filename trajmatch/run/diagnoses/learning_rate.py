@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from trajmatch.pages.plots import panels, titled
 from trajmatch.run.config import Config
 from trajmatch.run.diagnoses.distilling import changed, distilled, log, score
-from trajmatch.run.diagnoses.drawing import panels, titled
 from trajmatch.run.diagnosis import Diagnosis
 from trajmatch.run.opened import Opened
 from trajmatch.run.options import Options

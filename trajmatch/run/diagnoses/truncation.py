@@ -12,9 +12,9 @@ from trajmatch.core.sharpness import SAM
 from trajmatch.measure.panel import mean_and_error
 from trajmatch.measure.truncation import reuse_bound, reuse_distance, truncation
 from trajmatch.methods.schedule import Choice
+from trajmatch.pages.plots import banded, panels, titled
 from trajmatch.run.config import Config
 from trajmatch.run.diagnoses.distilling import changed, distilled, score
-from trajmatch.run.diagnoses.drawing import banded, panels, titled
 from trajmatch.run.diagnosis import Diagnosis
 from trajmatch.run.opened import SEED, Opened
 from trajmatch.run.options import Options
