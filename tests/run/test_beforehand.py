@@ -190,7 +190,7 @@ def test_snapshots_that_would_never_be_taken(mine: Path, capsys: Captured) -> No
 
 
 def test_named_experts_that_are_too_short(mine: Path, capsys: Captured) -> None:
-    many = ("--expert.save-every", "30", "--expert.epochs", "1")
+    many = ("--expert.save-every", "10", "--expert.epochs", "1")
     succeed(*command("experts", "--experts", 1, *many, "--out", mine / "e"))
     words = command("distill", "--experts", mine / "e", *many, "--matching.last-epoch", "90", "--out", mine / "r")
     assert "--matching.last-epoch with --matching.expert-epochs needs 90" in refusal(capsys, *words)
