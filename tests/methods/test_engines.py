@@ -298,3 +298,26 @@ def test_which_networks_couple_the_images_of_a_mini_batch(dtype: torch.dtype) ->
     for norm in ("instance", "group", "layer", "none"):
         for pooling in ("avg", "max", "none"):
             assert not couples(small(norm, pooling).to(dtype), SHAPE)
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16", "bf16-sweep"])
+def test_a_gpu_without_a_precision_is_told_of(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla V100")
+    for capability, able in (((7, 0), False), ((7, 5), False), ((8, 0), True), ((9, 0), True)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
+        check(Engine(), small(), CUDA, SHAPE)
+        if able:
+            check(Engine(precision=precision), small(), CUDA, SHAPE)
+            continue
+        with pytest.raises(ValueError, match=f"^--precision is {precision}, which Tesla V100 does not have"):
+            check(Engine(precision=precision), small(), CUDA, SHAPE)
+
+
+def test_torch_s_compiler_needs_python_s_headers(monkeypatch: pytest.MonkeyPatch, kernels: Any) -> None:
+    assert engines.no_compiler(CPU) is None
+    monkeypatch.setattr(engines.sysconfig, "get_path", lambda name: "/nowhere")
+    says = "torch's compiler needs Python's headers, and there is no /nowhere/Python.h"
+    assert engines.no_compiler(CPU) == says
+    with pytest.raises(ValueError, match=f"^--engine is compiled, but {says}; eager always works$"):
+        check(Engine("compiled"), small(), CPU, SHAPE)

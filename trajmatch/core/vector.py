@@ -3,13 +3,15 @@
 Legend: P parameters of a network, n images of c x h x w, C classes.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Forward = Callable[[Tensor, Tensor], Tensor]
 
@@ -64,7 +66,7 @@ def functional(network: nn.Module) -> Forward:
     if stateful is not None:
         raise ValueError(
             f"network: layer '{stateful}' keeps running statistics, which theta does not hold; "
-            "use instance norm, or batch norm with track_running_stats=False"
+            "use instance, group or layer norm"
         )
     return with_parameters(network)
 
@@ -74,6 +76,23 @@ def with_parameters(network: nn.Module) -> Forward:
     layout = Layout.of(network)
 
     def forward(theta: Tensor, x: Tensor) -> Tensor:
-        return functional_call(network, layout.split(theta), (x,))  # type: ignore[no-any-return]
+        with plain_attention():
+            return functional_call(network, layout.split(theta), (x,))  # type: ignore[no-any-return]
 
     return forward
+
+
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """Attention inside is matrix products and a softmax, which have derivatives of every order.
+
+    Torch's attention kernels have no second derivative, and the fast path of its transformer layers in evaluation mode
+    has none at all. Derivatives follow what the forward pass recorded, so that this is needed around that pass alone.
+    """
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)

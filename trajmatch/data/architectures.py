@@ -23,6 +23,8 @@ from trajmatch.data.networks import norm_layer
 Shape = tuple[int, int, int]
 Factory = Callable[[Shape, int], nn.Module]
 SMALLEST, LARGEST = 8, 256
+# What code of the user's may raise, and is told in a sentence; Ctrl-C is the user's own.
+RAISED_BY_USERS = (Exception, SystemExit)
 VGG11 = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")
 
 
@@ -188,11 +190,33 @@ def _of_user(module: str, factory: str) -> Factory:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
+    asked = f"--network.name is {module}:{factory}"
+    if not module or not factory:
+        raise ValueError(f"{asked} and must be MODULE:FACTORY, such as networks:small")
     try:
         found: Factory = getattr(import_module(module), factory)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"--network.name is {module}:{factory}, which can't be imported: {error}") from None
+    except RAISED_BY_USERS as error:  # whatever the module does while it is imported
+        raise ValueError(f"{asked}, which can't be imported: {reason(error)}") from None
+    if not callable(found):
+        raise ValueError(
+            f"{asked}, which is of type {type(found).__name__} and must be a function of the images' shape (c, h, w) "
+            "and the number of classes that returns a torch.nn.Module"
+        )
     return found
+
+
+def reason(error: BaseException) -> str:
+    """Why something failed, in one line: the first of what the error says, and its kind where that alone says little.
+
+    >>> reason(KeyError("width")), reason(RuntimeError()), reason(SystemExit(3))
+    ("KeyError: 'width'", 'RuntimeError', 'it ends the program (SystemExit: 3)')
+    """
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    if isinstance(error, SystemExit):
+        return f"it ends the program (SystemExit{f': {text}' if text else ''})"
+    if isinstance(error, RuntimeError | TypeError | ValueError | ImportError | AttributeError) and text:
+        return text
+    return f"{type(error).__name__}{f': {text}' if text else ''}"
 
 
 def _averaged(h: int, w: int, most: int) -> tuple[list[nn.Module], int]:

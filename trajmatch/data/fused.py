@@ -49,7 +49,10 @@ def fused(network: nn.Module, kernels: Kernels | None, weigh: bool = True) -> nn
     weigh: False for a network of which only second derivatives are wanted. Returns None where there is nothing to fuse.
     """
     shared = {id(tensor): tensor for tensor in [*network.parameters(), *network.buffers()]}
-    twin = copy.deepcopy(network, shared)
+    try:
+        twin = copy.deepcopy(network, shared)
+    except (RuntimeError, TypeError):  # a user's network may hold what can't be copied
+        return None
     places = Counter(id(child) for parent in twin.modules() for child in parent._modules.values())
     repeated = {module for module, count in places.items() if count > 1}  # what follows one place need not the other
     found = [_fuse(sequence, kernels, repeated) for sequence in list(twin.modules()) if _in_order(sequence)]

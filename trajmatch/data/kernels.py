@@ -151,7 +151,10 @@ def _fake_curvature(v: Tensor, vw: Tensor, vb: Tensor, gp: Tensor, c: Tensor, *r
 def compiled_kernels() -> CompiledKernels | str:
     """The kernels, built at the first call on a machine (two seconds); or, where they cannot be, why, in words."""
     named = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++", "c++")), "")
-    compiler = shlex.split(named)
+    try:
+        compiler = shlex.split(named)
+    except ValueError as error:  # a quotation that does not end
+        return f"CXX is '{named}', which is no command: {error}"
     if compiler and shutil.which(compiler[0]) is None:
         return f"the C++ compiler '{named}' that CXX names was not found"
     if not compiler:
@@ -205,8 +208,8 @@ def _build(compiler: list[str], source: bytes, path: Path) -> str:
         for threads in (("-fopenmp",), ()):
             machine = X86 if platform.machine() in ("x86_64", "AMD64") else ()
             command = [*compiler, *FLAGS, *machine, *threads, str(code), "-o", str(built)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode == 0:
+            done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+            if done.returncode == 0 and built.exists():
                 built.replace(path)
                 return ""
             complaint = done.stderr.strip().splitlines()[0] if done.stderr.strip() else f"{compiler[0]} failed"

@@ -94,33 +94,33 @@ def embedding(network: nn.Module) -> nn.Module:
     return twin
 
 
-def build(factory: Callable[[], nn.Module], seed: int) -> tuple[nn.Module, Tensor]:
-    """A network and its initial theta (P,), as torch initialises it after `manual_seed(seed)`.
+def drawn(factory: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """The network that a factory makes after `manual_seed(seed)`.
 
-    Any module draws its weights from torch's global generator, so that one is forked and put back as it was. The
-    network is in evaluation mode, dropout is off: its output is a function of theta and the images.
+    Any module draws its weights from torch's global generator, so that one is forked and put back as it was.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        network = factory()
+        return factory()
+
+
+def build(factory: Callable[[], nn.Module], seed: int) -> tuple[nn.Module, Tensor]:
+    """A network and its initial theta (P,), as torch initialises it after `manual_seed(seed)`.
+
+    The network is in evaluation mode, dropout is off: its output is a function of theta and the images. Parameters
+    that were frozen by whoever made the network are constants of it, outside of theta.
+    """
+    network = drawn(factory, seed)
+    keep_frozen(network)
     layout = Layout.of(network)
     theta = layout.join({name: p.detach() for name, p in network.named_parameters()})
     return network.eval().requires_grad_(False), theta
 
 
-@torch.no_grad()
-def check_network(name: str, factory: Callable[[], nn.Module], shape: tuple[int, int, int], num_classes: int) -> None:
-    """Make a network, show it two images (c, h, w): ValueError where that fails or its outputs are not (2, C)."""
-    words = " x ".join(map(str, shape))
-    try:
-        network, _ = build(factory, 0)
-        outputs = network(torch.zeros(2, *shape))
-    except (RuntimeError, TypeError, AttributeError, IndexError, AssertionError) as error:
-        why = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"--network.name is {name}, which can't take images of {words}: {why}") from None
-    found = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-    if found != (2, num_classes):
-        raise ValueError(
-            f"--network.name is {name}, whose outputs for 2 images of {num_classes} classes are {found} and must be "
-            f"{(2, num_classes)}"
-        )
+def keep_frozen(network: nn.Module) -> None:
+    """Make buffers of the parameters that are not to be trained (`requires_grad` is False), under their names."""
+    for module in network.modules():
+        for name, parameter in list(module._parameters.items()):
+            if parameter is not None and not parameter.requires_grad:
+                del module._parameters[name]
+                module.register_buffer(name, parameter.detach())

@@ -8,9 +8,11 @@ compiled  whole derivatives through torch.compile, of the fused network where th
 docs/performance.md has what each of them gains.
 """
 
+import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -77,14 +79,17 @@ def _not_fused(network: nn.Module, device: torch.device) -> str | None:
 
 def no_compiler(device: torch.device) -> str | None:
     """Why torch.compile can't work here, or None."""
-    if device.type == "cpu":
-        kernels = compiled_kernels()
-        return kernels if isinstance(kernels, str) else None
+    if device.type not in ("cpu", "cuda"):
+        return f"torch's compiler is not used on {device.type}"
+    if device.type == "cpu" and isinstance(kernels := compiled_kernels(), str):
+        return kernels
     if device.type == "cuda":
         from torch.utils._triton import has_triton
 
-        return None if has_triton() else "torch finds no Triton, which its compiler needs on a GPU"
-    return f"torch's compiler is not used on {device.type}"
+        if not has_triton():
+            return "torch finds no Triton, which its compiler needs on a GPU"
+    headers = Path(sysconfig.get_path("include")) / "Python.h"
+    return None if headers.is_file() else f"torch's compiler needs Python's headers, and there is no {headers}"
 
 
 def check(engine: Engine, network: nn.Module, device: torch.device, shape: tuple[int, int, int]) -> None:
@@ -95,11 +100,21 @@ def check(engine: Engine, network: nn.Module, device: torch.device, shape: tuple
         raise ValueError(f"--engine is fused, but {why}; eager always works")
     if engine.precision == "tf32" and device.type != "cuda":
         raise ValueError(f"--precision is tf32, which CUDA has and {device.type} does not; bf16-sweep works everywhere")
+    if engine.precision != "float32" and _is_before_ampere(device):
+        raise ValueError(
+            f"--precision is {engine.precision}, which {torch.cuda.get_device_name(device)} does not have (GPUs from "
+            "compute capability 8.0 on do); float32 always works"
+        )
     if engine.micro_batch is not None and couples(network, shape):
         raise ValueError(
             f"--micro-batch is {engine.micro_batch}, but this network's output for one image depends on the others of "
             "its mini-batch (batch norm does that), so that parts would not add up to the whole; leave it out"
         )
+
+
+def _is_before_ampere(device: torch.device) -> bool:
+    """Whether a GPU ignores tf32, and computes bfloat16 by other means, more slowly than float32."""
+    return device.type == "cuda" and torch.cuda.is_available() and torch.cuda.get_device_capability(device) < (8, 0)
 
 
 @torch.no_grad()

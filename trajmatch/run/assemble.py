@@ -22,13 +22,15 @@ from trajmatch.data import images
 from trajmatch.data.architectures import named
 from trajmatch.data.files import read_header, read_tensors, save_tensors
 from trajmatch.data.images import Dataset
-from trajmatch.data.networks import check_network, convnet
+from trajmatch.data.network_check import check_network
+from trajmatch.data.networks import convnet
 from trajmatch.data.whitening import InputSpace, fit
 from trajmatch.methods.combining import check_rule
 from trajmatch.methods.outer import Rule
 from trajmatch.methods.schedule import Window
 from trajmatch.methods.training import Training
 from trajmatch.run.config import Config, Network
+from trajmatch.run.memory import parse_memory
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ def check(config: Config) -> None:
     rule(config)
     expert_training(config)
     evaluation_training(config, 1.0)
+    if config.memory is not None:
+        parse_memory(config.memory)
     for name in config.evaluation.architectures:
         if name != "convnet":
             named(name)
@@ -106,12 +110,20 @@ def load_material(config: Config, source: Any = None) -> Material:
         )
     for name in dict.fromkeys((config.network.name, *config.evaluation.architectures)):  # refused at once
         make = factory(replace(config.network, name=name), dataset.shape, dataset.num_classes)
-        check_network(name, make, dataset.shape, dataset.num_classes)
+        check_network(name, make, dataset.shape, dataset.num_classes, fewest_images(config, dataset))
     digest = blake2b(repr(dataset.classes).encode(), digest_size=16)
     for split in (dataset.train, dataset.validation, dataset.test):
         digest.update(split.x.numpy().data)
         digest.update(split.y.numpy().data)
     return Material(dataset, fit(chosen.normalise, dataset.train.x), digest.hexdigest())
+
+
+def fewest_images(config: Config, dataset: Dataset) -> int:
+    """Images of the smallest mini-batch on which a network of a score is trained."""
+    e, C = config.evaluation, dataset.num_classes
+    sets = [(ipc * C, e.batch) for ipc in (config.ipc, *e.sizes) if ipc > 0]
+    sets += [(len(dataset.train), config.expert.batch)] if e.whole_epochs else []
+    return min(total % batch or batch if total > batch else total for total, batch in sets)
 
 
 def factory(network: Network, shape: tuple[int, int, int], num_classes: int) -> Callable[[], nn.Module]:

@@ -23,6 +23,7 @@ from trajmatch.methods.schedule import Choice
 from trajmatch.methods.state import OuterState, Record
 from trajmatch.run import assemble, compute
 from trajmatch.run.assemble import Material
+from trajmatch.run.beforehand import check_segments
 from trajmatch.run.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, truncate_metrics
 from trajmatch.run.condense import Condenser
 from trajmatch.run.config import Config
@@ -136,7 +137,7 @@ class Loop:
         (folder / SNAPSHOTS).mkdir(exist_ok=True)
         self.device = assemble.device(config.device)
         self.rule, self.schedule = assemble.rule(config), assemble.schedule(config)
-        self._check_segments()
+        check_segments(config, trajectories)
         self.keep = set(snapshot_steps(config))
         dataset = material.dataset
         network, _ = build(assemble.factory(config.network, dataset.shape, dataset.num_classes), 0)
@@ -166,15 +167,6 @@ class Loop:
 
     def _placed(self, state: OuterState) -> list[torch.Tensor]:
         return [v if k == "steps" else v.to(self.device) for k, v in state._asdict().items()]
-
-    def _check_segments(self) -> None:
-        needed = self.config.matching.last_epoch - 1 + self.config.matching.expert_epochs
-        for trajectory in self.trajectories:
-            if trajectory.num_rows <= needed:
-                raise ValueError(
-                    f"{trajectory.path} has snapshots 0 to {trajectory.num_rows - 1}, and --matching.last-epoch with "
-                    f"--matching.expert-epochs needs {needed}: train experts longer or lower them"
-                )
 
     def run(self, quiet: bool) -> None:
         """Steps until the last, with checkpoints in between and one at the end, also when interrupted."""

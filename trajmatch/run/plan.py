@@ -26,10 +26,11 @@ from trajmatch.methods.training import accuracy, train
 from trajmatch.pages.tables import as_text
 from trajmatch.run import assemble
 from trajmatch.run.assemble import Material, evaluation_training, expert_training, factory, opened, shared
+from trajmatch.run.beforehand import check_run
 from trajmatch.run.compute import training_engine
 from trajmatch.run.config import Config
 from trajmatch.run.distill_stage import CHECKPOINT, DISTILLED, METRICS, Loop, delivered, snapshot_path, snapshot_steps
-from trajmatch.run.expert_stage import real
+from trajmatch.run.expert_stage import open_experts, real
 from trajmatch.run.methods import METHODS
 from trajmatch.run.pool import Peak, Report, peak_memory_mb, processes, run_jobs
 from trajmatch.run.progress import duration
@@ -100,6 +101,10 @@ def plan(config: Config, experts: int | Path) -> Plan:
     place = assemble.device(config.device)
     began = time.monotonic()
     material = assemble.load_material(config)
+    trajectories = None
+    if isinstance(experts, Path) and METHODS[config.method].experts:
+        trajectories = open_experts(config, material, experts)
+    check_run(config, material, trajectories)
     stages = [Stage("data", time.monotonic() - began, peak_memory_mb())]
     with TemporaryDirectory(prefix="trajmatch-plan-") as scratch:
         folder = Path(scratch)

@@ -14,7 +14,7 @@ from trajmatch.data import synthetic as sets
 from trajmatch.data.files import write_json
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.pages.tables import score_lines
-from trajmatch.run import assemble, distill_stage, evaluate_stage, expert_stage
+from trajmatch.run import assemble, beforehand, distill_stage, evaluate_stage, expert_stage
 from trajmatch.run import plan as planning
 from trajmatch.run.assemble import Material
 from trajmatch.run.config import Config
@@ -57,6 +57,7 @@ def run_experts(config: Config, folder: Path, peak: Peak, say: Say = say, source
     if isinstance(count, Path):
         raise ValueError(f"--experts is '{count}' and must be a number here: how many experts to train")
     material = assemble.load_material(config, source)
+    beforehand.check_experts(config, material)
     trained = expert_stage.train_experts(config, material, folder, count, peak, quiet=say is silent)
     accuracies = [t.header["test_accuracy"][-1] for t in trained]
     if accuracies:
@@ -90,6 +91,7 @@ class Run:
         self.trajectories: list[Trajectory] = []
         if isinstance(self.experts_wanted, Path) and METHODS[self.config.method].experts:
             self.trajectories = self._open(self.experts_wanted)
+        self._refuse_what_can_not_work()
         claim(folder, self.config)  # only now: bad input must leave nothing behind
 
     def _open(self, folder: Path) -> list[Trajectory]:
@@ -98,6 +100,13 @@ class Run:
         if not found:
             raise ValueError(f"--experts: {folder} holds no experts; trajmatch experts --out {folder} trains them")
         return found
+
+    def _refuse_what_can_not_work(self) -> None:
+        """Raise ValueError now for what would be refused after experts were trained; what is distilled needs none."""
+        if (self.folder / distill_stage.DISTILLED).exists():
+            return
+        planned = METHODS[self.config.method].experts and not isinstance(self.experts_wanted, Path)
+        beforehand.check_run(self.config, self.material, None if planned else self.trajectories)
 
     def _refuse_silent_resume(self) -> None:
         path = self.folder / distill_stage.CHECKPOINT
