@@ -166,6 +166,7 @@ def test_costs_grow_and_the_graph_is_what_costs_memory(
     from trajmatch.run.diagnoses import cost
 
     monkeypatch.setattr(cost, "AXES", {"inner_steps": (4, 40), "batch": (20, 100), "width": (8, 32)})
+    monkeypatch.setattr(cost, "COMPARED", ("unrolled", "truncated"))  # every one of them starts six processes
     found = diagnose("cost", "--run", run, "--rounds", 1, "--out", tmp_path)
     axes = found["axes"]
     for axis in axes:
