@@ -31,7 +31,7 @@ def read_folder(path: Path, train: str | None = None, test: str | None = None) -
     notes: list[str] = []
     root = path
     if train is None and test in (None, "none"):
-        root = _unwrapped(path, left)
+        root = _unwrapped(path, left, is_split=False)
     if root != path:
         notes.append(f"read from its folder '{printable(root.relative_to(path).as_posix())}'")
     train_folder, test_folder = _splits(root, train, test, left)
@@ -85,13 +85,16 @@ def _are_apart(first: Path, second: Path) -> bool:
     return first != second and first not in second.parents and second not in first.parents
 
 
-def _unwrapped(folder: Path, left: LeftOut) -> Path:
-    """The folder in which the splits or classes lie: the only one with images, as long as that holds folders alone."""
+def _unwrapped(folder: Path, left: LeftOut, is_split: bool = True) -> Path:
+    """The folder in which the splits or classes lie: the only one with images, as long as that holds folders alone.
+
+    is_split: a folder that is called as a test split may be passed only inside of a split.
+    """
     for _ in range(_DEPTH):
         children = subfolders(folder)
         inside = [child for child in children if has_images(child)]
         tests = [child for child in children if kind_of(child.name) in _TESTED and is_plain(child.name)]
-        if len(inside) != 1 or tests or not _is_tree(inside[0]):
+        if len(inside) != 1 or (tests and not is_split) or not _is_tree(inside[0]):
             break
         if has_images(folder, deep=False):
             break

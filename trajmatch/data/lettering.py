@@ -32,7 +32,7 @@ class Lettering(NamedTuple):
 
     def font(self, words: str) -> Any:
         """The first font that has all signs of a text; Pillow's own where none has."""
-        return _font_for(_signs(words), self.points) or ImageFont.load_default(self.points)
+        return _font_for(_signs(words), self.points) or _default(self.points)
 
     def name(self, words: str, label: int) -> str:
         """A class's name on one line, or its number where it is empty or no font here can draw it."""
@@ -64,9 +64,8 @@ def _font_for(signs: str, points: int) -> Any | None:
     """A font that has all of some signs, or None."""
     if not features.check("raqm") and any(unicodedata.bidirectional(sign) in ("R", "AL") for sign in signs):
         return None  # letters would stand unjoined and in the wrong order
-    default = ImageFont.load_default(points)
-    if _has_all(default, signs):
-        return default
+    if _has_all(_default(points), signs):
+        return _default(points)
     for path in _font_files():
         try:
             font = ImageFont.truetype(path, points)
@@ -75,6 +74,12 @@ def _font_for(signs: str, points: int) -> Any | None:
         if _has_all(font, signs):
             return font
     return None
+
+
+@lru_cache(maxsize=32)
+def _default(points: int) -> Any:
+    """Pillow's own font."""
+    return ImageFont.load_default(points)
 
 
 def _has_all(font: Any, signs: str) -> bool:

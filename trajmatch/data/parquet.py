@@ -83,6 +83,8 @@ def read_parquet(path: Path, train: str | None = None, test: str | None = None) 
     groups = by_kind | groups
     if not by_kind and train is None and (test is None or test == "none"):
         groups = {"train": unnamed}
+    elif unnamed and train is None and "train" not in groups:
+        raise ValueError(f"{path} has {listed(unnamed)} beside a {' and a '.join(by_kind)} split: {_SETTINGS}.")
     elif unnamed:
         notes.append(f"left out: {len(unnamed)} {'file' if len(unnamed) == 1 else 'files'} ({listed(unnamed)})")
     chosen, tests = choose(list(groups), train, test, str(path))
