@@ -2,9 +2,10 @@
 
 import io
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,10 +33,17 @@ class Seen:
     several_frames: int = 0
     depth: Depth | None = None
     wide: int = 0
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # (w, h) of resized images
 
     def notes(self, background: Background) -> list[str]:
         """A phrase for each kind."""
         found = []
+        if len(self.sizes) == 1:
+            ((w, h),) = self.sizes
+            found.append(f"resized from {w} x {h}")
+        elif self.sizes:
+            sides = [min(size) for size in self.sizes]
+            found.append(f"resized from shorter sides of {min(sides)} to {max(sides)} pixels")
         if self.transparent:
             stand = "stands" if self.transparent == 1 else "stand"
             found.append(f"{_images(self.transparent)} with transparency {stand} on {background.name}")
@@ -58,6 +66,7 @@ class Decoded:
     transparent: bool = False
     several_frames: bool = False
     wide: Wide | None = None
+    resized: tuple[int, int] | None = None  # from (w, h)
 
 
 @dataclass(frozen=True)
@@ -91,6 +100,8 @@ def decode_splits(
             pixels = found.pixels
             seen.transparent += found.transparent
             seen.several_frames += found.several_frames
+            if found.resized is not None:
+                seen.sizes[found.resized] += 1
             if found.wide is not None:
                 wide.append((number, i, found.wide))
             if first is None:
@@ -202,10 +213,13 @@ def _of_image(image: Image.Image, how: How) -> Decoded:
         wide = high_bytes(np.asarray(image.convert("RGBA").convert("RGB")))
     image, transparent = composited(image, how.background)
     image = _eight_bits(image, how.colour)
+    size, resized = image.size, None
     if how.size is not None:
         image = square(image, how.size)
+        resized = size if size != image.size else None
     pixels = np.array(image)
-    return Decoded(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1), transparent, several, wide)
+    pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    return Decoded(pixels, transparent, several, wide, resized)
 
 
 def _eight_bits(image: Image.Image, colour: Colour) -> Image.Image:
