@@ -77,6 +77,7 @@ def test_classes_that_are_called_like_splits(tmp_path: Path) -> None:
         (["test/cat", "test/dog"], "has a folder 'test' but no folder 'train' beside it"),
         (["test/cat", "test/dog", "val/cat", "val/dog"], "but no folder 'train' beside it"),
         (["cat", "dog", "test"], "has a folder 'test' but no folder 'train' beside it"),
+        (["images/a", "images/b", "masks/a", "masks/b"], "images, masks, which all hold the folders a, b: say which"),
         (
             ["cat/train", "cat/test", "dog/train", "dog/test"],
             "cat holds the folders 'train' and 'test': put the splits",
@@ -100,7 +101,7 @@ def test_settings_name_the_splits(tmp_path: Path) -> None:
         ({"train_split": "trein"}, "--images.train-split is 'trein' and must be a folder in .* has extra, test, train"),
         ({"train_split": ""}, "--images.train-split is ''"),
         ({"train_split": "train", "test_split": "train"}, "is the training split"),
-        ({"train_split": ".", "test_split": "test"}, "is the training split '.*' or in it"),
+        ({"train_split": ".", "test_split": "test"}, "is the training split '.*', or one of them lies in the other"),
     ):
         with pytest.raises(ValueError, match=message):
             read(root, **arguments)
@@ -115,6 +116,21 @@ def test_an_unlabelled_test_folder_gives_way_to_validation(tmp_path: Path) -> No
     assert counts(data) == (8, 4)
     assert "(the folder 'val')" in data.read
     assert "1 folder beside those that are read (test)" in data.read
+
+
+def test_a_stray_image_beside_the_class_folders(tmp_path: Path) -> None:
+    root = split_tree(tmp_path / "a", "train", "test")
+    put(root / "train" / "cover.png", noise(1))
+    data = read(root)
+    assert (data.classes, counts(data)) == (("cat", "dog"), (8, 4))
+    assert "1 image beside the folders of classes" in data.read
+
+
+def test_folders_that_hold_the_same_folders_may_be_classes(tmp_path: Path) -> None:
+    root = tree(tmp_path / "a", "cat/front", "cat/side", "dog/front", "dog/side")
+    with pytest.raises(ValueError, match="where the outer ones are the classes"):
+        read(root)
+    assert counts(read(root, train_split=".")) == (12, 4)
 
 
 def test_validation_beside_test_is_left_out_and_told(tmp_path: Path) -> None:
@@ -165,6 +181,8 @@ def test_links_to_folders_are_followed_and_loops_end(tmp_path: Path) -> None:
     data = read(root)
     assert sum(counts(data)) == 11
     assert "4 links to a folder that is read already or lies above" in data.read
+    (root / "everything").symlink_to(root, target_is_directory=True)
+    assert read(root).classes == ("cat", "dog")
     (root / "bird").symlink_to(fill(tmp_path / "birds", 4, 8), target_is_directory=True)
     assert read(root).classes == ("bird", "cat", "dog")
 

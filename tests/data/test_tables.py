@@ -93,6 +93,13 @@ def test_pieces_of_one_table_are_joined(tmp_path: Path, files: list[str]) -> Non
     assert "drawn from the training images" in data.read
 
 
+def test_a_column_that_names_splits_is_told(tmp_path: Path) -> None:
+    whole = table(TRAIN, 0).append_column("split", pyarrow.array(["train"] * 6 + ["test"] * 2))
+    parquet.write_table(whole, tmp_path / "a.PARQUET")
+    assert "the column 'split' is not heeded" in read(tmp_path / "a.PARQUET").read
+    assert "the column 'split' is not heeded" in read(tmp_path).read
+
+
 def test_settings_name_files(tmp_path: Path) -> None:
     write(tmp_path / "cats.parquet", TRAIN, 0)
     write(tmp_path / "dogs.parquet", TEST, 1)

@@ -66,7 +66,9 @@ def _splits(root: Path, train: str | None, test: str | None, left: LeftOut) -> t
         left.folders += [printable(child.name) for child in subfolders(root, left) if child not in chosen]
         count_files(root, left)
     if second is not None and not _are_apart(first.resolve(), second.resolve()):
-        raise ValueError(f"--images.test-split is '{test}', which is the training split '{first}' or in it.")
+        raise ValueError(
+            f"the test split '{second}' is the training split '{first}', or one of them lies in the other."
+        )
     return first, second
 
 
@@ -92,7 +94,7 @@ def _unwrapped(folder: Path, left: LeftOut, is_split: bool = True) -> Path:
     """
     for _ in range(_DEPTH):
         children = subfolders(folder)
-        inside = [child for child in children if has_images(child)]
+        inside = _with_images(folder)
         tests = [child for child in children if kind_of(child.name) in _TESTED and is_plain(child.name)]
         if len(inside) != 1 or (tests and not is_split) or not _is_tree(inside[0]):
             break
@@ -104,18 +106,27 @@ def _unwrapped(folder: Path, left: LeftOut, is_split: bool = True) -> Path:
     return folder
 
 
-def _is_tree(folder: Path, least: int = 1) -> bool:
+def _is_tree(folder: Path) -> bool:
     """Whether a folder holds folders with images, and no image itself."""
-    if has_images(folder, deep=False):
-        return False
-    inside = [child for child in subfolders(folder) if has_images(child)]
-    return len(inside) >= least and (least > 1 or len(inside) > 1 or _is_tree(inside[0]))
+    inside = _with_images(folder)
+    return not has_images(folder, deep=False) and (len(inside) > 1 or (len(inside) == 1 and _is_tree(inside[0])))
+
+
+def _has_classes(folder: Path, strict: bool = True) -> bool:
+    """Whether a folder holds at least two folders with images, perhaps in another; strict: and no image beside them."""
+    folder = _unwrapped(folder, LeftOut())
+    return len(_with_images(folder)) > 1 and not (strict and has_images(folder, deep=False))
+
+
+def _with_images(folder: Path) -> list[Path]:
+    return [child for child in subfolders(folder) if has_images(child)]
 
 
 def _training(root: Path, kinds: dict[Kind | None, list[Path]], test: Path | None) -> Path:
     """The training split, or `root`, where its folders are the classes. ValueError where it cannot be told."""
     training, tests = kinds["train"], kinds["test"] + kinds["validation"]
-    trees = [child for child in training if _is_tree(_unwrapped(child, LeftOut()), 2)]
+    # Where there is a test split too, a stray image beside the class folders tells nothing.
+    trees = [child for child in training if _has_classes(child, strict=not (tests or test))]
     plain = [child for child in trees if is_plain(child.name)]
     if len(plain) == 1 and (tests or test):
         trees = plain
@@ -136,13 +147,25 @@ def _training(root: Path, kinds: dict[Kind | None, list[Path]], test: Path | Non
         )
     if test is not None:
         raise ValueError(f"--images.test-split is '{test.name}' and {root} has no training split: {_SETTINGS}.")
-    alone = [child for child in tests if is_plain(child.name) or _is_tree(child, 2)]
+    alone = [child for child in tests if is_plain(child.name) or _has_classes(child)]
     if alone:
         raise ValueError(
             f"{root} has a folder '{printable(alone[0].name)}' but no folder 'train' beside it: {_SETTINGS}; "
             "--images.train-split . where all of these are classes."
         )
+    _refuse_same_folders(root)
     return root
+
+
+def _refuse_same_folders(root: Path) -> None:
+    """ValueError where all folders hold the same folders: they may be splits or versions, and those the classes."""
+    inside = [{child.name for child in _with_images(folder)} for folder in _with_images(root)]
+    shared = sorted(set.intersection(*inside)) if len(inside) > 1 else []
+    if len(shared) > 1 and not all(map(is_plain, shared)):  # classes that hold splits are refused with other advice
+        raise ValueError(
+            f"{root} has the folders {_names(_with_images(root))}, which all hold the folders {listed(shared)}: "
+            f"{_SETTINGS}; --images.train-split . where the outer ones are the classes."
+        )
 
 
 def _test_folder(root: Path, train: Path, kinds: dict[Kind | None, list[Path]]) -> Path | None:
@@ -176,7 +199,7 @@ def _is_labelled(folder: Path, train: Path) -> bool:
     if _annotations(folder).is_file():
         return True
     known = {child.name for child in subfolders(_unwrapped(train, LeftOut()))}
-    inside = [child.name for child in subfolders(_inside(folder, known)) if has_images(child)]
+    inside = [child.name for child in _with_images(_inside(folder, known))]
     return len(inside) > 1 or bool(known & set(inside))
 
 

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ from trajmatch.data.walk import has_images, subfolders
 
 INSTALL = "install it with: pip install 'trajmatch[hf]'"
 _SETTINGS = "say which by --images.train-split and --images.test-split (a file, or a folder of files)"
+_SPLIT_COLUMNS = ("split", "subset", "partition", "fold", "is_test", "is_train", "is_training", "usage")
 _DEPTH = 5  # folders in folders, at most
 
 
 def has_tables(path: Path) -> bool:
     """Whether a folder holds Parquet files or a saved data set; where it holds images too, near its top."""
-    near = any(path.glob("*.parquet")) or any(path.glob("*/*.parquet"))
+    near = any(True for _ in _files(path, 1))
     return _is_saved(path) or near or (not has_images(path) and any(True for _ in _files(path)))
 
 
@@ -30,7 +32,8 @@ def _is_saved(path: Path) -> bool:
 
 def _files(path: Path, depth: int = _DEPTH) -> Iterator[Path]:
     """Parquet files at some depth, outside of hidden folders."""
-    yield from sorted(file for file in path.glob("*.parquet") if not file.name.startswith(".") and file.is_file())
+    files = (file for file in path.iterdir() if file.suffix.lower() == ".parquet" and not file.name.startswith("."))
+    yield from sorted(file for file in files if file.is_file())
     if depth:
         for child in subfolders(path):
             yield from _files(child, depth - 1)
@@ -45,7 +48,7 @@ def require(module: str, why: str) -> None:
 def read_file(path: Path) -> Source:
     """One .parquet or .arrow file, all of it training images. ValueError when the extra `hf` is not installed."""
     require("pyarrow", f"{path} is {'Parquet' if path.suffix.lower() == '.parquet' else 'an Arrow file'}")
-    return source_of(printable(path.stem), {"train": partial(_tables, [path])}, "train", [])
+    return source_of(printable(path.stem), {"train": partial(_tables, [path])}, "train", [], _unheeded([path]))
 
 
 def read_parquet(path: Path, train: str | None = None, test: str | None = None) -> Source:
@@ -83,6 +86,7 @@ def read_parquet(path: Path, train: str | None = None, test: str | None = None) 
     groups = by_kind | groups
     if not by_kind and train is None and (test is None or test == "none"):
         groups = {"train": unnamed}
+        notes += _unheeded([files[file] for file in unnamed])
     elif unnamed and train is None and "train" not in groups:
         raise ValueError(f"{path} has {listed(unnamed)} beside a {' and a '.join(by_kind)} split: {_SETTINGS}.")
     elif unnamed:
@@ -108,7 +112,7 @@ def _by_kind(files: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
     found: dict[str, list[str]] = {}
     unnamed = []
     for file in files:
-        *folders, name = file.removesuffix(".parquet").split("/")
+        *folders, name = file[: -len(".parquet")].split("/")
         kind = next(filter(None, map(kind_of, (name, *reversed(folders)))), None)
         if kind is None:
             unnamed.append(file)
@@ -144,6 +148,17 @@ def _are_pieces(stems: Sequence[str]) -> bool:
         return False
     running = [sorted(column) for column in zip(*numbers, strict=True) if len(set(column)) > 1]
     return len(running) == 1 and running[0] in (list(range(len(stems))), list(range(1, len(stems) + 1)))
+
+
+def _unheeded(files: Sequence[Path]) -> list[str]:
+    """What is told of a column that may say which rows are for test. A damaged file is left to its reader."""
+    import pyarrow
+    from pyarrow import parquet
+
+    names: list[str] = []
+    with suppress(pyarrow.ArrowException, OSError):
+        names = parquet.read_schema(files[0]).names if files[0].suffix.lower() == ".parquet" else []
+    return [f"the column '{name}' is not heeded" for name in names if name.lower() in _SPLIT_COLUMNS]
 
 
 def _tables(files: Sequence[Path]) -> Tables:

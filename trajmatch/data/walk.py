@@ -102,13 +102,14 @@ def _kinds(suffixes: Counter[str]) -> str:
 
 def subfolders(folder: Path, left: LeftOut | None = None) -> list[Path]:
     """The folders in a folder, hidden ones and the system's left out, in the order of their names."""
-    found = []
-    for child in sorted(folder.iterdir()):
-        if child.is_dir():
-            if not is_hidden(child.name):
-                found.append(child)
-            elif left is not None:
-                left.hidden[printable(child.name)] += 1
+    found, left = [], LeftOut() if left is None else left
+    for child in sorted(child for child in folder.iterdir() if child.is_dir()):
+        if is_hidden(child.name):
+            left.hidden[printable(child.name)] += 1
+        elif child.is_symlink() and (child.resolve() in (folder.resolve(), *folder.resolve().parents)):
+            left.loops += 1
+        else:
+            found.append(child)
     return found
 
 
