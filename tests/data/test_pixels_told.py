@@ -253,3 +253,21 @@ def test_the_line_is_one_line(tmp_path: Path) -> None:
     assert "6 x 6 pixels in colour" in told
     assert "\n" not in told
     assert "which are training images too" in told
+
+
+def test_sixteen_bits_in_arrays_of_colour(tmp_path: Path) -> None:
+    wide = np.random.default_rng(0).integers(0, 4096, (8, SIDE, SIDE, 3)).astype(np.uint16)
+    wide[0, 0, 0] = 4095
+    np.savez(tmp_path / "a.npz", x=wide, y=np.arange(8) % 2)
+    first = read(tmp_path / "a.npz")
+    assert has(first, np.floor(wide[3] * (255 / 4095) + 0.5).astype(np.uint8))
+    second = read(Listed(list(wide), [0, 1] * 4))
+    assert torch.equal(everything(first), everything(second))
+
+
+def test_resizing_is_told(tmp_path: Path) -> None:
+    tree(tmp_path, "cat", "dog")
+    assert "resized" not in read(tmp_path, size=SIDE).read
+    assert "4 x 4 pixels in colour; resized from 6 x 6" in read(tmp_path, size=4).read
+    put(tmp_path / "cat" / "large.png", np.zeros((20, 30, 3), np.uint8))
+    assert "resized from shorter sides of 6 to 20 pixels" in read(tmp_path, size=4).read

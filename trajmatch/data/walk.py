@@ -4,6 +4,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from PIL import Image
@@ -33,6 +34,7 @@ _STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*")
 _SNIFFED = 1000  # files that are opened, at most, to see whether they are images under another name
 
 
+@lru_cache(maxsize=1)
 def readable_suffixes() -> frozenset[str]:
     """The suffixes of the images that are read, in lower case: those that this Pillow can open."""
     Image.init()
@@ -103,7 +105,9 @@ def _kinds(suffixes: Counter[str]) -> str:
 def subfolders(folder: Path, left: LeftOut | None = None) -> list[Path]:
     """The folders in a folder, hidden ones and the system's left out, in the order of their names."""
     found, left = [], LeftOut() if left is None else left
-    for child in sorted(child for child in folder.iterdir() if child.is_dir()):
+    with os.scandir(folder) as entries:  # which knows without asking again what is a folder
+        children = sorted(Path(entry.path) for entry in entries if entry.is_dir())
+    for child in children:
         if is_hidden(child.name):
             left.hidden[printable(child.name)] += 1
         elif child.is_symlink() and (child.resolve() in (folder.resolve(), *folder.resolve().parents)):
@@ -116,9 +120,10 @@ def subfolders(folder: Path, left: LeftOut | None = None) -> list[Path]:
 def has_images(folder: Path, deep: bool = True) -> bool:
     """Whether there is an image to be read in a folder, or at any depth below."""
     suffixes = readable_suffixes()
-    for child in sorted(folder.iterdir(), key=Path.is_dir):
-        if not child.is_dir() and child.suffix.lower() in suffixes and not is_hidden(child.name):
-            return True
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if Path(entry.name).suffix.lower() in suffixes and not is_hidden(entry.name) and not entry.is_dir():
+                return True
     return deep and any(True for _ in image_files(folder))
 
 
@@ -128,7 +133,7 @@ def image_files(folder: Path, left: LeftOut | None = None) -> Iterator[Path]:
     suffixes, real = readable_suffixes(), folder.resolve()
     seen, waiting = {real}, [folder]
     while waiting:
-        with os.scandir(waiting.pop()) as entries:  # which knows without asking again what is a folder
+        with os.scandir(waiting.pop()) as entries:
             children = sorted(entries, key=lambda entry: entry.name)
         for entry in children:
             child = Path(entry.path)
