@@ -1,9 +1,12 @@
+from collections.abc import Iterator
 from pathlib import Path
 
+import matplotlib
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFont
 
+from trajmatch.data import lettering
 from trajmatch.data.grid import displayable, image_grid, save_png
 
 
@@ -76,3 +79,56 @@ def test_what_leaves_the_range_is_compressed_and_the_rest_is_untouched() -> None
     middle = outside.abs() < 6  # within 2.5 standard deviations: an affine map, so order and differences remain
     slopes = (found[1:][middle] - found[1:][middle][0]) / (outside[middle] - outside[middle][0])
     assert float(slopes[1:].std() / slopes[1:].mean()) < 1e-3
+
+
+def same(a: Image.Image, b: Image.Image) -> bool:
+    return a.size == b.size and a.tobytes() == b.tobytes()
+
+
+@pytest.fixture
+def no_system_fonts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine with no fonts but those that come with Pillow and matplotlib."""
+    monkeypatch.setattr(lettering, "_system_fonts", lambda: iter(()))
+    lettering._font_files.cache_clear()
+    lettering._font_for.cache_clear()
+    yield
+    lettering._font_files.cache_clear()
+    lettering._font_for.cache_clear()
+
+
+def test_a_name_that_no_font_can_draw_is_the_number_of_its_class(no_system_fonts: None) -> None:
+    pixels = distinct(2)
+    for name in ("\u732b", "\U0001f980", "cat \u732b", "", " \n ", "\x07"):
+        assert same(image_grid(pixels, [0, 1], ["ant", name]), image_grid(pixels, [0, 1], ["ant", "class 1"])), name
+        assert same(image_grid(pixels, [1, 1], ["ant", name]), image_grid(pixels, [1, 1], ["ant", "class 1"])), name
+
+
+def test_a_name_is_drawn_with_a_font_that_has_its_signs(no_system_fonts: None) -> None:
+    text = lettering.lettering(14)
+    for name in ("caf\u00e9", "\u041a\u043e\u0442", "\u03b3\u03ac\u03c4\u03b1"):  # Pillow's own font lacks them
+        font = text.font(name)
+        assert text.name(name, 0) == name
+        missing = bytes(font.getmask("\U0010ffff"))
+        assert all(bytes(font.getmask(sign)) != missing for sign in name)
+    assert text.font("ant").getname() == ImageFont.load_default(14).getname()
+    letters = {bytes(text.font("caf\u00e9").getmask(sign)) for sign in "caf\u00e9"}
+    assert len(letters) == 4
+
+
+def test_a_font_of_this_machine_is_found(monkeypatch: pytest.MonkeyPatch, no_system_fonts: None) -> None:
+    other = str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "STIXGeneral.ttf")
+    sign = "\u2a7d"  # a letter that neither of the two first fonts has
+    if lettering._has_all(ImageFont.truetype(lettering._font_files()[0], 14), sign):
+        sign = "\U0001d4d0"
+    assert lettering.lettering(14).name(sign, 3) == "class 3"
+    monkeypatch.setattr(lettering, "_system_fonts", lambda: iter([__file__, other]))
+    lettering._font_files.cache_clear()
+    lettering._font_for.cache_clear()
+    assert lettering.lettering(14).name(sign, 3) == sign
+
+
+def test_names_do_not_break_the_layout() -> None:
+    pixels = distinct(4)
+    plain = image_grid(pixels, [0, 0, 1, 1], ["a b", "c"])
+    assert same(image_grid(pixels, [0, 0, 1, 1], ["a\nb", "\tc\r\n"]), plain)
+    assert image_grid(pixels, [0, 0, 1, 1], ["x" * 100_000, "c"]).width < plain.width + 400

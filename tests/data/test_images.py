@@ -9,12 +9,19 @@ import torch
 from PIL import Image
 
 from trajmatch.data.images import Dataset, Images, check_ipc, export_folder, load
-from trajmatch.data.pixels import decode
+from trajmatch.data.pixels import Colour, decode_splits
+from trajmatch.data.records import Split
 
 
 def random_pixels(n: int, c: int = 3, side: int = 6, seed: int = 0) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """uint8 (n, side, side, c)."""
     return np.random.default_rng(seed).integers(0, 256, (n, side, side, c), dtype=np.uint8)
+
+
+def decode(item: Any, size: int | None, colour: Colour) -> Any:
+    """One image as uint8 (c, h, w)."""
+    arrays, _ = decode_splits([Split([item], np.zeros(1, np.int64), str)], size, colour)
+    return arrays[0][0]
 
 
 def save_npz(path: Path, n: int = 60, classes: int = 3, c: int = 3, **arrays: Any) -> Path:
@@ -154,8 +161,8 @@ def test_modes_become_eight_bits(mode: str) -> None:
 
 
 def test_sixteen_bits_are_rounded() -> None:
-    wide = np.full((2, 2), 50 * 257 + 200, np.uint16)  # 50.8 of 255
-    assert (decode(Image.fromarray(wide), None, "auto") == 51).all()
+    wide = np.array([[50 * 257 + 200, 65535]], np.uint16)  # 50.8 of 255
+    assert decode(Image.fromarray(wide), None, "auto").tolist() == [[[51, 255]]]
     with pytest.raises(ValueError, match="beyond 16 bits"):
         decode(Image.fromarray(np.full((2, 2), 70000, np.int32)), None, "auto")
 

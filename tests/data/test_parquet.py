@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.data.sample_images import NAMES, TEST, TRAIN, assert_same, images, write_folder, write_table
+from trajmatch.data import hub as hubs
 from trajmatch.data import parquet
 from trajmatch.data.images import load
 
@@ -66,9 +67,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespac
         return types.SimpleNamespace(close=lambda: None)
 
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
-    monkeypatch.setattr(parquet, "_require", lambda *_: None)
+    monkeypatch.setattr(parquet, "require", lambda *_: None)
     monkeypatch.setattr(socket, "create_connection", connect)
-    monkeypatch.setattr(parquet.urllib.request, "getproxies", dict)
+    monkeypatch.setattr(hubs.urllib.request, "getproxies", dict)
     for key in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_ENDPOINT"):
         monkeypatch.delenv(key, raising=False)
     return state

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from math import ceil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from trajmatch.data.files import replacing
+from trajmatch.data.lettering import Lettering, lettering
 
 GAP = 4  # pixels between pictures
 DEFAULT_CELL = 84  # 8, 16, 28, 32 and 64 pixel images become 80, 80, 84, 64 and 64
@@ -38,21 +39,6 @@ class _Layout(NamedTuple):
     height: int
 
 
-class _Lettering(NamedTuple):
-    font: Any  # Pillow gives either of two classes
-    line: int  # pixels from one line of text to the next
-
-    def width(self, words: str) -> int:
-        return ceil(self.font.getlength(words))
-
-    def shortened(self, words: str, room: int) -> str:
-        """`words`, or as much of their beginning as fits in `room` pixels with an ellipsis."""
-        if self.width(words) <= room:
-            return words
-        fitting = (words[:end].rstrip() + "…" for end in range(len(words) - 1, 0, -1))
-        return next((short for short in fitting if self.width(short) <= room), "…")
-
-
 def image_grid(
     pixels: Tensor,
     labels: Tensor | Sequence[int],
@@ -73,10 +59,10 @@ def image_grid(
     drawn = dict(list(members.items())[:MAX_CLASSES])
     shown = {i: _picture(pixels[i], cell or DEFAULT_CELL) for group in drawn.values() for i in group[:MAX_PER_CLASS]}
     size = next(iter(shown.values())).size
-    lettering = _lettering(size)
+    text = _lettering(size)
     arrange: Callable[..., _Layout] = _tiles if max(map(len, members.values())) == 1 else _rows
-    layout = arrange(drawn, classes, size, per_row, lettering)
-    return _draw(layout, shown, lettering, _notes(pixels, len(members), len(classes)))
+    layout = arrange(drawn, classes, size, per_row, text)
+    return _draw(layout, shown, text, _notes(pixels, len(members), len(classes)))
 
 
 def displayable(pixels: Tensor) -> Tensor:
@@ -134,9 +120,8 @@ def _picture(image: Tensor, cell: int) -> Image.Image:
     return picture.resize((width * scale, height * scale), Image.Resampling.NEAREST)
 
 
-def _lettering(size: tuple[int, int]) -> _Lettering:
-    points = min(24, max(12, round(max(size) / 5)))
-    return _Lettering(ImageFont.load_default(points), ceil(points * 1.3))
+def _lettering(size: tuple[int, int]) -> Lettering:
+    return lettering(min(24, max(12, round(max(size) / 5))))
 
 
 def _rows(
@@ -144,23 +129,23 @@ def _rows(
     classes: Sequence[str],
     size: tuple[int, int],
     per_row: int,
-    lettering: _Lettering,
+    text: Lettering,
 ) -> _Layout:
     """A class per row, name and, where images are left out, their number at the left."""
     width, height = size
-    names = {label: [lettering.shortened(classes[label], MAX_NAME_WIDTH)] for label in members}
+    names = {label: [text.shortened(text.name(classes[label], label), MAX_NAME_WIDTH)] for label in members}
     for label, group in members.items():
         if len(group) > MAX_PER_CLASS:
             names[label].append(f"{MAX_PER_CLASS} of {len(group)}")
-    left = 2 * GAP + max(lettering.width(line) for lines in names.values() for line in lines) + 2 * GAP
+    left = 2 * GAP + max(text.width(line) for lines in names.values() for line in lines) + 2 * GAP
     # A class that takes several lines is set apart, so that its second line is not read as the next class.
     apart = 2 * GAP if any(len(group) > per_row for group in members.values()) else 0
     pictures, texts, top, columns = [], [], GAP, 1
     for label, group in members.items():
         visible = group[:MAX_PER_CLASS]
-        first_line = top + height / 2 - lettering.line * (len(names[label]) - 1) / 2
+        first_line = top + height / 2 - text.line * (len(names[label]) - 1) / 2
         for number, words in enumerate(names[label]):
-            y = first_line + number * lettering.line
+            y = first_line + number * text.line
             texts.append(_Text(2 * GAP, y, words, "lm", FAINT_INK if number else INK))
         for place, index in enumerate(visible):
             line, column = divmod(place, per_row)
@@ -175,19 +160,20 @@ def _tiles(
     classes: Sequence[str],
     size: tuple[int, int],
     per_row: int,
-    lettering: _Lettering,
+    text: Lettering,
 ) -> _Layout:
     """One picture per class, its name below."""
     width, height = size
-    widest = max(lettering.width(classes[label]) for label in members)
+    widest = max(text.width(text.name(classes[label], label)) for label in members)
     tile = max(width, min(widest, width * 3 // 2))
-    pitch_x, pitch_y = tile + 2 * GAP, height + lettering.line + 3 * GAP
+    pitch_x, pitch_y = tile + 2 * GAP, height + text.line + 3 * GAP
     pictures, texts = [], []
     for place, (label, group) in enumerate(members.items()):
         line, column = divmod(place, per_row)
         x, y = GAP + column * pitch_x, GAP + line * pitch_y
         pictures.append((x + (tile - width) // 2, y, group[0]))
-        texts.append(_Text(x + tile / 2, y + height + GAP, lettering.shortened(classes[label], tile), "ma"))
+        words = text.shortened(text.name(classes[label], label), tile)
+        texts.append(_Text(x + tile / 2, y + height + GAP, words, "ma"))
     columns, lines = min(per_row, len(members)), ceil(len(members) / per_row)
     return _Layout(pictures, texts, columns * pitch_x, lines * pitch_y)
 
@@ -204,9 +190,9 @@ def _notes(pixels: Tensor, num_present: int, num_classes: int) -> list[str]:
     return notes
 
 
-def _draw(layout: _Layout, shown: dict[int, Image.Image], lettering: _Lettering, notes: list[str]) -> Image.Image:
-    width = max([layout.width, *(lettering.width(note) + 4 * GAP for note in notes)])
-    height = layout.height + (len(notes) * lettering.line + 2 * GAP if notes else 0)
+def _draw(layout: _Layout, shown: dict[int, Image.Image], text: Lettering, notes: list[str]) -> Image.Image:
+    width = max([layout.width, *(text.width(note) + 4 * GAP for note in notes)])
+    height = layout.height + (len(notes) * text.line + 2 * GAP if notes else 0)
     canvas = Image.new("RGB", (width, height), "white")
     pen = ImageDraw.Draw(canvas)
     for x, y, index in layout.pictures:
@@ -215,9 +201,9 @@ def _draw(layout: _Layout, shown: dict[int, Image.Image], lettering: _Lettering,
         pen.rectangle((x - 1, y - 1, x + picture.width, y + picture.height), outline=HAIRLINE)
         canvas.paste(picture, (x, y))
     captions = [
-        _Text(2 * GAP, layout.height + GAP + place * lettering.line, note, "la", FAINT_INK)
+        _Text(2 * GAP, layout.height + GAP + place * text.line, note, "la", FAINT_INK)
         for place, note in enumerate(notes)
     ]
-    for text in [*layout.texts, *captions]:
-        pen.text((text.x, text.y), text.words, fill=text.colour, font=lettering.font, anchor=text.anchor)
+    for one in [*layout.texts, *captions]:
+        pen.text((one.x, one.y), one.words, fill=one.colour, font=text.font(one.words), anchor=one.anchor)
     return canvas

@@ -8,7 +8,7 @@ import hashlib
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trajmatch.data import sources
+from trajmatch.data import sources, transparency
 from trajmatch.data.pixels import Colour, Pixels, decode_splits, save_png
-from trajmatch.data.records import Labels, Source, Split, natural, suggestion
+from trajmatch.data.records import Labels, Source, Split, natural, printable, suggestion
+from trajmatch.data.told import duplicates, told, untested
+from trajmatch.data.walk import is_hidden
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +39,7 @@ class Dataset:
     """Three splits over the same classes.
 
     held_out: whether the validation images were taken out of `train` (else they are also in it).
+    read: what was read, for people: a sentence of `told`.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Dataset:
     validation: Images
     test: Images
     held_out: bool = True
+    read: str = ""
 
     @property
     def num_classes(self) -> int:
@@ -67,12 +71,16 @@ def load(
     hold_out: bool = True,
     test_fraction: float = 0.2,
     seed: int = 0,
+    background: str = "white",
+    train_split: str | None = None,
+    test_split: str | None = None,
 ) -> Dataset:
     """Images from any source, as uint8 tensors in three splits.
 
     source:        "digits" (embedded); a folder of class folders, with train/ and test/ or not; Tiny ImageNet's folder;
-                   a Parquet file or folder in the Hugging Face layout; .npz; the CIFAR-10/100 Python archives, packed
-                   or not; a Hub name "owner/name"; or a torch map-style data set of (image, int), or a pair of them.
+                   a Parquet file or folder in the Hugging Face layout, or what `save_to_disk` wrote; .npz; the
+                   CIFAR-10/100 Python archives, packed or not; a Hub name "owner/name"; or a torch map-style data set
+                   of (image, int), or a pair of them.
     size:          pixels; shorter side resized to it and centre cropped. None: all images must have one size.
     classes:       names to keep, in the source's order whatever their order here.
     colour:        "grey" (1 channel), "rgb" (3), or "auto": grey if every image is.
@@ -80,29 +88,38 @@ def load(
     hold_out:      take the validation images out of `train`; if False they stay in it too.
     test_fraction: fraction of each class, in (0, 1), for a source without a test split.
     seed:          of both splits; torch's global generator is not touched.
+    background:    the colour that transparent images are laid on, as CSS names it.
+    train_split:   what the training split is called in the source, where its name does not tell; so `test_split`, which
+                   may be "none": test images are then drawn from the training images.
 
+    What was read, and what was left out, is told in the data set's `read`.
     ValueError, one sentence, for whatever is wrong with the source or an argument.
     """
     _check_arguments(size, colour, validation, test_fraction)
-    raw = sources.read(source)
+    behind = transparency.background(background)
+    raw = sources.read(source, train_split, test_split)
     where = os.fspath(source) if isinstance(source, str | os.PathLike) else raw.name
     if classes is not None:
         raw = _keep(raw, classes, where)
     _check_classes(raw, where)
-    train, *rest = [
-        _canonical(pixels, split.labels)
-        for pixels, split in zip(decode_splits(raw.splits(), size, colour), raw.splits(), strict=True)
-    ]
+    arrays, seen = decode_splits(raw.splits(), size, colour, behind)
+    train, *rest = [_canonical(x, split.labels) for x, split in zip(arrays, raw.splits(), strict=True)]
     if rest:
         test = rest[0]
     else:
         train, test = _part(train, raw.classes, test_fraction, _generator(seed, "test"), "test")
+    copies = duplicates(train.hashes, train.images.y, test.hashes)
     if hold_out:
         train, chosen = _part(train, raw.classes, validation, _generator(seed, "validation"), "validation")
     else:
-        drawn = _drawn(train.y, len(raw.classes), validation, _generator(seed, "validation"))
-        chosen = Images(train.x[drawn], train.y[drawn])
-    return Dataset(raw.name, raw.classes, train, chosen, test, hold_out)
+        drawn = _drawn(train.images.y, len(raw.classes), validation, _generator(seed, "validation"))
+        chosen = train.select(drawn)
+    splits = train.images, chosen.images, test.images
+    test_from = raw.test_from if rest else f"drawn from the training images, {test_fraction:.0%} of each class"
+    notes = [*raw.notes, *seen.notes(behind), *copies, *untested(raw.classes, test.images.y)]
+    counts = (len(train), len(chosen), len(test))
+    read = told(printable(where), raw.classes, counts, splits[0].x.shape[1:], hold_out, test_from, notes)
+    return Dataset(raw.name, raw.classes, *splits, hold_out, read)
 
 
 def _check_arguments(size: int | None, colour: str, validation: float, test_fraction: float) -> None:
@@ -133,7 +150,7 @@ def _keep(raw: Source, wanted: Sequence[str], where: str) -> Source:
         return split.select(rows, labels[rows])
 
     names = tuple(raw.classes[i] for i in kept)
-    return Source(raw.name, names, pick(raw.train), None if raw.test is None else pick(raw.test))
+    return replace(raw, classes=names, train=pick(raw.train), test=None if raw.test is None else pick(raw.test))
 
 
 def _check_classes(raw: Source, where: str) -> None:
@@ -155,11 +172,27 @@ def _check_classes(raw: Source, where: str) -> None:
         raise ValueError(f"{where} has only one class, {raw.classes[0]!r}: at least two are needed.")
 
 
-def _canonical(x: Pixels, y: Labels) -> Images:
+@dataclass(frozen=True)
+class _Hashed:
+    """Images, and the hash of each one's pixels."""
+
+    images: Images
+    hashes: list[bytes]
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+    def select(self, mask: Tensor) -> "_Hashed":
+        kept = [digest for digest, keep in zip(self.hashes, mask.tolist(), strict=True) if keep]
+        return _Hashed(Images(self.images.x[mask], self.images.y[mask]), kept)
+
+
+def _canonical(x: Pixels, y: Labels) -> _Hashed:
     """Sorted by label, then by a hash of the pixels; images equal in both are interchangeable."""
     keys = [(int(label), hashlib.blake2b(pixels, digest_size=16).digest()) for pixels, label in zip(x, y, strict=True)]
     order = np.array(sorted(range(len(keys)), key=keys.__getitem__))
-    return Images(torch.from_numpy(x[order]), torch.from_numpy(y[order]))
+    images = Images(torch.from_numpy(x[order]), torch.from_numpy(y[order]))
+    return _Hashed(images, [keys[i][1] for i in order])
 
 
 def _generator(seed: int, purpose: str) -> torch.Generator:
@@ -178,19 +211,20 @@ def _drawn(y: Tensor, num_classes: int, fraction: float, generator: torch.Genera
 
 
 def _part(
-    images: Images, classes: Sequence[str], fraction: float, generator: torch.Generator, purpose: str
-) -> tuple[Images, Images]:
+    images: _Hashed, classes: Sequence[str], fraction: float, generator: torch.Generator, purpose: str
+) -> tuple[_Hashed, _Hashed]:
     """The rest and the drawn part; both have every class, or ValueError."""
-    drawn = _drawn(images.y, len(classes), fraction, generator)
-    left = torch.bincount(images.y[~drawn], minlength=len(classes))
+    y = images.images.y
+    drawn = _drawn(y, len(classes), fraction, generator)
+    left = torch.bincount(y[~drawn], minlength=len(classes))
     if not left.all():
         label = int(left.argmin())
-        count = int((images.y == label).sum())
+        count = int((y == label).sum())
         raise ValueError(
             f"class {classes[label]!r} has {count} {'image' if count == 1 else 'images'} to draw {purpose} images from "
             f"(fraction {fraction}): too few, at least one must remain for training."
         )
-    return Images(images.x[~drawn], images.y[~drawn]), Images(images.x[drawn], images.y[drawn])
+    return images.select(~drawn), images.select(drawn)
 
 
 def check_ipc(dataset: Dataset, ipc: int) -> None:
@@ -230,7 +264,7 @@ def export_folder(dataset: Dataset, path: str | os.PathLike[str]) -> None:
 def _folder_names(classes: Sequence[str]) -> list[str]:
     names = [re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", name) for name in classes]
     distinct = len({name.casefold() for name in names}) == len(names)
-    visible = all(name and not name.startswith(".") and name != "__MACOSX" for name in names)
+    visible = all(name and not is_hidden(name) for name in names)
     if distinct and visible and names == sorted(names, key=natural):
         return names
     width = len(str(len(names) - 1))

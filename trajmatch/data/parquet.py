@@ -1,219 +1,227 @@
-"""Parquet files in the Hugging Face image layout, and data sets named on the Hugging Face Hub."""
+"""Parquet files in the Hugging Face image layout, and the folders that `datasets` writes with `save_to_disk`."""
 
-import bisect
 import importlib.util
 import json
-import os
 import re
-import socket
-import threading
-import urllib.request
-from collections.abc import Sequence
-from itertools import accumulate
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-import numpy as np
+from trajmatch.data.records import Source, printable
+from trajmatch.data.splits import choose, kind_of, listed, rest_of, words
+from trajmatch.data.tables import Tables, columns, features, source_of
+from trajmatch.data.walk import has_images, subfolders
 
-from trajmatch.data.records import Source, Split, integer_labels, labelled, row_namer
-
-_IMAGE_COLUMNS = ("image", "img")
-_LABEL_COLUMNS = ("label", "fine_label", "labels", "fine_labels")
-_SPLIT_NAMES = {
-    "train": "train",
-    "test": "test",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-}
-_INSTALL = "install it with: pip install 'trajmatch[hf]'"
-_NETWORK_SECONDS = 2.0
+INSTALL = "install it with: pip install 'trajmatch[hf]'"
+_SETTINGS = "say which by --images.train-split and --images.test-split (a file, or a folder of files)"
+_SPLIT_COLUMNS = ("split", "subset", "partition", "fold", "is_test", "is_train", "is_training", "usage")
+_DEPTH = 5  # folders in folders, at most
 
 
-def has_parquet(path: Path) -> bool:
-    """Whether a folder holds Parquet files, itself or one level down."""
-    return bool(_parquet_files(path))
+def has_tables(path: Path) -> bool:
+    """Whether a folder holds Parquet files or a saved data set; where it holds images too, near its top."""
+    near = any(True for _ in _files(path, 1))
+    return _is_saved(path) or near or (not has_images(path) and any(True for _ in _files(path)))
 
 
-def _parquet_files(path: Path) -> list[Path]:
-    return sorted(path.glob("*.parquet")) or sorted(path.glob("*/*.parquet"))
+def _is_saved(path: Path) -> bool:
+    return (path / "dataset_dict.json").is_file() or ((path / "state.json").is_file() and any(path.glob("*.arrow")))
 
 
-def read_parquet(path: Path) -> Source:
-    """One .parquet file, or a folder of them named like train-00000-of-00001.parquet and test-....parquet.
-
-    `validation` is the test split when there is no `test`. Class names come from the file's Hugging Face features;
-    without them they are the integers as text. ValueError when the extra `hf` is not installed.
-    """
-    _require("pyarrow", f"{path} is Parquet")
-    if path.is_file():
-        return _from_tables(path.stem, {"train": [(_table(path), str(path))]})
-    files = _parquet_files(path)
-    parents = sorted({file.parent.name for file in files})
-    if len(parents) > 1:
-        raise ValueError(f"{path} has Parquet files in several folders ({', '.join(parents)}): give one of them.")
-    splits: dict[str, list[Path]] = {}
-    for file in files:
-        match = re.match(r"(train|test|validation|valid|val)(?![a-z])", file.name.lower())
-        splits.setdefault(_SPLIT_NAMES[match[1]] if match else "", []).append(file)
-    if "train" not in splits:
-        splits = {"train": files}  # one table in pieces
-    chosen = {"train": splits["train"], "test": splits.get("test") or splits.get("validation") or []}
-    return _from_tables(
-        path.resolve().name, {name: [(_table(file), str(file)) for file in part] for name, part in chosen.items()}
-    )
+def _files(path: Path, depth: int = _DEPTH) -> Iterator[Path]:
+    """Parquet files at some depth, outside of hidden folders."""
+    files = (file for file in path.iterdir() if file.suffix.lower() == ".parquet" and not file.name.startswith("."))
+    yield from sorted(file for file in files if file.is_file())
+    if depth:
+        for child in subfolders(path):
+            yield from _files(child, depth - 1)
 
 
-def _require(module: str, why: str) -> None:
+def require(module: str, why: str) -> None:
+    """ValueError where a package of the extra `hf` is not installed."""
     if importlib.util.find_spec(module) is None:
-        raise ValueError(f"{why}, which needs the package {module}: {_INSTALL}")
+        raise ValueError(f"{why}, which needs the package {module}: {INSTALL}")
+
+
+def read_file(path: Path) -> Source:
+    """One .parquet or .arrow file, all of it training images. ValueError when the extra `hf` is not installed."""
+    require("pyarrow", f"{path} is {'Parquet' if path.suffix.lower() == '.parquet' else 'an Arrow file'}")
+    return source_of(printable(path.stem), {"train": partial(_tables, [path])}, "train", [], _unheeded([path]))
+
+
+def read_parquet(path: Path, train: str | None = None, test: str | None = None) -> Source:
+    """A folder of .parquet files, or one that `save_to_disk` wrote.
+
+    The split is in the name of a file, as in train-00000-of-00001.parquet or x_test.parquet, or of a folder around it,
+    as in default/train/0000.parquet. `validation` is the test split when there is no labelled `test`. Class names come
+    from each file's Hugging Face features; without them they are the integers as text. Files without a split are one
+    table where they are its pieces. train, test: the files that are the splits, or folders of them.
+    ValueError where it cannot be told what is meant, or when the extra `hf` is not installed.
+    """
+    require("pyarrow", f"{path} is {'a saved data set' if _is_saved(path) else 'Parquet'}")
+    name = printable(path.resolve().name)
+    if _is_saved(path):
+        splits = _saved(path)
+        chosen, tests = choose(list(splits), train, test, str(path))
+        return source_of(name, splits, chosen, tests)
+    files = {printable(file.relative_to(path).as_posix()): file for file in _files(path)}
+    notes = []
+    if deeper := [file for file in files if "/" in file and any("/" not in other for other in files)]:
+        files = {file: found for file, found in files.items() if file not in deeper}
+        notes.append(f"left out: {len(deeper)} Parquet files in folders below ({listed(deeper)})")
+    groups: dict[str, list[str]] = {}
+    for flag, value in (("train", train), ("test", test)):
+        if value is not None and value != "none":
+            groups[value] = [file for file in files if _is_in(file, value)]
+            if not groups[value]:
+                raise ValueError(f"--images.{flag}-split is '{value}' and {path} has the files {listed(list(files))}.")
+    named = {file for group in groups.values() for file in group}
+    others = [file for file in files if file not in named]
+    # What the settings name is clear; of what they do not, only what the names tell is used.
+    by_kind, unnamed = _by_kind(others)
+    if train is None:
+        _check_sets(path, [file for group in by_kind.values() for file in group] or unnamed, bool(by_kind))
+    groups = by_kind | groups
+    if not by_kind and train is None and (test is None or test == "none"):
+        groups = {"train": unnamed}
+        notes += _unheeded([files[file] for file in unnamed])
+    elif unnamed and train is None and "train" not in groups:
+        raise ValueError(f"{path} has {listed(unnamed)} beside a {' and a '.join(by_kind)} split: {_SETTINGS}.")
+    elif unnamed:
+        notes.append(f"left out: {len(unnamed)} {'file' if len(unnamed) == 1 else 'files'} ({listed(unnamed)})")
+    chosen, tests = choose(list(groups), train, test, str(path))
+    read: dict[str, Callable[[], Tables]] = {
+        split: partial(_tables, [files[file] for file in group]) for split, group in groups.items()
+    }
+    return source_of(name, read, chosen, tests, notes)
+
+
+def _is_in(file: str, wanted: str) -> bool:
+    """Whether a file is what a setting names: itself, a folder that it is in, or how its name begins."""
+    wanted = wanted.rstrip("/")
+    folder, _, start = wanted.rpartition("/")
+    place, _, name = file.rpartition("/")
+    begins = name.startswith(start) and not name[len(start) : len(start) + 1].isalnum()
+    return bool(start) and (f"{file}/".startswith(f"{wanted}/") or (place == folder and begins))
+
+
+def _by_kind(files: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """Files by the split that their names tell, or the nearest folder's around them, and the files of none."""
+    found: dict[str, list[str]] = {}
+    unnamed = []
+    for file in files:
+        *folders, name = file[: -len(".parquet")].split("/")
+        kind = next(filter(None, map(kind_of, (name, *reversed(folders)))), None)
+        if kind is None:
+            unnamed.append(file)
+        else:
+            found.setdefault(kind, []).append(file)
+    return found, unnamed
+
+
+def _check_sets(path: Path, files: Sequence[str], is_split: bool) -> None:
+    """ValueError where files belong to several data sets, or are neither splits nor the pieces of one table."""
+    folders = {"/".join(part for part in file.split("/")[:-1] if kind_of(part) is None) for file in files}
+    if len(folders) > 1:
+        raise ValueError(
+            f"{path} has Parquet files in several folders ({listed(sorted(folders))}): give one of them, or "
+            f"{_SETTINGS}."
+        )
+    stems = [Path(file).stem for file in files]
+    if is_split and len({rest_of(stem) for stem in stems}) > 1:
+        raise ValueError(f"{path} has files of several data sets ({listed(files)}): {_SETTINGS}.")
+    if not is_split and len(stems) > 1 and not _are_pieces(stems):
+        raise ValueError(
+            f"{path} has the files {listed(files)}, which are neither named as splits nor pieces of one table: "
+            f"{_SETTINGS}."
+        )
+
+
+def _are_pieces(stems: Sequence[str]) -> bool:
+    """Whether names differ in a running number alone, or in nothing that tells anything."""
+    if not any(map(rest_of, stems)):
+        return True
+    numbers = [tuple(map(int, re.findall(r"[0-9]+", stem))) for stem in stems]
+    if len({tuple(words(stem)) for stem in stems}) > 1 or len({len(found) for found in numbers}) > 1:
+        return False
+    running = [sorted(column) for column in zip(*numbers, strict=True) if len(set(column)) > 1]
+    return len(running) == 1 and running[0] in (list(range(len(stems))), list(range(1, len(stems) + 1)))
+
+
+def _unheeded(files: Sequence[Path]) -> list[str]:
+    """What is told of a column that may say which rows are for test. A damaged file is left to its reader."""
+    import pyarrow
+    from pyarrow import parquet
+
+    names: list[str] = []
+    with suppress(pyarrow.ArrowException, OSError):
+        names = parquet.read_schema(files[0]).names if files[0].suffix.lower() == ".parquet" else []
+    return [f"the column '{name}' is not heeded" for name in names if name.lower() in _SPLIT_COLUMNS]
+
+
+def _tables(files: Sequence[Path]) -> Tables:
+    return [(_table(file), str(file)) for file in files]
 
 
 def _table(file: Path) -> Any:
-    """The image and label columns of one file."""
+    """The image and label columns of one Parquet or Arrow file."""
     import pyarrow
     from pyarrow import parquet
 
     try:
-        schema = parquet.read_schema(file)
-        image, label = _columns(schema, str(file))
-        return parquet.read_table(file, columns=[image, label])
+        if file.suffix.lower() == ".parquet":
+            return parquet.read_table(file, columns=list(columns(parquet.read_schema(file), str(file))))
+        with pyarrow.memory_map(str(file)) as stream:
+            table = _arrow_table(stream)
+            return table.select(list(columns(table.schema, str(file))))
     except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{file} cannot be read as Parquet: {error}.") from error
+        raise ValueError(f"{file} cannot be read as {file.suffix[1:].capitalize()}: {error}.") from error
 
 
-def _features(schema: Any) -> dict[str, Any]:
-    """The Hugging Face description of the columns, by column; empty without one."""
-    text = (schema.metadata or {}).get(b"huggingface")
-    features = json.loads(text).get("info", {}).get("features", {}) if text else {}
-    return features if isinstance(features, dict) else {}
-
-
-def _columns(schema: Any, where: str) -> tuple[str, str]:
-    """Names of the image and the label column."""
-    features = _features(schema)
-
-    def described(kind: str) -> list[str]:
-        return [name for name in schema.names if (features.get(name) or {}).get("_type") == kind]
-
-    def choose(known: Sequence[str], others: list[str], what: str) -> str:
-        found = [name for name in known if name in schema.names][:1] or others
-        if len(found) != 1:
-            raise ValueError(
-                f"{where} has the columns {', '.join(schema.names)}: "
-                f"it must have one {what} column named {' or '.join(known[:2])}."
-            )
-        return found[0]
-
-    image = choose(_IMAGE_COLUMNS, described("Image"), "image")
-    return image, choose(_LABEL_COLUMNS, described("ClassLabel"), "label")
-
-
-def _from_tables(name: str, tables: dict[str, list[tuple[Any, str]]]) -> Source:
-    """A Source from arrow tables and their names, by split; an empty "test" means none."""
-    train = _split(tables["train"])
-    test = _split(tables["test"]) if tables.get("test") else None
-    schema, where = tables["train"][0][0].schema, tables["train"][0][1]
-    feature = _features(schema).get(_columns(schema, where)[1])
-    names = feature.get("names") if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" else None
-    return labelled(name, train, test, names)
-
-
-def _split(tables: Sequence[tuple[Any, str]]) -> Split:
-    items: list[bytes] = []
-    labels = []
-    for table, where in tables:
-        image, label = _columns(table.schema, where)
-        items += _image_bytes(table, image, where)
-        labels.append(integer_labels(table.column(label).to_numpy(), f"column '{label}' of {where}"))
-    ends = list(accumulate(len(part) for part in labels))
-
-    def name_of(i: int) -> str:
-        part = bisect.bisect_right(ends, i)
-        return row_namer(tables[part][1])(i - (ends[part - 1] if part else 0))
-
-    return Split(items, np.concatenate(labels), name_of)
-
-
-def _image_bytes(table: Any, column: str, where: str) -> list[bytes]:
-    """The encoded images of a column of struct{bytes, path} or of plain bytes."""
+def _arrow_table(stream: Any) -> Any:
+    """The table of an Arrow file in either of its two formats."""
     import pyarrow
-    import pyarrow.compute
-
-    values = table.column(column)
-    if pyarrow.types.is_struct(values.type) and values.type.get_field_index("bytes") >= 0:
-        values = pyarrow.compute.struct_field(values, "bytes")
-    if not (pyarrow.types.is_binary(values.type) or pyarrow.types.is_large_binary(values.type)):
-        raise ValueError(f"column '{column}' of {where} is {values.type}: images must be encoded bytes.")
-    items: list[bytes] = values.to_pylist()
-    if values.null_count:
-        row = items.index(None)  # type: ignore[arg-type]
-        raise ValueError(
-            f"{row_namer(where)(row)} has no image bytes in column '{column}' (a path alone is not enough)."
-        )
-    return items
-
-
-def is_hub_name(source: str) -> bool:
-    """Whether a text that is no existing path can be 'owner/name' on the Hub."""
-    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", source) is not None
-
-
-def read_hub(source: str) -> Source:
-    """A data set of the Hugging Face Hub by its 'owner/name'; at once a ValueError when the Hub cannot be reached."""
-    _require("datasets", f"{source!r} is no local file or folder, so it is a name on the Hugging Face Hub")
-    offline = any(os.environ.get(key, "").upper() in ("1", "ON", "YES", "TRUE") for key in _OFFLINE_VARIABLES)
-    advice = "give a local Parquet file, a folder of images or 'digits' instead"
-    # The client retries for 23 seconds without a network, hence this look first.
-    if not offline and not _is_reachable():
-        raise ValueError(
-            f"{source!r} is no local file or folder and the Hugging Face Hub cannot be reached: {advice} "
-            f"(or set HF_HUB_OFFLINE=1 if it is in the local cache)."
-        )
-    import datasets
 
     try:
-        found = datasets.load_dataset(source)
-    except Exception as error:  # its own, requests' and the hub client's
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{source!r} cannot be loaded from the Hugging Face Hub ({first_line}): {advice}.") from error
-    train = "train" if len(found) > 1 else next(iter(found))
-    if train not in found:
-        raise ValueError(f"{source!r} has the splits {', '.join(found)}: one must be named 'train'.")
-    tables = {"train": [(_arrow(found[train]), f"the split '{train}' of {source}")]}
-    test = next((name for name in ("test", "validation") if name in found and name != train), None)
-    if test is not None:
-        tables["test"] = [(_arrow(found[test]), f"the split '{test}' of {source}")]
-    return _from_tables(source.split("/")[-1], tables)
+        return pyarrow.ipc.open_stream(stream).read_all()
+    except pyarrow.ArrowInvalid:
+        stream.seek(0)
+        return pyarrow.ipc.open_file(stream).read_all()
 
 
-_OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
+def _saved(path: Path) -> dict[str, Callable[[], Tables]]:
+    """The splits of a folder that `save_to_disk` wrote; one without splits is training images alone."""
+    listing = path / "dataset_dict.json"
+    if not listing.is_file():
+        return {"train": partial(_saved_tables, path)}
+    splits = _json(listing).get("splits")
+    if not isinstance(splits, list) or not splits:
+        raise ValueError(f"{listing} has no list of splits.")
+    return {str(name): partial(_saved_tables, path / str(name)) for name in splits}
 
 
-def _arrow(split: Any) -> Any:
-    """The stored columns of a `datasets.Dataset` as an arrow table, images still encoded, features in its metadata."""
-    table = split.with_format("arrow")[:]
-    return table.replace_schema_metadata(split.features.arrow_schema.metadata)
+def _saved_tables(folder: Path) -> Tables:
+    """The tables of one saved split, in the order of its list, with the features of its description."""
+    listed_files = _json(folder / "state.json").get("_data_files")
+    if not isinstance(listed_files, list) or not listed_files:
+        raise ValueError(f"{folder / 'state.json'} has no list of data files.")
+    tables = []
+    for file in [folder / str(entry.get("filename")) for entry in listed_files if isinstance(entry, dict)]:
+        table = _table(file)
+        if not features(table.schema):
+            about = _json(folder / "dataset_info.json").get("features") or {}
+            table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": about}})})
+        tables.append((table, str(file)))
+    return tables
 
 
-def _is_reachable() -> bool:
-    """Whether the Hub answers within two seconds; taken for granted behind a proxy, which a bare socket cannot use."""
-    url = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
-    if url.scheme in urllib.request.getproxies() or url.hostname is None:
-        return True
-    address = url.hostname, url.port or (80 if url.scheme == "http" else 443)
-    answered = threading.Event()
-
-    def connect() -> None:
-        try:
-            socket.create_connection(address, timeout=_NETWORK_SECONDS).close()
-            answered.set()
-        except OSError:
-            pass
-
-    # In a thread, because the look-up of the name does not heed the time-out.
-    thread = threading.Thread(target=connect, daemon=True)
-    thread.start()
-    thread.join(_NETWORK_SECONDS)
-    return answered.is_set()
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} cannot be read: {error}.") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} holds no record.")
+    return found

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,12 +17,13 @@ Labels = NDArray[np.int64]
 class Split:
     """n undecoded images.
 
-    items:   each a Path, encoded bytes, a PIL image or a uint8 array (h, w) or (h, w, c); or one array (n, h, w[, c]).
+    items:   each a Path, encoded bytes, a PIL image or a uint8 or uint16 array (h, w) or (h, w, c); or one such array
+             (n, h, w[, c]).
     labels:  (n,) indices into the source's classes.
     name_of: the name of image i for a message: its file, or its row and its file.
     """
 
-    items: Sequence[Any] | NDArray[np.uint8]
+    items: Sequence[Any] | NDArray[Any]
     labels: Labels
     name_of: Callable[[int], str]
 
@@ -36,12 +38,18 @@ class Split:
 
 @dataclass(frozen=True)
 class Source:
-    """What a reader found. test is None where the source has no test split of its own."""
+    """What a reader found. test is None where the source has no test split of its own.
+
+    test_from: what the test split is called there.
+    notes:     what was left out or assumed and why, a phrase each.
+    """
 
     name: str
     classes: tuple[str, ...]
     train: Split
     test: Split | None
+    test_from: str = ""
+    notes: tuple[str, ...] = ()
 
     def splits(self) -> list[Split]:
         return [self.train] if self.test is None else [self.train, self.test]
@@ -63,7 +71,14 @@ def suggestion(word: str, known: Sequence[str]) -> str:
     return f", did you mean {near[0]!r}?" if near else ""
 
 
-def labelled(name: str, train: Split, test: Split | None, names: Sequence[str] | None) -> Source:
+def labelled(
+    name: str,
+    train: Split,
+    test: Split | None,
+    names: Sequence[str] | None,
+    test_from: str = "",
+    notes: Sequence[str] = (),
+) -> Source:
     """A Source from splits whose labels are the file's own integers.
 
     With `names`, label i is class names[i]. Without, the classes are the integers that occur, as text, so that labels
@@ -78,10 +93,66 @@ def labelled(name: str, train: Split, test: Split | None, names: Sequence[str] |
             right = "0 or more" if names is None else f"0 to {limit - 1}, one for each of the {limit} class names"
             raise ValueError(f"{where} has the label {label}: labels must be {right}.")
     if names is not None:
-        return Source(name, tuple(names), train, test)
+        distinct, more = distinguished(names)
+        return Source(printable(name), distinct, train, test, test_from, (*notes, *more))
     values = np.unique(np.concatenate([split.labels for split in splits]))
     train, *rest = (Split(split.items, np.searchsorted(values, split.labels), split.name_of) for split in splits)
-    return Source(name, tuple(str(value) for value in values), train, rest[0] if rest else None)
+    classes = tuple(str(value) for value in values)
+    return Source(printable(name), classes, train, rest[0] if rest else None, test_from, tuple(notes))
+
+
+def printable(name: str) -> str:
+    """A file's name as text that can be written anywhere: bytes that are not UTF-8 become the replacement sign."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def distinguished(names: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
+    """The names, those that occur more than once followed by their class's number, and a note that says so.
+
+    >>> distinguished(["crane", "owl", "crane"])[0]
+    ('crane (0)', 'owl', 'crane (2)')
+    """
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if not repeated:
+        return tuple(names), []
+    found = tuple(f"{name} ({i})" if name in repeated else name for i, name in enumerate(names))
+    if len(set(found)) < len(found):
+        raise ValueError(f"the class name {repeated[0]!r} occurs more than once: every class must have its own name.")
+    which = ", ".join(repr(name) for name in repeated[:3]) + (", ..." if len(repeated) > 3 else "")
+    return found, [f"class names that occur more than once ({which}) are told apart by their numbers"]
+
+
+def aligned(split: Split, names: Sequence[str] | None, wanted: Sequence[str] | None, where: str) -> tuple[Split, bool]:
+    """The split with its labels as `wanted` numbers the classes, and whether that changed any number.
+
+    names: what its own labels mean. A class is the same where its name is, whatever its number. ValueError where a
+    label that occurs has a name that `wanted` lacks, or where names that occur more than once are in another order.
+    """
+    if names is None or wanted is None or list(names) == list(wanted):
+        return split, False
+    used = sorted({int(label) for label in split.labels if label >= 0})
+    for label in used:
+        if label >= len(names):
+            raise ValueError(f"{where} has the label {label}: labels must be 0 to {len(names) - 1}.")
+        if names[label] not in wanted:
+            near = suggestion(names[label], wanted)
+            raise ValueError(
+                f"{where} has the class {names[label]!r}, which the training images have not"
+                f"{near or ': both must have the same classes.'}"
+            )
+    if len(set(wanted)) < len(wanted) or len(set(names)) < len(names):
+        raise ValueError(f"{where} has other class names than the training images, and some occur more than once.")
+    number = np.arange(len(names))
+    number[used] = [list(wanted).index(names[label]) for label in used]
+    labels = np.where(split.labels < 0, split.labels, number[np.maximum(split.labels, 0)])
+    return Split(split.items, labels, split.name_of), any(number[label] != label for label in used)
+
+
+NO_LABELS = (
+    "{} has no labels (all are -1 or missing, as in the Hub's unlabelled test sets): give --images.test-split with the "
+    "name of a labelled split, or none to draw test images from the training images."
+)
+REORDERED = "classes are numbered otherwise in {}, and were matched by name"
 
 
 def integer_labels(values: Any, where: str) -> Labels:
@@ -93,3 +164,8 @@ def integer_labels(values: Any, where: str) -> Labels:
         shape = tuple(array.shape)
         raise ValueError(f"{where} has type {array.dtype} and shape {shape}: labels must be integers, one per image.")
     return array.astype(np.int64)
+
+
+def is_unlabelled(labels: Labels) -> bool:
+    """Whether labels are there in name alone: all are -1."""
+    return len(labels) > 0 and bool((labels == -1).all())

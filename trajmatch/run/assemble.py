@@ -31,6 +31,7 @@ from trajmatch.methods.schedule import Window
 from trajmatch.methods.training import Training
 from trajmatch.run.config import Config, Network
 from trajmatch.run.memory import parse_memory
+from trajmatch.run.messages import LOGGER
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,11 @@ def load_material(config: Config, source: Any = None) -> Material:
         hold_out=chosen.hold_out,
         test_fraction=chosen.test_fraction,
         seed=config.seed,
+        background=chosen.background,
+        train_split=chosen.train_split,
+        test_split=chosen.test_split,
     )
+    LOGGER.info(dataset.read)
     images.check_ipc(dataset, config.ipc)
     batch, total = config.matching.batch, config.ipc * dataset.num_classes
     if batch is not None and batch > total:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from trajmatch.run.config import Config
 from trajmatch.run.interrupts import handling, raise_interrupt
+from trajmatch.run.messages import heard
 from trajmatch.run.presets import DEFAULT, NAMES, about, preset
 from trajmatch.run.words import UsageError, configuration, default_folder, named, positional, prepare, settings_of
 
@@ -40,7 +41,7 @@ VERBS = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 2 for bad input, 1 for a failed run, 130 when interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    with handling(raise_interrupt, signal.SIGTERM):  # a scheduler's request to end is as good as Ctrl-C
+    with heard(), handling(raise_interrupt, signal.SIGTERM):  # a scheduler's request to end is as good as Ctrl-C
         try:
             return _dispatch(words)
         except (FloatingPointError, MemoryError, ChildProcessError) as error:

@@ -33,6 +33,12 @@ class Images:
     """Keep the validation images away from the experts. False trains experts on all training images."""
     test_fraction: float = 0.2
     """Share of the images tested on, where the data has no test set of its own."""
+    background: str = "white"
+    """Colour that transparent images are laid on: a name, or #rrggbb."""
+    train_split: str | None = None
+    """What the training split is called in the data, where its name does not tell; . is the folder itself."""
+    test_split: str | None = None
+    """What the test split is called; none draws test images from the training images."""
 
 
 @dataclass(frozen=True)
@@ -113,8 +119,7 @@ class Matching:
     combine: Literal["mean", "adaptive", "pcgrad", "mgda", "upgrad"] = "mean"
     """How the hypergradients of concurrent segments become one; the last three need torchjd."""
     together: Literal["auto", "yes", "no"] = "auto"
-    """Compute concurrent segments at once instead of one by one; auto does so where it is faster: on CUDA, and
-    in compiled code for very small steps."""
+    """Compute concurrent segments at once; auto does so where it is faster: on CUDA, or compiled for small steps."""
     batch: int | None = None
     """Synthetic images per inner step; None takes all."""
     augment: str = "color_crop_cutout_flip_scale_rotate"
@@ -132,8 +137,7 @@ class Matching:
     radius: float = 0.1
     """Radius of the ascent (rho), a norm over the whole synthetic set in the network's input space."""
     smoothing: float | None = None
-    """Noise of the ascent (gamma), its RMS relative to each image's; None is 0.05 where the ascent is SATM's and
-    0 elsewhere."""
+    """Noise of the ascent (gamma), its RMS relative to each image's; None is 0.05 for SATM's ascent and 0 elsewhere."""
     asam_offset: float = 0.01
     """ASAM's c: what is added to |X| in its scale."""
     gsam_alpha: float = 0.3
@@ -146,8 +150,7 @@ class Matching:
     """How the hypergradient is estimated: auto is truncated where only the last steps are differentiated; else tesla
     for tesla, and adjoint, the exact value, for others."""
     halved: bool = False
-    """With the estimator tesla, take half of it, as the published program does. Its learning rates of the images
-    belong to that half: double the gradient is double the rate."""
+    """With the estimator tesla, take half of it, as the published program and its rates of the images do."""
     keep_every: int = 1
     """Keep one iterate in this many and compute the others again: less memory for networks of many parameters."""
     mixed: Literal["reverse-over-reverse", "forward-over-reverse", "central-difference"] = "reverse-over-reverse"
@@ -159,8 +162,7 @@ class Outer:
     """How the synthetic images and the step size are optimised."""
 
     seed: int | None = None
-    """Seed of the distillation alone: initial images, segments, draws; None is --seed, on which experts and splits
-    depend too."""
+    """Seed of the distillation alone: initial images, segments, draws; None is --seed, experts' and splits' too."""
     initial: Literal["auto", "real", "noise", "correct", "herding", "k-center"] = "auto"
     """Start from random real images, from Gaussian noise, from real images that experts classify correctly, or from
     those that herding or k-center chooses by the first expert's features; auto is correct for datm and satm-da, their
@@ -195,8 +197,7 @@ class Outer:
     guard: float | None = None
     """Steps of a larger matching loss change nothing; 0 is no limit. None is 1 for datm and satm-da, 0 for others."""
     threads: int | None = None
-    """Threads of the outer loop; None takes one for small networks and one per core for large ones. Results repeat
-    bitwise for the same number."""
+    """Threads of the outer loop, on which the last bits depend; None is one for small networks, else one per core."""
     checkpoint_seconds: float = 30.0
     """Seconds between checkpoints."""
     snapshots: int = 4
@@ -280,8 +281,7 @@ class Config:
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
     engine: EngineName = "auto"
-    """How derivatives are computed: torch's operations one by one, fused kernels (CPU), or torch.compile; auto takes
-    the fastest for the length of the run."""
+    """How derivatives are computed: by torch one by one, fused kernels (CPU) or torch.compile; auto: the fastest."""
     precision: Literal["float32", "bf16-sweep", "bf16", "tf32"] = "float32"
     """Arithmetic of the inner loop: bf16-sweep rounds to bfloat16 in the sweep alone, bf16 in its training too, tf32 is
     CUDA's. Weights, hypergradients, experts and scores are float32 always."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from trajmatch.data.synthetic import SyntheticSet, load
 from trajmatch.run.config import Config, MethodName
+from trajmatch.run.messages import heard
 from trajmatch.run.precision import precision
 from trajmatch.run.presets import ANY_IMAGES, DEFAULT, preset
 from trajmatch.run.verbs import Run, say, silent
@@ -51,9 +52,10 @@ def distill(
     with precision("float32"), tempfile.TemporaryDirectory(prefix="trajmatch-") as temporary:
         folder = Path(temporary) / "run" if out is None else Path(out)
         source = None if named else dataset
-        this = Run(base, folder, "trajmatch.distill(...)", say=silent if quiet else say, source=source)
-        this.experts()
-        this.distill()
+        with heard(quiet):
+            this = Run(base, folder, "trajmatch.distill(...)", say=silent if quiet else say, source=source)
+            this.experts()
+            this.distill()
         return load(folder)
 
 
