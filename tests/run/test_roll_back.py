@@ -15,7 +15,7 @@ from trajmatch.methods.state import OuterState, Record
 from trajmatch.run import assemble
 from trajmatch.run.cli import main
 from trajmatch.run.config import Config, Outer
-from trajmatch.run.distill_stage import ANCHOR_STEPS, CHECKPOINT, METRICS, DivergedError, Loop
+from trajmatch.run.distill_stage import ANCHOR_STEPS, CHECKPOINT, METRICS, DivergedError, Loop, guarded
 from trajmatch.run.folder import parsed
 from trajmatch.run.settings import resolve
 
@@ -188,3 +188,16 @@ def test_a_step_that_a_guard_leaves_out_for_a_loss_that_is_not_finite_is_a_row_w
         (k, None, None, None) for k in (1, 2, 3)
     ]
     assert float(this.checkpoint.state.scale) == 1
+    assert guarded(tmp_path / "r", 1.0) == 3
+
+
+def test_a_run_says_how_many_of_its_steps_a_guard_left_out(
+    experts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = command("distill", "--experts", experts, "--steps", 5, "--out")
+    succeed(*words, tmp_path / "all", "--outer.guard", "1e-6")
+    assert "5 of 5 steps changed nothing: their loss was above --outer.guard" in capsys.readouterr().err
+    losses = sorted(row["loss"] for row in rows(tmp_path / "all"))
+    succeed(*words, tmp_path / "none", "--outer.guard", "1e6")
+    assert "changed nothing" not in capsys.readouterr().err
+    assert len(losses) == 5

@@ -28,6 +28,7 @@ from trajmatch.run.checkpoint import Checkpoint, load_checkpoint, save_checkpoin
 from trajmatch.run.condense import Condenser
 from trajmatch.run.config import Config
 from trajmatch.run.expert_stage import expert_settings
+from trajmatch.run.folder import read_metrics
 from trajmatch.run.interrupts import deferred
 from trajmatch.run.methods import METHODS
 from trajmatch.run.precision import precision
@@ -97,10 +98,17 @@ def distill(
     loop.run(quiet)
     if not (folder / CHECKPOINT).exists():  # no step was to be taken
         loop.save()
+    if loop.rule.guard is not None and (left_out := guarded(folder, loop.rule.guard)):
+        say(f"{left_out} of {config.steps} steps changed nothing: their loss was above --outer.guard or not finite")
     synthetic = delivered(config, material, loop.checkpoint.state)
     draw_pictures(config, material, trajectories, synthetic, folder)
     save(synthetic, folder / DISTILLED)  # last: it says that the stage is done
     return Distilled(synthetic, loop.checkpoint.seconds)
+
+
+def guarded(folder: Path, guard: float) -> int:
+    """How many steps of a run's log the guard has left out."""
+    return sum(row["loss"] is None or row["loss"] > guard for row in read_metrics(folder / METRICS)[0])
 
 
 def draw_pictures(
