@@ -38,6 +38,7 @@ def diagnose(name: str, options: Options, command: str, say: Callable[[str], Non
     check(name, options)
     from trajmatch.data.files import replacing, write_json
     from trajmatch.run.folder import commit
+    from trajmatch.run.lock import Lock
     from trajmatch.run.progress import Meter, duration
 
     found, runs = diagnosis(name), open_runs(name, options)
@@ -45,13 +46,14 @@ def diagnose(name: str, options: Options, command: str, say: Callable[[str], Non
     work = found.work(runs, options)
     say(f"{name}: {work.pieces} pieces of work, about {duration(work.seconds)}")
     folder.mkdir(parents=True, exist_ok=True)
-    with Meter(name, work.pieces, unit="pieces", quiet=quiet) as meter:
-        numbers = _told(found.compute(runs, options, lambda count: meter.advance(count=count)))
-    about = {"diagnosis": name, "about": NAMES[name], "command": command, "commit": commit()}
-    write_json(folder / f"{name}.json", about | numbers)
-    with replacing(folder / f"{name}.png") as temporary:
-        found.draw(numbers).savefig(temporary, format="png", dpi=110)
-    report(folder, options, say)
+    with Lock(folder, f".{name}.lock", name):  # a run that goes on is not disturbed, nor are other diagnoses of it
+        with Meter(name, work.pieces, unit="pieces", quiet=quiet) as meter:
+            numbers = _told(found.compute(runs, options, lambda count: meter.advance(count=count)))
+        about = {"diagnosis": name, "about": NAMES[name], "command": command, "commit": commit()}
+        write_json(folder / f"{name}.json", about | numbers)
+        with replacing(folder / f"{name}.png") as temporary:
+            found.draw(numbers).savefig(temporary, format="png", dpi=110)
+        report(folder, options, say)
     return folder / f"{name}.json"
 
 
