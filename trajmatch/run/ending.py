@@ -40,6 +40,9 @@ def ended(words: Sequence[str], command: Callable[[], int], for_good: bool) -> i
                 raise
             end_decided()
             code, sentence = 130, ""
+        # An interrupt that left the text of an `exec`, as dataclasses have one, is remembered by Python: at its end the
+        # process would kill itself by SIGINT. Another text's success makes it forget.
+        exec("")
         if came:  # also one that Python or a library has swallowed
             code, sentence = 130, _interrupted(words)
         if sentence:
