@@ -18,7 +18,7 @@ from trajmatch.data.owner import UNKNOWN, Owner, me, started
 @pytest.fixture(scope="module")
 def dead() -> Owner:
     """A process that has ended."""
-    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     found = Owner(me().host, process.pid, started(process.pid) or UNKNOWN)
     assert found.is_alive
     process.kill()

@@ -40,9 +40,14 @@ def another(folder: Path, name: str = LOCK) -> Iterator["subprocess.Popen[str]"]
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
-    yield process
-    process.kill()
-    process.communicate()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                stream.close()
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -208,16 +213,20 @@ def test_experts_of_one_number_are_trained_once(tmp_path: Path, capsys: pytest.C
     assert {path.name for path in tmp_path.iterdir()} == {"expert_0000.safetensors", "expert_0001.safetensors"}
 
 
-def test_the_second_of_two_runs_is_refused_while_the_first_goes_on(whole: Path, experts: Path, tmp_path: Path) -> None:
-    words = small.command("distill", "--experts", experts, "--steps", 24, "--out", tmp_path / "r")
+def test_the_second_of_two_runs_is_refused_while_the_first_goes_on(
+    experts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = small.command("distill", "--experts", experts, "--steps", 100_000, "--out", tmp_path / "r")
     first = small.start(*words)
     small.wait_for_rows(first, tmp_path / "r", 1)
-    second = small.start(*words, "--resume")
-    _, errors = second.communicate(timeout=60)
-    assert second.returncode == 2, errors
-    assert f"process {first.pid} of" in errors
-    assert first.wait(timeout=120) == 0
-    assert small.rows(tmp_path / "r") == small.rows(whole)
+    assert main([*words, "--resume"]) == 2
+    assert f"process {first.pid} of" in capsys.readouterr().err
+    assert main(words) == 2  # it is no interrupted run that --resume would go on with
+    assert f"process {first.pid} of" in capsys.readouterr().err
+    small.wait_for_rows(first, tmp_path / "r", len(small.rows(tmp_path / "r")) + 1)
+    assert small.end(first, signal.SIGHUP)[0] == 130
+    steps = [row["step"] for row in small.rows(tmp_path / "r")]
+    assert steps == list(range(1, len(steps) + 1))
     assert not list((tmp_path / "r").rglob(".*"))
 
 

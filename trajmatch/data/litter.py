@@ -3,14 +3,15 @@
 import re
 import secrets
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trajmatch.data.owner import Owner, host, me
 
-MATERIAL = ".material-"
+MATERIAL, SCRATCH = ".material-", ".trajmatch-"
 # Seconds after which what another host has left counts as left, where nobody else can be at work.
 OLD = 3600.0
 _OWNER = r"(?P<host>\w+)-(?P<pid>\d+)-(?P<started>\w+)-\w+"
@@ -18,7 +19,7 @@ _PATTERNS = tuple(
     re.compile(pattern, flags=re.ASCII)
     for pattern in (
         rf"\..+\.{_OWNER}\.tmp",
-        rf"{re.escape(MATERIAL)}{_OWNER}",
+        rf"({re.escape(MATERIAL)}|{re.escape(SCRATCH)}){_OWNER}",
         # As earlier versions called them.
         r"\..+\.(?P<pid>\d+)-[0-9a-f]{8}\.tmp",
         rf"{re.escape(MATERIAL)}(?P<host>[^/]+)-(?P<pid>\d+)-\w+",
@@ -49,7 +50,8 @@ def litter(folder: Path, alone: bool = False) -> Iterator[Path]:
     as well; otherwise another host's is never touched, for nothing can be known about it.
     """
     for path in folder.iterdir() if folder.is_dir() else ():
-        if (path.name.endswith(".tmp") or path.name.startswith(MATERIAL)) and (owner := owner_of(path)) is not None:
+        is_ours = path.name.endswith(".tmp") or path.name.startswith((MATERIAL, SCRATCH))
+        if is_ours and (owner := owner_of(path)) is not None:
             left = not owner.is_alive if owner.is_here else alone and _age(path) > OLD
             if left:
                 yield path
@@ -60,6 +62,15 @@ def _age(path: Path) -> float:
         return time.time() - path.stat().st_mtime
     except OSError:  # it is gone
         return 0.0
+
+
+@contextmanager
+def scratch_folder(place: Path | None = None) -> Iterator[Path]:
+    """A temporary folder, in the system's place for them if in no other; what killed processes left is removed."""
+    place = place or Path(tempfile.gettempdir())
+    remove_litter(place)
+    with tempfile.TemporaryDirectory(prefix=f"{SCRATCH}{me().word}-", dir=place) as scratch:
+        yield Path(scratch)
 
 
 def remove_litter(folder: Path, alone: bool = False) -> None:

@@ -59,9 +59,17 @@ def _dispatch(words: list[str]) -> int:
     if verb not in VERBS:
         near = get_close_matches(verb, VERBS, n=1, cutoff=0.4)
         raise UsageError(f"'{verb}' is not a verb; {f'did you mean {near[0]}?' if near else 'see trajmatch --help'}")
+    if verb in ("evaluate", "search", "continual"):
+        _prepare()
     if verb in OTHERS:
         return OTHERS[verb](rest, words)
     return _work(verb, rest, words)
+
+
+def _prepare() -> None:
+    """Import torch in one piece: an interrupt in the middle of it can end the process in many ways."""
+    with Held():
+        prepare()
 
 
 def _work(verb: str, rest: list[str], words: list[str]) -> int:
@@ -73,8 +81,8 @@ def _work(verb: str, rest: list[str], words: list[str]) -> int:
         if config.out is not None
         else default_folder(name or (given and Path(given).stem), base, config)
     )
-    with Held():  # an interrupt in the middle of an import can end the process in many ways
-        prepare()
+    _prepare()
+    with Held():
         from trajmatch.run import verbs
 
     command = verbs.quoted([word for word in words if word != "--resume"])
@@ -101,7 +109,7 @@ def _of_set(program: str, name: str | None, rest: list[str]) -> tuple[Path, Conf
         configuration(program, preset(DEFAULT), rest)
     path = named(name)
     config, _ = configuration(program, parsed(base_configuration(path)), rest)
-    prepare()
+    _prepare()
     return path, config
 
 
@@ -152,7 +160,7 @@ def _continual(rest: list[str], words: list[str]) -> int:
     options, rest = tyro.cli(Options, args=rest, prog=program, return_unknown_args=True, add_help=False)
     base, config, _ = settings_of("continual", name, rest)
     folder = Path(config.out) if config.out else Path(f"{default_folder(name, base, config)}-continual")
-    prepare()
+    _prepare()
     for line in lines(continual(config, options, folder, quoted([w for w in words if w != "--resume"]), say)):
         print(line)
     return 0
@@ -184,7 +192,7 @@ def _diagnose(rest: list[str], words: list[str]) -> int:
     import tyro
 
     options = tyro.cli(Options, args=rest, prog="trajmatch diagnose NAME", description="Look at runs; they stay as is.")
-    prepare()
+    _prepare()
     from trajmatch.run import verbs
 
     print(diagnose(name or "", options, verbs.quoted(words), verbs.say))

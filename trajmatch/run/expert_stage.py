@@ -15,7 +15,7 @@ from trajmatch.methods.experts import Real, expert
 from trajmatch.run.assemble import Mapped, Material, device, expert_training, factory, opened, shared
 from trajmatch.run.compute import training_engine
 from trajmatch.run.config import Config
-from trajmatch.run.lock import Lock
+from trajmatch.run.lock import Lock, tidy
 from trajmatch.run.pool import Peak, Report, processes, run_jobs
 from trajmatch.run.progress import Meter
 from trajmatch.run.settings import EXPERT_FIELDS, difference, settings
@@ -69,6 +69,7 @@ def train_experts(
     Raises ValueError (settings), OSError (files), FloatingPointError (an expert diverged).
     """
     folder.mkdir(parents=True, exist_ok=True)
+    tidy(folder)
     asked = shard_of(config.expert.shard, count)
     with ExitStack() as locks:
         for index in _missing(config, material, folder, asked):

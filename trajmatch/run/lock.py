@@ -4,6 +4,7 @@ The lock is a byte of a file that is kept open, so it goes with its process howe
 it, for the sentence that refuses another. Where a file system has no locks, the file alone decides. No torch here.
 """
 
+import atexit
 import errno
 import json
 import os
@@ -89,6 +90,15 @@ class Lock:
 
     def __exit__(self, *error: object) -> None:
         self.release()
+
+
+@atexit.register
+def _release_all() -> None:
+    """At the end of a process no file of a lock stays behind."""
+    for path, held in list(_taken.items()):
+        if held.process == os.getpid():
+            with suppress(OSError):
+                path.unlink()
 
 
 def tidy(folder: Path, alone: bool = False) -> None:
