@@ -154,12 +154,13 @@ def test_many_at_once_never_hold_it_together(tmp_path: Path) -> None:
 
 
 def test_parts_have_locks_of_their_own_and_dead_ones_are_tidied(tmp_path: Path) -> None:
-    (tmp_path / ".expert_0003.lock").write_text("")
+    (tmp_path / ".expert_0003.lock").write_text(json.dumps(asdict(replace(me(), pid=2**22 + 1))))
+    (tmp_path / ".theirs.lock").write_text("not ours")
     with another(tmp_path, ".expert_0001.lock"), Lock(tmp_path, ".expert_0002.lock", "expert 2"):
         with pytest.raises(HeldError, match=r"works there \(expert 1\)"):
             Lock(tmp_path, ".expert_0001.lock", "expert 1")
         tidy(tmp_path)
-        assert {path.name for path in tmp_path.iterdir()} == {".expert_0001.lock", ".expert_0002.lock"}
+        assert {path.name for path in tmp_path.iterdir()} == {".expert_0001.lock", ".expert_0002.lock", ".theirs.lock"}
 
 
 @pytest.fixture(scope="module")

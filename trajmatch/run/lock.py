@@ -19,7 +19,7 @@ from trajmatch.data.holding import Held
 from trajmatch.data.litter import remove_litter
 from trajmatch.data.owner import Owner, me
 
-LOCK = ".lock"
+LOCK = ".trajmatch.lock"
 # Folders of a run in which a process that is killed may leave something.
 PARTS = ("snapshots", "experts", "diagnoses")
 # What a file system says that has no locks.
@@ -42,7 +42,8 @@ class _Taken:
 
 
 _taken: dict[Path, _Taken] = {}
-_guard = threading.Lock()
+# Reentrant: Python may collect a run, and let go of its lock, while this very thread takes another.
+_guard = threading.RLock()
 
 
 class Lock:
@@ -105,10 +106,11 @@ def tidy(folder: Path, alone: bool = False) -> None:
     """Remove what killed processes have left in a folder: temporary files, and locks of parts of it."""
     remove_litter(folder, alone)
     for path in folder.glob(".*.lock"):
-        if path.resolve() not in _taken:
-            with suppress(HeldError, OSError), _guard:
-                os.close(_acquire(path, folder, ""))
+        with suppress(HeldError, OSError), _guard:
+            if path.resolve() not in _taken and _owner(path.read_bytes()) is not None:  # else it is not ours
+                file = _acquire(path, folder, "")
                 path.unlink()
+                os.close(file)
 
 
 def _acquire(path: Path, folder: Path, what: str) -> int:
@@ -117,7 +119,7 @@ def _acquire(path: Path, folder: Path, what: str) -> int:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             sure = _lock(file)
-            before = _read(file)
+            before = _owner(os.pread(file, 10_000, 0))
             if sure is False or (sure is None and before is not None and before.is_here and before.is_alive):
                 who = f"process {before.pid} of {before.host} works there" if before else "another process works there"
                 raise HeldError(_refusal(folder, what, who, path, False))
@@ -166,10 +168,10 @@ def _is_current(file: int, path: Path) -> bool:
     return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
 
 
-def _read(file: int) -> Owner | None:
+def _owner(text: bytes) -> Owner | None:
     """Who has written a lock's file; None for nobody, or a file that was cut."""
     try:
-        found: dict[str, Any] = json.loads(os.pread(file, 10_000, 0))
+        found: dict[str, Any] = json.loads(text)
         return Owner(str(found["host"]), int(found["pid"]), str(found["started"]))
     except (ValueError, KeyError, TypeError):
         return None
