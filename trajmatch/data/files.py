@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,22 +12,29 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from trajmatch.data.holding import Held
+from trajmatch.data.litter import temporary_name
+
 # One key of safetensors' string-to-string metadata holds all of ours, as JSON.
 HEADER = "trajmatch"
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, which takes its place when the block ends well and vanishes when it does not."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-    try:
-        yield temporary
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())  # or a crash soon after could leave the new name with no content
-        os.replace(temporary, path)
-    finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
+    """A temporary path beside `path`, which takes its place when the block ends well and vanishes when it does not.
+
+    A first interrupt waits until the file is there. `data/litter.py` knows the name, should the process be killed.
+    """
+    temporary = path.with_name(temporary_name(path.name))
+    with Held():
+        try:
+            yield temporary
+            with open(temporary, "rb") as written:
+                os.fsync(written.fileno())  # or a crash soon after could leave the new name with no content
+            os.replace(temporary, path)
+        finally:
+            with suppress(FileNotFoundError):
+                temporary.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

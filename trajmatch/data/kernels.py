@@ -19,6 +19,7 @@ from torch import Tensor
 
 from trajmatch.core import block
 from trajmatch.core.block import channels_last
+from trajmatch.data.litter import scratch_folder
 
 # How `block.cpp` calls its precisions.
 DTYPES = {dtype: str(dtype).removeprefix("torch.") for dtype in block.DTYPES}
@@ -201,8 +202,8 @@ def _machine() -> str:
 def _build(compiler: list[str], source: bytes, path: Path) -> str:
     """Compile into `path`, whole or not at all; the compiler's complaint, or nothing. Raises OSError."""
     complaint = ""
-    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-        code, built = Path(scratch) / "block.cpp", Path(scratch) / "block.so"
+    with scratch_folder(path.parent) as scratch:
+        code, built = scratch / "block.cpp", scratch / "block.so"
         code.write_bytes(source)
         # With OpenMP where the compiler has it; the library resolves to the one that torch has loaded.
         for threads in (("-fopenmp",), ()):

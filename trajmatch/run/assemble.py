@@ -1,8 +1,6 @@
 """From configuration to material, network and rule: the only file with both vocabularies, words and letters."""
 
-import os
 import shutil
-import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,9 +19,12 @@ from trajmatch.core.sharpness import ASAM, GSAM, SAM, FlatGSAM, Sharpness, VaSSO
 from trajmatch.data import images
 from trajmatch.data.architectures import named
 from trajmatch.data.files import read_header, read_tensors, save_tensors
+from trajmatch.data.holding import Held
 from trajmatch.data.images import Dataset
+from trajmatch.data.litter import MATERIAL, remove_litter
 from trajmatch.data.network_check import check_network
 from trajmatch.data.networks import convnet
+from trajmatch.data.owner import me
 from trajmatch.data.whitening import InputSpace, fit
 from trajmatch.methods.combining import check_rule
 from trajmatch.methods.outer import Rule
@@ -206,30 +207,14 @@ def rule(config: Config) -> Rule:
     )
 
 
-MATERIAL_PREFIX = ".material-"
-
-
-def _is_alive(pid: int) -> bool:
-    """Whether a process of this machine runs."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it runs, as somebody else's
-        return True
-    return True
-
-
 @contextmanager
 def shared(material: Material, folder: Path) -> Iterator[Path]:
     """A temporary file of the images in the input space, which every process maps into memory once.
 
     One file serves any number of workers with one copy in memory, and this process can let go of its own.
     """
-    for place in folder.glob(f"{MATERIAL_PREFIX}{socket.gethostname()}-*"):
-        if not _is_alive(int(place.name.split("-")[-2])):  # left by a killed process; other shards may be at work
-            shutil.rmtree(place, ignore_errors=True)
-    place = Path(tempfile.mkdtemp(prefix=f"{MATERIAL_PREFIX}{socket.gethostname()}-{os.getpid()}-", dir=folder))
+    remove_litter(folder)  # left by killed processes; other shards may be at work
+    place = Path(tempfile.mkdtemp(prefix=f"{MATERIAL}{me().word}-", dir=folder))
     try:
         dataset = material.dataset
         splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
@@ -242,7 +227,9 @@ def shared(material: Material, folder: Path) -> Iterator[Path]:
         )
         yield path
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        with Held():
+            shutil.rmtree(place, ignore_errors=True)
+            remove_litter(folder)  # of workers that were ended while they wrote
 
 
 @dataclass(frozen=True)

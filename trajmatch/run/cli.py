@@ -1,14 +1,14 @@
 """The command line: `trajmatch VERB [PRESET] [--config FILE] [flags]`. Nothing here imports torch before it must."""
 
-import os
-import signal
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from difflib import get_close_matches
 from pathlib import Path
 
+from trajmatch.data.holding import Held
 from trajmatch.run.config import Config
-from trajmatch.run.interrupts import handling, raise_interrupt
+from trajmatch.run.ending import ended
 from trajmatch.run.messages import heard
 from trajmatch.run.presets import DEFAULT, NAMES, about, preset
 from trajmatch.run.words import UsageError, configuration, default_folder, named, positional, prepare, settings_of
@@ -39,24 +39,13 @@ VERBS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 2 for bad input, 1 for a failed run, 130 when interrupted."""
+    """Run one command; returns the exit code: 0, 2 for bad input, 1 for a failed run, 130 when interrupted.
+
+    arguments: the words behind the program's name; None is the process's own, which ends with this command.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    with heard(), handling(raise_interrupt, signal.SIGTERM):  # a scheduler's request to end is as good as Ctrl-C
-        try:
-            return _dispatch(words)
-        except (FloatingPointError, MemoryError, ChildProcessError) as error:
-            return _refuse(str(error) or "out of memory", 1)
-        except ValueError as error:
-            return _refuse(str(error), 2)
-        except OSError as error:
-            return _refuse(_os_error(error), 2)
-        except KeyboardInterrupt:
-            return _refuse(f"interrupted; what was computed is saved. To go on: {_again(words)}", 130)
-
-
-def _refuse(sentence: str, code: int) -> int:
-    print(f"trajmatch: {sentence}", file=sys.stderr)
-    return code
+    with heard():
+        return ended(words, lambda: _dispatch(words), for_good=arguments is None)
 
 
 def _dispatch(words: list[str]) -> int:
@@ -72,9 +61,17 @@ def _dispatch(words: list[str]) -> int:
     if verb not in VERBS:
         near = get_close_matches(verb, VERBS, n=1, cutoff=0.4)
         raise UsageError(f"'{verb}' is not a verb; {f'did you mean {near[0]}?' if near else 'see trajmatch --help'}")
+    if verb in ("evaluate", "search", "continual"):
+        _prepare()
     if verb in OTHERS:
         return OTHERS[verb](rest, words)
     return _work(verb, rest, words)
+
+
+def _prepare() -> None:
+    """Import torch in one piece: an interrupt in the middle of it can end the process in many ways."""
+    with Held():
+        prepare()
 
 
 def _work(verb: str, rest: list[str], words: list[str]) -> int:
@@ -86,8 +83,9 @@ def _work(verb: str, rest: list[str], words: list[str]) -> int:
         if config.out is not None
         else default_folder(name or (given and Path(given).stem), base, config)
     )
-    prepare()
-    from trajmatch.run import verbs
+    _prepare()
+    with Held():
+        from trajmatch.run import verbs
 
     command = verbs.quoted([word for word in words if word != "--resume"])
     if verb == "experts":
@@ -113,15 +111,18 @@ def _of_set(program: str, name: str | None, rest: list[str]) -> tuple[Path, Conf
         configuration(program, preset(DEFAULT), rest)
     path = named(name)
     config, _ = configuration(program, parsed(base_configuration(path)), rest)
-    prepare()
+    _prepare()
     return path, config
 
 
 def _evaluate(rest: list[str], words: list[str]) -> int:
     name, rest = positional(rest)
-    from trajmatch.run.scoring import evaluate_set
+    from trajmatch.run.lock import Lock
+    from trajmatch.run.scoring import evaluate_set, set_file
 
-    evaluate_set(*_of_set("trajmatch evaluate [FOLDER|FILE|PRESET]", name, rest))
+    path, config = _of_set("trajmatch evaluate [FOLDER|FILE|PRESET]", name, rest)
+    with Lock(set_file(path).parent):
+        evaluate_set(path, config)
     return 0
 
 
@@ -129,7 +130,8 @@ def _search(rest: list[str], words: list[str]) -> int:
     import tyro
 
     name, rest = positional(rest)
-    from trajmatch.run.scoring import opened_set
+    from trajmatch.run.lock import Lock
+    from trajmatch.run.scoring import opened_set, set_file
     from trajmatch.run.search import Options, lines, search
     from trajmatch.run.verbs import quoted, say
 
@@ -139,9 +141,11 @@ def _search(rest: list[str], words: list[str]) -> int:
             "--depths --widths --norms --poolings (the space)  --proxy-networks --real-epochs --real-momentum, and:\n"
         )
     options, rest = tyro.cli(Options, args=rest, prog=program, return_unknown_args=True, add_help=False)
-    config, synthetic, material, file = opened_set(*_of_set(program, name, rest))
-    for line in lines(search(config, options, material, synthetic, file, quoted(words), say)):
-        print(line)
+    path, config = _of_set(program, name, rest)
+    with Lock(set_file(path).parent):
+        config, synthetic, material, file = opened_set(path, config)
+        for line in lines(search(config, options, material, synthetic, file, quoted(words), say)):
+            print(line)
     return 0
 
 
@@ -158,7 +162,7 @@ def _continual(rest: list[str], words: list[str]) -> int:
     options, rest = tyro.cli(Options, args=rest, prog=program, return_unknown_args=True, add_help=False)
     base, config, _ = settings_of("continual", name, rest)
     folder = Path(config.out) if config.out else Path(f"{default_folder(name, base, config)}-continual")
-    prepare()
+    _prepare()
     for line in lines(continual(config, options, folder, quoted([w for w in words if w != "--resume"]), say)):
         print(line)
     return 0
@@ -190,7 +194,7 @@ def _diagnose(rest: list[str], words: list[str]) -> int:
     import tyro
 
     options = tyro.cli(Options, args=rest, prog="trajmatch diagnose NAME", description="Look at runs; they stay as is.")
-    prepare()
+    _prepare()
     from trajmatch.run import verbs
 
     print(diagnose(name or "", options, verbs.quoted(words), verbs.say))
@@ -202,9 +206,13 @@ def _report(rest: list[str], words: list[str]) -> int:
     if rest:
         print("usage: trajmatch report [FOLDER|PRESET]\n\nWrite report.html of a run folder again.")
         return 0 if rest[0] in ("-h", "--help") else 2
+    from trajmatch.run.lock import Lock
     from trajmatch.run.report import write_report
 
-    print(write_report(named(name)))
+    folder = named(name)
+    # Without a summary nothing is written, the lock's file included.
+    with Lock(folder) if (folder / "summary.json").is_file() else nullcontext():
+        print(write_report(folder))
     return 0
 
 
@@ -225,22 +233,6 @@ def _presets(rest: list[str], words: list[str]) -> int:
     _, config, _ = settings_of("presets", name, rest)
     print(yaml.safe_dump(nest(flatten(config)), sort_keys=False, allow_unicode=True), end="")
     return 0
-
-
-def _again(words: list[str]) -> str:
-    import shlex
-
-    resume = ["--resume"] if words and words[0] in ("run", "distill") and "--resume" not in words else []
-    return shlex.join(["trajmatch", *words, *resume])
-
-
-def _os_error(error: OSError) -> str:
-    """An operating system's error as one sentence with the file's name."""
-    where = f"{error.filename}: " if error.filename is not None else ""
-    reason = error.strerror or str(error)
-    hints = {28: "; free some space, and the same command with --resume goes on", 13: "; choose another --out"}
-    hint = hints.get(error.errno or 0, "")
-    return f"{where}{reason[:1].lower()}{reason[1:]}{hint}" if reason else os.strerror(error.errno or 0)
 
 
 # Verbs beside those that take a whole configuration.

@@ -40,8 +40,10 @@ def compare(folders: Sequence[Path], options: Options, say: Callable[[str], None
     )
     markdown = "\n".join([*map(as_markdown, tables), *(f"{note}\n" for note in notes)])
     from trajmatch.data.files import write_text
+    from trajmatch.data.litter import remove_litter
 
     options.out.mkdir(parents=True, exist_ok=True)
+    remove_litter(options.out)
     for name, one in (("compare.csv", cells), ("streams.csv", streamed)):
         if one:
             write_text(options.out / name, as_csv(one))

@@ -25,6 +25,7 @@ from trajmatch.run.compute import training_engine
 from trajmatch.run.config import Config
 from trajmatch.run.folder import CONFIG, commit
 from trajmatch.run.jobs import REMEDY
+from trajmatch.run.lock import Lock
 from trajmatch.run.settings import flatten, resolve
 from trajmatch.run.verbs import Run, silent
 
@@ -68,6 +69,22 @@ def continual(config: Config, options: Options, folder: Path, command: str, say:
     batch, new = config.matching.batch, config.ipc * len(steps[0][0])
     if batch is not None and batch > new:
         raise ValueError(f"--matching.batch is {batch} and must be at most the {new} images that a step condenses")
+    folder.mkdir(parents=True, exist_ok=True)
+    with Lock(folder):  # the runs of its steps have their own
+        rows = _rows(config, options, material, steps, folder, command, say)
+        return _told(config, material, steps, rows, folder, command)
+
+
+def _rows(
+    config: Config,
+    options: Options,
+    material: Material,
+    steps: list[list[list[int]]],
+    folder: Path,
+    command: str,
+    say: Callable[[str], None],
+) -> list[list[list[float]]]:
+    """Accuracies by order, step and network."""
     rows: list[list[list[float]]] = []
     for order, groups in enumerate(steps):
         memory: list[tuple[list[int], SyntheticSet]] = []
@@ -79,7 +96,7 @@ def continual(config: Config, options: Options, folder: Path, command: str, say:
             seen = (j + 1) * len(group)
             mean = sum(rows[-1][-1]) / len(rows[-1][-1])
             say(f"order {order + 1} of {len(steps)}, {seen} classes: {mean:.2%}")
-    return _told(config, material, steps, rows, folder, command)
+    return rows
 
 
 def _check_place(folder: Path) -> None:

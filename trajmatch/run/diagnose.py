@@ -40,6 +40,7 @@ def diagnose(name: str, options: Options, command: str, say: Callable[[str], Non
     check(name, options)
     from trajmatch.data.files import replacing, write_json
     from trajmatch.run.folder import commit
+    from trajmatch.run.lock import Lock
     from trajmatch.run.progress import Meter
 
     found, runs = diagnosis(name), open_runs(name, options)
@@ -47,13 +48,14 @@ def diagnose(name: str, options: Options, command: str, say: Callable[[str], Non
     total = found.total(runs, options)
     say(f"{name}: {total} pieces of work")
     folder.mkdir(parents=True, exist_ok=True)
-    with Meter(name, total, unit="pieces", quiet=quiet) as meter:
-        numbers = _as_json(found.numbers(runs, options, lambda count: meter.advance(count=count)))
-    about = {"diagnosis": name, "about": NAMES[name], "command": command, "commit": commit()}
-    write_json(folder / f"{name}.json", about | numbers)
-    with replacing(folder / f"{name}.png") as temporary:
-        temporary.write_bytes(png(found.draw(numbers)))
-    report(folder, options, say)
+    with Lock(folder, f".{name}.lock", name):  # a run that goes on is not disturbed, nor are other diagnoses of it
+        with Meter(name, total, unit="pieces", quiet=quiet) as meter:
+            numbers = _as_json(found.numbers(runs, options, lambda count: meter.advance(count=count)))
+        about = {"diagnosis": name, "about": NAMES[name], "command": command, "commit": commit()}
+        write_json(folder / f"{name}.json", about | numbers)
+        with replacing(folder / f"{name}.png") as temporary:
+            temporary.write_bytes(png(found.draw(numbers)))
+        report(folder, options, say)
     return folder / f"{name}.json"
 
 

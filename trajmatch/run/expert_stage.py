@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from trajmatch.methods.experts import Real, expert
 from trajmatch.run.assemble import Mapped, Material, device, expert_training, factory, opened, shared
 from trajmatch.run.compute import training_engine
 from trajmatch.run.config import Config
+from trajmatch.run.lock import Lock, tidy
 from trajmatch.run.pool import Peak, Report, processes, run_jobs
 from trajmatch.run.progress import Meter
 from trajmatch.run.settings import EXPERT_FIELDS, difference, settings
@@ -68,23 +69,40 @@ def train_experts(
     Raises ValueError (settings), OSError (files), FloatingPointError (an expert diverged).
     """
     folder.mkdir(parents=True, exist_ok=True)
-    have = {int(t.header["index"]) for t in open_experts(config, material, folder, count)}
-    missing = [index for index in shard_of(config.expert.shard, count) if index not in have]
-    if missing:
-        where = device(config.device)
-        workers = processes(config.expert.workers, where.type)
-        total = len(missing) * config.expert.epochs
-        about = expert_settings(config, material)
-        with shared(material, folder) as path, Meter("experts", total, unit="epochs", quiet=quiet) as meter:
-            jobs = [(path, config, str(where), index, expert_path(folder, index), about) for index in missing]
-
-            def listen(job: int, said: tuple[int, float]) -> None:
-                epoch, accuracy = said
-                meter.advance(f"expert {missing[job]}, epoch {epoch}: {accuracy:.1%} on test")
-
-            for _ in run_jobs(_train_one, jobs, workers, config.expert.threads, listen, peak):
-                pass  # each job has written its own file
+    tidy(folder)
+    asked = shard_of(config.expert.shard, count)
+    with ExitStack() as locks:
+        for index in _missing(config, material, folder, asked):
+            name = f".expert_{index:04}.lock"
+            locks.enter_context(Lock(folder, name, f"expert {index}; shards of one folder are --expert.shard"))
+        # Asked for again: another process may have ended in between.
+        if missing := _missing(config, material, folder, asked):
+            _train_missing(config, material, folder, missing, peak, quiet)
     return open_experts(config, material, folder, count)
+
+
+def _missing(config: Config, material: Material, folder: Path, asked: list[int]) -> list[int]:
+    """Those experts that a folder does not hold."""
+    have = {int(t.header["index"]) for t in open_experts(config, material, folder)}
+    return [index for index in asked if index not in have]
+
+
+def _train_missing(
+    config: Config, material: Material, folder: Path, missing: list[int], peak: Peak, quiet: bool
+) -> None:
+    where = device(config.device)
+    workers = processes(config.expert.workers, where.type)
+    total = len(missing) * config.expert.epochs
+    about = expert_settings(config, material)
+    with shared(material, folder) as path, Meter("experts", total, unit="epochs", quiet=quiet) as meter:
+        jobs = [(path, config, str(where), index, expert_path(folder, index), about) for index in missing]
+
+        def listen(job: int, said: tuple[int, float]) -> None:
+            epoch, accuracy = said
+            meter.advance(f"expert {missing[job]}, epoch {epoch}: {accuracy:.1%} on test")
+
+        for _ in run_jobs(_train_one, jobs, workers, config.expert.threads, listen, peak):
+            pass  # each job has written its own file
 
 
 def real(mapped: Mapped, split: str, place: torch.device) -> Real:

@@ -1,10 +1,10 @@
 """`trajmatch.distill`: in a notebook what the command line does."""
 
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from trajmatch.data.litter import scratch_folder
 from trajmatch.data.synthetic import SyntheticSet, load
 from trajmatch.run.config import Config, MethodName
 from trajmatch.run.messages import heard
@@ -49,8 +49,8 @@ def distill(
         resume=True,
         expert=replace(base.expert, workers=workers),
     )
-    with precision("float32"), tempfile.TemporaryDirectory(prefix="trajmatch-") as temporary:
-        folder = Path(temporary) / "run" if out is None else Path(out)
+    with precision("float32"), scratch_folder() as temporary:
+        folder = temporary / "run" if out is None else Path(out)
         source = None if named else dataset
         with heard(quiet):
             this = Run(base, folder, "trajmatch.distill(...)", say=silent if quiet else say, source=source)

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 
 from trajmatch.core.draws import generator
+from trajmatch.data.litter import scratch_folder
 from trajmatch.data.networks import build
 from trajmatch.data.synthetic import save
 from trajmatch.data.trajectories import Trajectory, save_trajectory
@@ -106,15 +106,13 @@ def plan(config: Config, experts: int | Path) -> Plan:
         trajectories = open_experts(config, material, experts)
     check_run(config, material, trajectories)
     stages = [Stage("data", time.monotonic() - began, peak_memory_mb())]
-    with TemporaryDirectory(prefix="trajmatch-plan-") as scratch:
-        folder = Path(scratch)
-        with shared(material, folder) as path:
-            passing = path.stat().st_size / 1e6
-            if not isinstance(experts, Path) and METHODS[config.method].experts:
-                stages.append(_experts(config, material, path, experts, passing))
-            loop = Loop(_harmless(config), material, [_expert_like(config, material, folder)], folder)
-            stages.append(_distill(config, material, loop))
-            stages.append(_evaluate(config, material, path, passing))
+    with scratch_folder() as folder, shared(material, folder) as path:
+        passing = path.stat().st_size / 1e6
+        if not isinstance(experts, Path) and METHODS[config.method].experts:
+            stages.append(_experts(config, material, path, experts, passing))
+        loop = Loop(_harmless(config), material, [_expert_like(config, material, folder)], folder)
+        stages.append(_distill(config, material, loop))
+        stages.append(_evaluate(config, material, path, passing))
     gpu = torch.cuda.max_memory_allocated(place) / 1e6 if place.type == "cuda" else None
     return Plan(tuple(stages), loop.compute.words(), gpu)
 

@@ -5,16 +5,21 @@ import os
 import resource
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import partial
 from multiprocessing.queues import SimpleQueue
 from typing import Any
 
 import torch
 
+from trajmatch.data import holding
 from trajmatch.run.allocator import keep_freed_memory
+from trajmatch.run.interrupts import SIGNALS
+from trajmatch.run.orphans import end_with_parent
 from trajmatch.run.precision import precision, set_precision
 
 # What a job is given to say how far it is, and what its caller hears: (the job's index, what was said).
@@ -48,7 +53,7 @@ _queue: "SimpleQueue[tuple[int, Any]]"
 def _start(queue: "SimpleQueue[tuple[int, Any]]", threads: int) -> None:
     global _queue  # a worker's only way to be handed something that cannot travel with a job
     _queue = queue
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent decides what it means
+    end_with_parent()
     keep_freed_memory()
     set_precision("float32")
     torch.set_num_threads(threads)
@@ -87,12 +92,14 @@ def run_jobs(
     context = multiprocessing.get_context("spawn")  # forking a process that has used torch's threads can hang
     queue: SimpleQueue[tuple[int, Any]] = context.SimpleQueue()
     with ProcessPoolExecutor(workers, context, _start, (queue, threads)) as executor:
-        waiting: dict[Future[tuple[Any, float]], int] = {
-            executor.submit(_work, function, index, job): index for index, job in enumerate(jobs)
-        }
         try:
+            with _blocked():
+                waiting: dict[Future[tuple[Any, float]], int] = {
+                    executor.submit(_work, function, index, job): index for index, job in enumerate(jobs)
+                }
             largest = 0.0
             while waiting:
+                holding.check()
                 finished, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
                 while not queue.empty():
                     listen(*queue.get())
@@ -103,16 +110,42 @@ def run_jobs(
                         peak.mb = max(peak.mb, largest * workers)
                     yield waiting.pop(future), result
         except BrokenProcessPool:
+            _wait_for_own_signal()
             raise WorkerLostError(
                 "a worker process was killed, most likely for lack of memory: fewer --expert.workers or "
                 "--evaluation.workers need less, and what is complete is kept"
             ) from None
         except BaseException:
-            # Not `shutdown(cancel_futures=True)` alone: it would wait for the jobs that run now.
-            for process in executor._processes.values():
-                process.terminate()
+            # Not `shutdown(cancel_futures=True)` alone: it would wait for the jobs that run now. Not `terminate`:
+            # workers are deaf to it.
+            for process in list((executor._processes or {}).values()):
+                process.kill()
             executor.shutdown(cancel_futures=True)
             raise
+
+
+@contextmanager
+def _blocked() -> Iterator[None]:
+    """Start processes that are deaf to requests to end: those reach a whole group, and the parent alone decides.
+
+    What comes meanwhile waits for the parent. A worker inherits the mask, from its first moment on.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _wait_for_own_signal(seconds: float = 1.0) -> None:
+    """Where somebody ends all processes, one after another, a worker's end may be seen before the own request comes."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        holding.check_now()
+        time.sleep(0.02)
 
 
 def _run_here(
@@ -122,6 +155,7 @@ def _run_here(
     torch.set_num_threads(threads)
     try:
         for index, job in enumerate(jobs):
+            holding.check()
             with precision("float32"):
                 result = function(*job, partial(listen, index))
             yield index, result

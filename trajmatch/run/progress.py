@@ -7,6 +7,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from trajmatch.data import holding
+
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -48,7 +50,8 @@ class Meter:
             self._say("")
 
     def advance(self, details: str = "", count: int = 1) -> None:
-        """Count `count` more units and show `details` beside them."""
+        """Count `count` more units and show `details` beside them. Raises an interrupt that came and was swallowed."""
+        holding.check()
         self.done += count
         self.details = details
         if self.bar is not None and self.task is not None:

@@ -3,6 +3,7 @@
 import json
 import shlex
 import sys
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 
+from trajmatch.data import holding
 from trajmatch.data import synthetic as sets
 from trajmatch.data.files import write_json
 from trajmatch.data.trajectories import Trajectory
@@ -20,6 +22,7 @@ from trajmatch.run.assemble import Material
 from trajmatch.run.config import Config
 from trajmatch.run.expert_stage import stopwatch
 from trajmatch.run.folder import check_claim, claim, commit
+from trajmatch.run.lock import Lock
 from trajmatch.run.methods import METHODS
 from trajmatch.run.pool import Peak, cores, peak_memory_mb
 from trajmatch.run.report import write_report
@@ -84,7 +87,9 @@ class Run:
         self.say, self.quiet, self.peak = say, say is silent, Peak()
         self.experts_wanted = count_or_folder(config.experts)
         assemble.check(self.config)
-        check_claim(folder, self.config)
+        self._lock: Lock | None = None
+        if check_claim(folder, self.config):
+            self._take_lock()
         self._refuse_silent_resume()
         self.seconds: dict[str, float] = {}
         self.material = material or assemble.load_material(self.config, source)
@@ -92,7 +97,15 @@ class Run:
         if isinstance(self.experts_wanted, Path) and METHODS[self.config.method].experts:
             self.trajectories = self._open(self.experts_wanted)
         self._refuse_what_can_not_work()
-        claim(folder, self.config)  # only now: bad input must leave nothing behind
+        folder.mkdir(parents=True, exist_ok=True)  # only now: bad input must leave nothing behind
+        self._take_lock()
+        claim(folder, self.config)
+
+    def _take_lock(self) -> None:
+        """Have the folder alone for as long as this object lives. Raises HeldError where another process has it."""
+        if self._lock is None:
+            self._lock = Lock(self.folder)
+            weakref.finalize(self, self._lock.release)
 
     def _open(self, folder: Path) -> list[Trajectory]:
         """The experts of a folder that was named. Raises ValueError."""
@@ -115,6 +128,7 @@ class Run:
 
     def experts(self) -> None:
         """Train what is missing of the experts; those of a folder that was named are open already."""
+        holding.check()
         if not METHODS[self.config.method].experts:
             self.seconds["experts"] = 0.0
             return
@@ -155,6 +169,7 @@ class Run:
 
     def distill(self) -> None:
         """Distil, or go on, or find it done."""
+        holding.check()
         path = self.folder / distill_stage.DISTILLED
         if path.exists():
             self.say(f"distilled set: {path} is there")
@@ -173,6 +188,7 @@ class Run:
 
     def evaluate(self) -> dict[str, Any]:
         """Score the set, or find it scored under the same settings."""
+        holding.check()
         path, about = self.folder / EVALUATION, settings(self.config, EVALUATE_FIELDS)
         if path.exists():
             held = json.loads(path.read_text(encoding="utf-8"))
@@ -196,6 +212,7 @@ class Run:
 
     def summarise(self, accuracy: dict[str, Any]) -> dict[str, Any]:
         """Write summary.json and report.html."""
+        holding.check()
         path = self.folder / SUMMARY
         held = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         seconds = {k: round(v, 2) for k, v in self.seconds.items()}

@@ -1,0 +1,28 @@
+"""The soak, in small: its whole is `python -m benchmarks.soak`."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import soak
+
+
+@pytest.mark.slow
+def test_killed_and_interrupted_runs_go_on_to_the_same_bits(tmp_path: Path) -> None:
+    records = soak.soak(tmp_path, kills=3, signals=6, seed=7)
+    assert not [record for record in records if record["wrong"]], "\n".join(soak.table(records))
+
+
+def test_a_trial_is_a_function_of_its_number_and_more_of_them_change_none() -> None:
+    few, many = soak.trials(2, 2, seed=3), soak.trials(5, 4, seed=3)
+    assert {trial.name: trial for trial in few}.items() <= {trial.name: trial for trial in many}.items()
+    assert {trial.number for trial in many} == {"SIGKILL", *soak.SIGNALS}
+
+
+def test_what_is_lost_or_left_behind_is_seen(tmp_path: Path) -> None:
+    assert soak.lost(130, "To go on: trajmatch run digits-ipc1 --resume", tmp_path) == []
+    assert soak.lost(130, "", tmp_path)
+    assert soak.lost(0, "", tmp_path) == ["exit 0 without a report"]
+    assert soak.lost(1, "Traceback", tmp_path)
+    assert soak.lost(-15, "", tmp_path)
+    assert not soak.lost(-15, "", tmp_path / "none")
