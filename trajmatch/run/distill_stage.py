@@ -1,6 +1,5 @@
 """The outer loop: steps, checkpoints, snapshots, rollback and resume."""
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,9 +9,9 @@ from typing import Any
 import torch
 
 from trajmatch.core.draws import derive
-from trajmatch.data.files import save_tensors
 from trajmatch.data.grid import displayable, image_grid, save_png
 from trajmatch.data.networks import build
+from trajmatch.data.snapshots import Snapshot, save_snapshot
 from trajmatch.data.synthetic import SyntheticSet, class_labels, save
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.methods import engines
@@ -30,6 +29,7 @@ from trajmatch.run.methods import METHODS
 from trajmatch.run.progress import Meter
 from trajmatch.run.settings import DISTILL_FIELDS, flatten, settings
 from trajmatch.run.start import first_images, first_state
+from trajmatch.run.step_log import line
 
 CHECKPOINT, METRICS, DISTILLED, SNAPSHOTS = (
     "checkpoint.safetensors",
@@ -149,7 +149,7 @@ class Loop:
         about = distill_settings(config, material, len(trajectories))
         path = folder / CHECKPOINT
         if path.exists():
-            loaded = load_checkpoint(path, about)
+            loaded = load_checkpoint(path, about, self.first)
             state, anchor = (OuterState(*(self._placed(s))) for s in (loaded.state, loaded.anchor))
             self.checkpoint = Checkpoint(state, anchor, loaded.seconds, about)
         else:
@@ -198,7 +198,7 @@ class Loop:
             self.roll_back(record, seconds)
             return f"step {before.step + 1} was not finite: back to {self.checkpoint.step} with half the learning rate"
         with open(self.folder / METRICS, "a", encoding="utf-8") as log:
-            log.write(json.dumps({**row, "seconds": round(seconds, 3)}, allow_nan=False) + "\n")
+            log.write(line({**row, "seconds": round(seconds, 3)}) + "\n")
         if int(state.steps) in self.keep:
             self.keep_snapshot(state)
         anchor = state if int(state.steps) % ANCHOR_STEPS == 0 else before.anchor
@@ -236,9 +236,8 @@ class Loop:
     def keep_snapshot(self, state: OuterState) -> None:
         """Keep the images of now, among which validation will choose."""
         step = int(state.steps)
-        Y = probabilities(self.rule, state).clone()
-        tensors = {"images": state.average.clone(), "labels": Y, "step_size": state.eta.cpu().double()}
-        save_tensors(snapshot_path(self.folder, step), tensors, {"step": step})
+        Y = probabilities(self.rule, state)
+        save_snapshot(snapshot_path(self.folder, step), Snapshot(step, state.average, Y, state.eta))
 
 
 def _row(step: int, record: Record, choices: list[Choice]) -> dict[str, Any] | None:

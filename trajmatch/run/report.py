@@ -1,16 +1,16 @@
 """One self-contained page about a run: what was run, what came out, what it cost, how to repeat it. No torch here."""
 
 import base64
-import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from trajmatch.run import figures
+from trajmatch.run import figures, shapes
 from trajmatch.run.folder import read_metrics
 from trajmatch.run.options import DIAGNOSES
+from trajmatch.run.scoring import SET
 
 Record = Mapping[str, Any]
 
@@ -53,12 +53,12 @@ def write_report(folder: Path) -> Path:
     Raises ValueError naming the summary where it is missing or malformed, OSError where the page can't be written.
     """
     summary = _summary(folder / "summary.json")
-    rows, damaged = read_metrics(folder / "metrics.jsonl")
+    rows, left_out = read_metrics(folder / "metrics.jsonl")
     sections = [
         _headline(summary),
         _section("Accuracy", _accuracies(summary)),
         _section("Images", _pictures(folder)),
-        _section("Curves", _curves(rows, damaged, folder / "experts.json")),
+        _section("Curves", _curves(rows, left_out, folder / "experts.json")),
         *_diagnoses(folder / DIAGNOSES),
         _section("Cost", _costs(summary)),
         _section("Run it again", _commands(summary)),
@@ -79,17 +79,19 @@ def _replace(path: Path, text: str) -> None:
 
 
 def _summary(path: Path) -> dict[str, Any]:
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-        scores = summary["accuracy"]
-        for score in scores.values():
-            float(score["mean"]), float(score["std"]), int(score["n"])
-        _ = [summary[key] for key in ("dataset", "method", "ipc", "seconds", "compression")], scores["distilled"]
-    except FileNotFoundError:
-        raise ValueError(f"{path}: there is no such file; a report needs a finished run") from None
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path}: this is not the summary of a run ({type(error).__name__}: {error})") from None
-    return dict(summary)
+    if not path.exists():
+        raise ValueError(f"{path}: there is no such file; a report needs a finished run")
+    summary = shapes.record(path, shapes.REPORTED, "this is not the summary of a run")
+    _check_belongs(path, summary, path.parent)
+    return summary
+
+
+def _check_belongs(path: Path, record: Record, folder: Path) -> None:
+    """Raise ValueError where a record is of another set than that of the folder."""
+    from trajmatch.data.checksums import identity
+
+    if (folder / SET).is_file():
+        shapes.check_belongs(path, record, {"set": identity(folder / SET)})
 
 
 def _section(title: str, body: str) -> str:
@@ -155,7 +157,7 @@ def _pictures(folder: Path) -> str:
     return f'<div class="row">{"".join(shown)}</div>'
 
 
-def _curves(rows: Sequence[Record], damaged: bool, experts: Path) -> str:
+def _curves(rows: Sequence[Record], left_out: str, experts: Path) -> str:
     def points(key: str) -> list[tuple[float, float]]:
         values = [(row["step"], row.get(key)) for row in rows]
         return [(step, value) for step, value in values if value is not None and isfinite(value)]
@@ -171,10 +173,10 @@ def _curves(rows: Sequence[Record], damaged: bool, experts: Path) -> str:
         ]
         plots += [_plot(figures.step_curves(name, title, c), title) for name, title, c in wanted if any(c.values())]
     notes = "" if rows else _note("metrics.jsonl has no rows.")
-    notes += _note("The last line of metrics.jsonl is cut short and left out.") if damaged else ""
+    notes += _note(f"metrics.jsonl: {left_out}.") if left_out else ""
     if experts.exists():
-        held = json.loads(experts.read_text(encoding="utf-8"))
-        measured = {"test": held.get("test_accuracy", []), "training": held.get("train_accuracy", [])}
+        held = shapes.record(experts, shapes.EXPERTS, "this is not the record of experts")
+        measured = {"test": held["test_accuracy"], "training": held["train_accuracy"]}
         measured = {label: found for label, found in measured.items() if any(map(len, found))}
         if measured:
             caption = "accuracy of the experts: mean, and band from worst to best"
@@ -190,6 +192,7 @@ def _diagnoses(folder: Path) -> list[str]:
 
     figures = []
     for numbers, path in read(folder):
+        _check_belongs(path.with_suffix(".json"), numbers, folder.parent)
         data, name = base64.b64encode(path.read_bytes()).decode(), escape(numbers["about"])
         caption = f"{name[:1].upper()}{name[1:]}. <code>{escape(numbers['command'])}</code>"
         figures.append(
@@ -220,5 +223,5 @@ def _commands(summary: Record) -> str:
 def _configuration(path: Path) -> str:
     if not path.exists():
         return _note("config.yaml is not in the run folder.")
-    text = escape(path.read_text(encoding="utf-8"))
+    text = escape(path.read_text(encoding="utf-8", errors="backslashreplace"))
     return f"<details><summary>config.yaml, which --config reads</summary><pre>{text}</pre></details>"

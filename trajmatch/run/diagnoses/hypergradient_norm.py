@@ -42,7 +42,7 @@ def compute(runs: Sequence[Opened], options: Options, advance: Callable[[int], N
 
 def _one(run: Opened, options: Options, radius: float, advance: Callable[[int], None]) -> dict[str, Any]:
     rows = read_metrics(run.folder / METRICS)[0] if run.folder is not None else []
-    norms = [row["hypergradient_norm"] for row in rows]
+    norms = [row["hypergradient_norm"] for row in rows if row.get("hypergradient_norm") is not None]
     parts = {"all": norms, "first half": norms[: len(norms) // 2], "second half": norms[len(norms) // 2 :]}
     sharpness = []
     for point in run.spread_points(options.points):
