@@ -29,7 +29,7 @@ def digest(value: Any) -> str:
 def read_record(path: Path, says: str, remedy: str) -> dict[str, Any]:
     """A record that `files.write_record` wrote, without its digest. One of an older version has none, which is said.
 
-    says: what is said of one that cannot be used. Raises ValueError, naming the file and the remedy, where it is damaged.
+    says: what is said of one that cannot be used. Raises ValueError, with the file and the remedy, where it is damaged.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

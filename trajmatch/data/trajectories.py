@@ -5,7 +5,7 @@ Legend: P parameters, R rows (the initial weights and one snapshot after every e
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isfinite
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -107,6 +107,12 @@ def _is_seconds(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value) and value >= 0
 
 
+def _are_shapes(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(shape, list) and all(_is_count(side, 0) for side in shape) for shape in value
+    )
+
+
 # What an expert's header must hold, and what it may leave out.
 MUST: dict[str, tuple[Callable[[Any], bool], str]] = {
     "rows": (lambda value: _is_count(value, 1), "a whole number of at least 1"),
@@ -120,6 +126,7 @@ MAY: dict[str, tuple[Callable[[Any], bool], str]] = {
     "test_accuracy": (_is_accuracies, "accuracies from 0 to 1"),
     "train_accuracy": (is_share, "an accuracy from 0 to 1"),
     "seconds": (_is_seconds, "a number of seconds"),
+    "shapes": (_are_shapes, "the shapes of the network's weights"),
 }
 
 
@@ -130,6 +137,10 @@ def _wrong(header: Mapping[str, Any]) -> str | None:
             return f"{key} is missing"
         if key in header and not is_right(header[key]):
             return f"{key} must be {words}"
+    if sum(map(prod, header.get("shapes", []))) != header["parameters"] and "shapes" in header:
+        return (
+            f"its shapes are of {sum(map(prod, header['shapes']))} weights and its snapshots of {header['parameters']}"
+        )
     return None
 
 
