@@ -270,7 +270,8 @@ def test_an_expert_with_another_header_is_one_sentence(key: str, tmp_path: Path)
     path = tmp_path / "e"
     write_expert(path)
     header, tensors = read_header(path), {k: v.clone() for k, v in read_tensors(path).items()}
-    for value in (EXPERT[key], None, "x", [[]]):
+    values: list[Any] = [EXPERT[key], None, "x", [[]]]
+    for value in values:
         save_tensors(path, tensors, {**header, key: value}, by_row=("theta",))
         with pytest.raises(ValueError, match=f"{path}: "):
             read_expert(path)

@@ -103,7 +103,7 @@ CHANGES: dict[str, Callable[[dict[str, Any], str], None]] = {
     "number": put(-7.5),
 }
 READERS = {
-    "summary.json": ("report", "compare", "resume"),
+    "summary.json": ("report", "compare"),
     "evaluation.json": ("resume",),
     "experts.json": ("report", "resume"),
     "transfer.json": ("compare", "transfer"),

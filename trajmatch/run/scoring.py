@@ -7,6 +7,7 @@ from typing import Any
 
 from trajmatch.run import shapes
 from trajmatch.run.config import Config
+from trajmatch.run.held import check_held
 
 SET, TRANSFER, RANKING, SIZES = "distilled.safetensors", "transfer.json", "ranking.json", "sizes.json"
 # How the networks of a score are trained.
@@ -41,6 +42,7 @@ def base_configuration(path: Path) -> dict[str, Any]:
     config = set_header(file)["info"].get("config")
     if not isinstance(config, dict):
         raise ValueError(f"{file}: the header of this set has no settings (info.config); {remedy(file)}")
+    check_held(file, config, remedy(file))
     return config
 
 
