@@ -176,6 +176,10 @@ def test_a_record_of_another_set_is_refused_or_made_again(folder: Path, capsys: 
             if verb == "compare" or verb == "report":
                 assert assert_told(capsys, verbs(folder)[verb], name) == 2
         (folder / name).write_text(json.dumps(whole))
+    path = folder / "diagnoses" / "nearest.json"
+    path.write_text(json.dumps(sealed({**json.loads(path.read_text()), BELONGS: {"set": "0" * 32}})))
+    assert assert_told(capsys, verbs(folder)["report"], "") == 0
+    assert "nearest.json is of another set than the one here, and left out" in (folder / "report.html").read_text()
     whole = json.loads((folder / "evaluation.json").read_text())
     stale = sealed({**whole, BELONGS: {"set": "0" * 32}, "seconds": 999.0})
     (folder / "evaluation.json").write_text(json.dumps(stale))

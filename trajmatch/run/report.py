@@ -7,6 +7,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from trajmatch.data.kept import other
 from trajmatch.run import figures, shapes
 from trajmatch.run.folder import read_metrics
 from trajmatch.run.options import DIAGNOSES
@@ -82,16 +83,15 @@ def _summary(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise ValueError(f"{path}: there is no such file; a report needs a finished run")
     summary = shapes.record(path, shapes.REPORTED, "this is not the summary of a run")
-    _check_belongs(path, summary, path.parent)
+    shapes.check_belongs(path, summary, _belongs(path.parent))
     return summary
 
 
-def _check_belongs(path: Path, record: Record, folder: Path) -> None:
-    """Raise ValueError where a record is of another set than that of the folder."""
+def _belongs(folder: Path) -> dict[str, str | None]:
+    """What records in a run folder must be of: its set, where it has one."""
     from trajmatch.data.checksums import identity
 
-    if (folder / SET).is_file():
-        shapes.check_belongs(path, record, {"set": identity(folder / SET)})
+    return {"set": identity(folder / SET) if (folder / SET).is_file() else None}
 
 
 def _section(title: str, body: str) -> str:
@@ -192,7 +192,11 @@ def _diagnoses(folder: Path) -> list[str]:
 
     figures = []
     for numbers, path in read(folder):
-        _check_belongs(path.with_suffix(".json"), numbers, folder.parent)
+        if other(numbers, _belongs(folder.parent)) is not None:
+            figures.append(
+                _note(f"{path.with_suffix('.json').name} is of another set than the one here, and left out.")
+            )
+            continue
         data, name = base64.b64encode(path.read_bytes()).decode(), escape(numbers["about"])
         caption = f"{name[:1].upper()}{name[1:]}. <code>{escape(numbers['command'])}</code>"
         figures.append(
