@@ -3,6 +3,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from importlib import resources
@@ -197,7 +198,44 @@ def test_a_damaged_library_is_not_the_end(
     cache.mkdir(parents=True)
     (cache / name).write_bytes(b"half of it")
     assert isinstance(build_anew(), ctypes.CDLL)
-    assert files(tmp_path / "tmp") == [f"trajmatch-{os.getuid()}", f"trajmatch-{os.getuid()}/{name}"]
+    assert files(cache) == [name]
+    assert (cache / name).read_bytes() == (tmp_path / "elsewhere" / name).read_bytes()
+    assert files(tmp_path / "tmp") == []
+
+
+def test_a_library_that_is_cut_short_is_built_again_and_ends_no_process(cache: Path, compiler: Compiler) -> None:
+    compiler()
+    build_anew()
+    (name,) = files(cache)
+    whole = (cache / name).read_bytes()
+    (cache / name).write_bytes(whole[: len(whole) // 2])
+    script = (
+        "import torch\nfrom trajmatch.data.kernels import compiled_kernels\nk = compiled_kernels()\n"
+        "c = torch.ones(1, 2, 4, 4)\nprint(k.forward(c, torch.ones(2), torch.ones(2), 2, 1e-5)[0].sum().item())"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert f"{name}: this library is damaged" in run.stderr
+    assert float(run.stdout) == 8.0
+    assert (cache / name).read_bytes() == whole
+
+
+def test_a_damaged_byte_of_a_library_is_found(cache: Path, compiler: Compiler) -> None:
+    compiler()
+    build_anew()
+    (name,) = files(cache)
+    whole = (cache / name).read_bytes()
+    (cache / name).write_bytes(whole[:5000] + bytes([whole[5000] ^ 1]) + whole[5001:])
+    assert isinstance(build_anew(), ctypes.CDLL)
+    assert (cache / name).read_bytes() == whole
+
+
+def test_another_release_of_the_compiler_has_its_own_library(cache: Path, compiler: Compiler) -> None:
+    compiler()
+    build_anew()
+    compiler("# a later release")
+    build_anew()
+    assert len(files(cache)) == 2
 
 
 def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,20 +3,37 @@
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from trajmatch.data.checksums import (
+    CHECKSUMS,
+    DIGEST,
+    HEADER,
+    Checksums,
+    DamagedError,
+    NoRecordError,
+    checked,
+    checksum,
+    header_digest,
+    remedy,
+)
 from trajmatch.data.holding import Held
+from trajmatch.data.kept import sealed
 from trajmatch.data.litter import temporary_name
 
-# One key of safetensors' string-to-string metadata holds all of ours, as JSON.
-HEADER = "trajmatch"
+# How the format calls the types that we write.
+NAMES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
+    torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
 
 
 @contextmanager
@@ -48,6 +65,11 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
+def write_record(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a record to `path` as JSON with a digest of itself, whole or not at all; `kept.read_record` reads it."""
+    write_json(path, sealed(value))
+
+
 def read_json(path: Path, is_whole: Callable[[Any], bool], remedy: str) -> Any:
     """What a file that `write_json` wrote holds.
 
@@ -55,7 +77,7 @@ def read_json(path: Path, is_whole: Callable[[Any], bool], remedy: str) -> Any:
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # of the JSON or of its encoding
+    except (ValueError, RecursionError) as error:  # of the JSON or of its encoding
         raise ValueError(f"{path}: this record is damaged ({error}); {remedy}") from None
     if not is_whole(found):
         raise ValueError(f"{path}: this record is damaged (it holds something else); {remedy}")
@@ -67,18 +89,49 @@ def is_share(value: Any) -> bool:
     return isinstance(value, float | int) and not isinstance(value, bool) and 0 <= value <= 1
 
 
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Write tensors and a JSON header to a safetensors file, whole or not at all. Raises OSError."""
+def save_tensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    header: Mapping[str, Any],
+    by_row: Collection[str] = (),
+    unchecked: bool = False,
+) -> None:
+    """Write tensors and a JSON header to a safetensors file, with checksums, whole or not at all. Raises OSError.
+
+    by_row: tensors of which each row has a checksum of its own, so that one can be read, and checked, alone.
+    unchecked: without checksums of the tensors, for files that live as long as a command.
+    """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    metadata = {HEADER: json.dumps(header, allow_nan=False)}
+    sums = {} if unchecked else {name: _checksums(tensor, name in by_row) for name, tensor in contiguous.items()}
+    metadata[CHECKSUMS] = json.dumps(sums)
+    metadata[DIGEST] = _digest(contiguous, metadata)
     with replacing(path) as temporary:
         try:
-            save_file(contiguous, temporary, metadata={HEADER: json.dumps(header, allow_nan=False)})
+            save_file(contiguous, temporary, metadata=metadata)
         except SafetensorError as error:  # the library wraps the system's error in its own
             number = re.search(r"os error (\d+)", str(error))
             if number is None:
                 raise OSError(f"{path}: {error}") from error
             raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
         os.chmod(temporary, 0o666 & ~_umask())  # the library makes files that their owner alone can read
+
+
+def _checksums(tensor: Tensor, by_row: bool) -> list[str]:
+    return [checksum_of(row) for row in tensor] if by_row and len(tensor) > 1 else [checksum_of(tensor)]
+
+
+def checksum_of(tensor: Tensor) -> str:
+    """The checksum of a contiguous tensor on the CPU."""
+    if not tensor.numel():
+        return checksum(b"")
+    return checksum(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+
+def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """The digest of the header that the library will write."""
+    described = {name: {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape)} for name, tensor in tensors.items()}
+    return header_digest({"__metadata__": metadata, **described})
 
 
 def _umask() -> int:
@@ -93,22 +146,43 @@ def read_header(path: Path) -> dict[str, Any]:
 
     Raises ValueError, naming the file, where it is missing, broken or of another program.
     """
+    return read_checked(path)[0]
+
+
+def read_checked(path: Path) -> tuple[dict[str, Any], Checksums | None]:
+    """The JSON header of a file, and the checksums of its tensors: None in a file of an older version.
+
+    Raises ValueError as `read_header`.
+    """
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file")
     try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})[HEADER])
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: this is not a file that trajmatch wrote, or it is damaged") from error
-    if not isinstance(header, dict):
-        raise ValueError(f"{path}: its header is not a record")
-    return header
+        return checked(path)
+    except NoRecordError as error:
+        raise ValueError(f"{path}: {error}; {remedy(path)}") from None
+    except DamagedError as error:
+        raise ValueError(
+            f"{path}: this is not a file that trajmatch wrote, or it is damaged ({error}); {remedy(path)}"
+        ) from None
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, mapped into memory where the system allows. Raises ValueError."""
+    """All tensors of a safetensors file, mapped into memory where the system allows; each is checked.
+
+    Raises ValueError, naming the file, where it is missing, broken, of another program, or a checksum differs.
+    """
+    _, checksums = read_checked(path)
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, FileNotFoundError) as error:
-        raise ValueError(f"{path}: this is not a safetensors file, or it is damaged") from error
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: this is not a safetensors file, or it is damaged; {remedy(path)}") from error
+    for name, sums in (checksums or {}).items():
+        if name not in found or _checksums(found[name], len(sums) > 1) != list(sums):
+            raise damaged(path, name)
+    return found
+
+
+def damaged(path: Path, name: str) -> ValueError:
+    """The error for a tensor that is not as it was written."""
+    return ValueError(f"{path}: this file is damaged ('{name}' is not as it was written); {remedy(path)}")

@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+import logging
 import os
 import platform
 import shlex
@@ -19,6 +20,8 @@ from torch import Tensor
 
 from trajmatch.core import block
 from trajmatch.core.block import channels_last
+from trajmatch.data.checksums import checksum
+from trajmatch.data.files import replacing
 from trajmatch.data.litter import scratch_folder
 
 # How `block.cpp` calls its precisions.
@@ -161,21 +164,45 @@ def compiled_kernels() -> CompiledKernels | str:
     if not compiler:
         return "no C++ compiler was found (g++, clang++ or the one named in CXX)"
     source = resources.files("trajmatch.data").joinpath("block.cpp").read_bytes()
-    key = blake2b(source + _machine().encode() + named.encode(), digest_size=8).hexdigest()
+    about = f"{_machine()} {named} {_release(compiler[0])} {FLAGS} {X86}"
+    key = blake2b(source + about.encode(), digest_size=4).hexdigest()
     errors = ""
     for folder in (cache_folder(), Path(tempfile.gettempdir()) / f"trajmatch-{_user()}"):
-        path = folder / f"block-{key}.so"
+        path = folder / f"block-{key}"
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             if folder.stat().st_uid != _user():
                 errors = f"{folder} belongs to another user"  # whose code we would run
                 continue
-            if not path.exists():
+            if (library := _kept(path)) is None:
                 errors = _build(compiler, source, path)
-            return errors or CompiledKernels(ctypes.CDLL(str(path)))
+                library = _kept(path)
+            if errors or library is None:
+                return errors or f"{path}: the library that was built cannot be read back"
+            return CompiledKernels(ctypes.CDLL(str(library)))
         except OSError as error:
             errors = f"{path} could not be written or loaded: {error}"
     return errors
+
+
+def _kept(path: Path) -> Path | None:
+    """The library of a key, `path` with its content's checksum behind it; None where there is none that is whole.
+
+    A library that is cut short would end the process with a bus error as soon as it is called, without a word.
+    """
+    for found in sorted(path.parent.glob(f"{path.name}{'[0-9a-f]' * 8}.so")):
+        if found.stem.removeprefix(path.name) == checksum(found.read_bytes()):
+            return found
+        logging.getLogger("trajmatch").warning("%s: this library is damaged; it is built again", found)
+        found.unlink(missing_ok=True)
+    return None
+
+
+def _release(compiler: str) -> str:
+    """What changes with the release of a compiler; to ask it for its name would start a process in every process."""
+    path = Path(shutil.which(compiler) or compiler).resolve()
+    about = path.stat()
+    return f"{path} {about.st_size} {about.st_mtime_ns}"
 
 
 def _user() -> int:
@@ -193,14 +220,18 @@ def _machine() -> str:
     """What the code is built for: a home folder may be shared by machines of several kinds."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+        known = {line.partition(":")[0].strip(): line for line in lines}
+        flags = " ".join(known.get(name, "") for name in ("model name", "flags", "CPU part", "Features"))
     except OSError:
         flags = platform.processor()
     return f"{platform.system()} {platform.machine()} {flags}"
 
 
 def _build(compiler: list[str], source: bytes, path: Path) -> str:
-    """Compile into `path`, whole or not at all; the compiler's complaint, or nothing. Raises OSError."""
+    """Compile into `path` with a checksum behind it, whole or not at all; the compiler's complaint, or nothing.
+
+    Raises OSError.
+    """
     complaint = ""
     with scratch_folder(path.parent) as scratch:
         code, built = scratch / "block.cpp", scratch / "block.so"
@@ -211,7 +242,8 @@ def _build(compiler: list[str], source: bytes, path: Path) -> str:
             command = [*compiler, *FLAGS, *machine, *threads, str(code), "-o", str(built)]
             done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
             if done.returncode == 0 and built.exists():
-                built.replace(path)
+                with replacing(path.with_name(f"{path.name}{checksum(built.read_bytes())}.so")) as temporary:
+                    shutil.copy(built, temporary)
                 return ""
             complaint = done.stderr.strip().splitlines()[0] if done.stderr.strip() else f"{compiler[0]} failed"
     return f"{compiler[0]} could not build the kernels: {complaint}"

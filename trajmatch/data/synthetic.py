@@ -6,6 +6,7 @@ Legend: n = C * ipc images of c x h x w, C classes, sorted by class.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,11 +16,14 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from trajmatch.core.draws import generator
+from trajmatch.data.checksums import remedy
 from trajmatch.data.files import read_header, read_tensors, save_tensors
 from trajmatch.data.images import Images
 from trajmatch.data.whitening import InputSpace
 
 SpaceName = Literal["input", "pixels"]
+# How far the sum of an image's label probabilities may be from 1: float32's rounding over thousands of classes.
+NEAR = 1e-3
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -93,7 +97,12 @@ def leading(synthetic: SyntheticSet, size: int) -> tuple[Tensor, Tensor]:
 
 
 def save(synthetic: SyntheticSet, path: Path) -> None:
-    """Write a set with its step size, labels and input space to one safetensors file. Raises OSError."""
+    """Write a set with its step size, labels and input space to one safetensors file.
+
+    Raises OSError; ValueError where the set cannot be used, and writes nothing.
+    """
+    if (wrong := wrong_set(synthetic)) is not None:
+        raise ValueError(f"{path}: the set is not written, because {wrong}")
     tensors = {f"space.{name}": tensor for name, tensor in synthetic.space.to_tensors().items()}
     tensors |= {
         "images": synthetic.X,
@@ -112,20 +121,69 @@ def save(synthetic: SyntheticSet, path: Path) -> None:
 def load(path: str | Path) -> SyntheticSet:
     """Read a set that `save` wrote: the file itself, or the run folder that holds it.
 
-    Raises ValueError naming the file where it is missing, damaged or something else.
+    Raises ValueError naming the file where it is missing, damaged, something else, or a set that cannot be used.
     """
     path = Path(path)
     if path.is_dir():
         path = path / "distilled.safetensors"
+    header = set_header(path)
+    tensors = read_tensors(path)
+    statistics = {name.removeprefix("space."): t for name, t in tensors.items() if name.startswith("space.")}
+    try:
+        space = InputSpace.from_tensors(header["space"]["kind"], tuple(header["space"]["shape"]), statistics)
+        # Copies: the tensors as read are views of the file, which may be replaced.
+        X, Y, eta = tensors["images"].clone(), tensors["labels"].clone(), float(tensors["step_size"])
+    except KeyError as error:
+        raise ValueError(f"{path}: this set has no {error.args[0]}; {remedy(path)}") from None
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"{path}: this set cannot be used: {error}; {remedy(path)}") from None
+    found = SyntheticSet(X, Y, eta, tuple(header["classes"]), space, header["info"])
+    if (wrong := wrong_set(found)) is not None:
+        raise ValueError(f"{path}: this set cannot be used: {wrong}; {remedy(path)}")
+    return found
+
+
+def set_header(path: Path) -> dict[str, Any]:
+    """The header of a set's file. Raises ValueError, naming the file, where it is no set's or lacks something."""
     header = read_header(path)
     if header.get("kind") != "synthetic set":
         raise ValueError(f"{path}: this is not a synthetic set")
-    tensors = read_tensors(path)
-    statistics = {name.removeprefix("space."): t for name, t in tensors.items() if name.startswith("space.")}
-    space = InputSpace.from_tensors(header["space"]["kind"], tuple(header["space"]["shape"]), statistics)
-    # Copies: the tensors as read are views of the file, which may be replaced.
-    X, Y = tensors["images"].clone(), tensors["labels"].clone()
-    return SyntheticSet(X, Y, float(tensors["step_size"]), tuple(header["classes"]), space, header["info"])
+    classes, space, info = (header.get(key) for key in ("classes", "space", "info"))
+    shape = space.get("shape") if isinstance(space, dict) else None
+    wrong = None
+    if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
+        wrong = "classes must be a list of names"
+    elif not isinstance(shape, list) or len(shape) != 3 or not all(type(side) is int and side > 0 for side in shape):
+        wrong = "space.shape must be three whole numbers of at least 1"
+    elif not isinstance(info, dict):
+        wrong = "info must be names and values"
+    if wrong is not None:
+        raise ValueError(f"{path}: the header of this set is damaged: {wrong}; {remedy(path)}")
+    return header
+
+
+def wrong_set(synthetic: SyntheticSet) -> str | None:
+    """Why a set cannot be used, in words: values that are not finite, or do not fit each other."""
+    C, shape = len(synthetic.classes), tuple(synthetic.X.shape[1:])
+    if synthetic.space.shape != shape:
+        return f"its images are {shape} and its input space {synthetic.space.shape}"
+    return wrong_values(synthetic.X, synthetic.Y, synthetic.eta, C) or synthetic.space.wrong()
+
+
+def wrong_values(X: Tensor, Y: Tensor, eta: float, num_classes: int | None = None) -> str | None:
+    """Why images (n, c, h, w), label probabilities (n, C) and step size cannot be a set's, in words, or None."""
+    if X.dim() != 4 or not len(X) or not X.is_floating_point():
+        return f"its images have shape {tuple(X.shape)} and type {X.dtype}"
+    if Y.dim() != 2 or len(Y) != len(X) or (num_classes is not None and Y.shape[1] != num_classes):
+        classes = "" if num_classes is None else f" of {num_classes} classes"
+        return f"its labels have shape {tuple(Y.shape)} for {len(X)} images{classes}"
+    if not X.isfinite().all():
+        return f"{int((~X.isfinite()).sum())} pixel values are not finite"
+    if not Y.isfinite().all() or bool((Y < 0).any()) or bool(((Y.double().sum(1) - 1).abs() > NEAR).any()):
+        return "its labels are no probabilities that sum to 1"
+    if not (isfinite(eta) and eta > 0):
+        return f"its step size is {eta:g} and must be above 0 and finite"
+    return None
 
 
 def one_hot(labels: Tensor, num_classes: int) -> Tensor:

@@ -5,6 +5,7 @@ n images of c x h x w, d = c h w.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import ClassVar
 
 import torch
@@ -72,6 +73,30 @@ class InputSpace:
             if found != size:
                 raise ValueError(f"'{name}' of the {kind} input space has shape {found}: it must be {size}.")
         return cls(kind, tensors["mean"], tensors["scale"], tensors["basis"], (c, h, w))
+
+    def digest(self) -> str:
+        """Hash of the map: its kind, shape and statistics."""
+        found = blake2b(repr((self.kind, self.shape)).encode(), digest_size=16)
+        for name, tensor in self.to_tensors().items():
+            found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return found.hexdigest()
+
+    def wrong(self) -> str | None:
+        """Why this is no invertible map between images, in words, or None."""
+        for name, tensor in self.to_tensors().items():
+            if not tensor.is_floating_point() or not tensor.isfinite().all():
+                return f"'{name}' of its input space is not finite"
+        if not (self.scale > 0).all():
+            return "'scale' of its input space is not above 0"
+        if self.kind != "zca":
+            return None
+        # A vector comes back from an orthogonal basis; to multiply the whole basis by itself would take seconds.
+        probe = torch.cos(torch.arange(len(self.mean), device=self.basis.device) * 1.7).to(self.basis.dtype)
+        back = self.basis @ (self.basis.T @ probe)
+        if float((back - probe).norm()) > 1e-2 * float(probe.norm()):
+            return "'basis' of its input space is not orthogonal"
+        return None
 
     def _apply(self, x: Tensor, power: float) -> Tensor:
         """forward for power -1/2, inverse for 1/2."""

@@ -43,6 +43,8 @@ class Material:
     space: InputSpace
     content: str
     """Hash of the pixels, labels and class names: what "the same data" means, wherever it was read from."""
+    seen: str = ""
+    """Where the input space is not the one that is fitted to these images, such as a set's own: its hash, in words."""
 
     @property
     def nbytes(self) -> float:
@@ -222,9 +224,10 @@ def shared(material: Material, folder: Path) -> Iterator[Path]:
         for name, split in splits.items():
             tensors |= {f"{name}.x": material.space.forward(split.x), f"{name}.y": split.y}
         path = place / "images.safetensors"
-        save_tensors(
-            path, tensors, {"classes": list(dataset.classes), "shape": list(dataset.shape), "content": material.content}
-        )
+        content = material.content + material.seen
+        header = {"classes": list(dataset.classes), "shape": list(dataset.shape), "content": content}
+        # Without checksums: it lives as long as this command, and every worker would read all of it to check it.
+        save_tensors(path, tensors, header, unchecked=True)
         yield path
     finally:
         with Held():
@@ -240,6 +243,7 @@ class Mapped:
     classes: tuple[str, ...]
     shape: tuple[int, int, int]
     content: str
+    """What accuracies on these images belong to: the images' hash, and a foreign input space's."""
 
 
 @lru_cache(maxsize=1)

@@ -9,6 +9,7 @@ from trajmatch.run import shapes
 from trajmatch.run.config import Config
 from trajmatch.run.folder import CONFIG, nest, read_config
 from trajmatch.run.methods import METHODS, complete
+from trajmatch.run.scoring import SET
 from trajmatch.run.settings import DEFAULTS, flag, flatten
 
 SUMMARY, TRANSFER, RANKING, CHECKPOINT = "summary.json", "transfer.json", "ranking.json", "checkpoint.safetensors"
@@ -44,13 +45,27 @@ def read(folder: Path) -> Entry:
         raise ValueError(f"{folder} is not a run folder: it has no {CONFIG}")
     if not (folder / SUMMARY).is_file():
         raise ValueError(f"{folder} is not finished: it has no {SUMMARY}; trajmatch run makes one")
-    summary = shapes.record(folder / SUMMARY, shapes.SUMMARY)
+    summary = _record(folder, SUMMARY, shapes.SUMMARY)
     entry = _entry(folder, CONFIG, read_config(folder / CONFIG), summary, CHECKPOINT)
     transfer, ranking = (
-        shapes.record(folder / name, shape) if (folder / name).exists() else {}
+        _record(folder, name, shape) if (folder / name).exists() else {}
         for name, shape in ((TRANSFER, shapes.TRANSFER), (RANKING, shapes.RANKING))
     )
     return replace(entry, transfer=transfer, ranking=ranking)
+
+
+def _record(folder: Path, name: str, shape: shapes.Shape) -> dict[str, Any]:
+    """A record of the set in the folder. Raises ValueError where it is damaged, or of another set or other images."""
+    from trajmatch.data.checksums import identity
+
+    found = shapes.record(folder / name, shape)
+    belongs = {
+        "set": identity(folder / SET) if (folder / SET).is_file() else None,
+        # A summary is of the images that the set was made from; the others may be measured on others.
+        "data": _made_from(folder / CHECKPOINT)[0] if name == SUMMARY else None,
+    }
+    shapes.check_belongs(folder / name, found, belongs)
+    return found
 
 
 def read_stream(folder: Path) -> Entry:

@@ -1,6 +1,5 @@
 """`trajmatch continual`: classes arrive in steps, each step's are condensed, networks train on all that is kept."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,21 +10,23 @@ import torch
 
 from trajmatch.core.draws import derive
 from trajmatch.data import synthetic as sets
-from trajmatch.data.files import is_share, read_json, replacing, write_json
+from trajmatch.data.checksums import identity
+from trajmatch.data.files import replacing, write_record
+from trajmatch.data.kept import BELONGS, digest, other
 from trajmatch.data.networks import build
 from trajmatch.data.synthetic import SyntheticSet
 from trajmatch.measure.continual import band, class_steps, of_classes, widened
 from trajmatch.measure.evaluate import train_and_test
 from trajmatch.pages.plots import png, streams
 from trajmatch.pages.tables import as_text, mean_and_std
-from trajmatch.run import assemble
+from trajmatch.run import assemble, shapes
 from trajmatch.run.assemble import Material
 from trajmatch.run.compared import STREAM
 from trajmatch.run.compute import training_engine
 from trajmatch.run.config import Config
 from trajmatch.run.folder import CONFIG, commit
-from trajmatch.run.jobs import REMEDY
 from trajmatch.run.lock import Lock
+from trajmatch.run.scoring import SET
 from trajmatch.run.settings import flatten, resolve
 from trajmatch.run.verbs import Run, silent
 
@@ -92,7 +93,7 @@ def _rows(
         for j, group in enumerate(groups):
             place = folder / PLACE.format(order, j)
             memory.append((group, _condensed(config, material, group, order, j, folder, command)))
-            rows[-1].append(_scores(config, material, memory, options.fresh_networks, place))
+            rows[-1].append(_scores(config, material, memory, options.fresh_networks, place, say))
             seen = (j + 1) * len(group)
             mean = sum(rows[-1][-1]) / len(rows[-1][-1])
             say(f"order {order + 1} of {len(steps)}, {seen} classes: {mean:.2%}")
@@ -110,7 +111,7 @@ def _check_place(folder: Path) -> None:
     if held and STREAM not in held and not (folder / PLACE.format(0, 0)).parent.is_dir():
         raise ValueError(f"--out is '{folder}', which is not empty and holds no stream: choose another")
     for path in sorted(folder.glob(PLACE.format("*", "*") + f"/{SCORES}")):
-        _held(path)
+        _held(path, {}, silent)
 
 
 def _check_experts(stream: Path, options: Options) -> None:
@@ -158,11 +159,17 @@ def _condensed(
 
 
 def _scores(
-    config: Config, material: Material, memory: list[tuple[list[int], SyntheticSet]], networks: int, place: Path
+    config: Config,
+    material: Material,
+    memory: list[tuple[list[int], SyntheticSet]],
+    networks: int,
+    place: Path,
+    say: Callable[[str], None],
 ) -> list[float]:
     """Accuracies on test images of all classes seen, of new networks trained on the whole memory."""
     path = place / SCORES
-    held = _held(path) if path.exists() else []
+    belongs = {"set": _identities(place, len(memory)), "data": material.content}
+    held = _held(path, belongs, say) if path.exists() else []
     if len(held) >= networks:
         return held[:networks]
     seen = [label for group, _ in memory for label in group]
@@ -182,23 +189,28 @@ def _scores(
         for i in range(len(held), networks):
             seed = derive(config.seed, "continual", i)
             held.append(train_and_test(make, X.to(device), Y.to(device), recipe, x, y, seed, engine))
-            write_json(path, {"accuracy": held, "images": len(X), "classes": seen, "rate": recipe.lr})
+            about = {"images": len(X), "classes": seen, "rate": recipe.lr, BELONGS: belongs}
+            write_record(path, {"accuracy": held, **about})
     finally:
         torch.set_num_threads(threads)
     return held
 
 
-def _held(path: Path) -> list[float]:
-    """The accuracies of a step's networks that are trained already. Raises ValueError where the file is damaged."""
-    found: list[float] = read_json(path, _is_scores, REMEDY)["accuracy"]
-    return found
+def _identities(place: Path, count: int) -> str:
+    """What tells the sets of a stream's steps up to this one from any others."""
+    return digest([identity(place.with_name(f"step-{j}") / SET) for j in range(count)])
 
 
-def _is_scores(record: Any) -> bool:
-    """Whether a record is of a step's accuracies."""
-    if not isinstance(record, dict) or not isinstance(record.get("accuracy"), list):
-        return False
-    return all(map(is_share, record["accuracy"]))
+def _held(path: Path, belongs: dict[str, str], say: Callable[[str], None]) -> list[float]:
+    """The accuracies of a step's networks that are trained already; none where they are of other sets or images.
+
+    Raises ValueError where the file is damaged.
+    """
+    found = shapes.record(path, shapes.SCORES, "this record is damaged")
+    if (what := other(found, belongs)) is not None:
+        say(f"{path} belongs to another {what} than the one here: its networks are trained again")
+        return []
+    return list(found["accuracy"])
 
 
 def _told(
@@ -231,7 +243,7 @@ def _told(
         "command": command,
         "commit": commit(),
     }
-    write_json(folder / STREAM, result)
+    write_record(folder / STREAM, {**result, BELONGS: {"data": material.content}})
     with replacing(folder / "continual.png") as temporary:
         temporary.write_bytes(png(streams([result], [config.method])))
     return folder / STREAM
@@ -239,7 +251,7 @@ def _told(
 
 def lines(path: Path) -> list[str]:
     """A result as text."""
-    found = json.loads(path.read_text("utf-8"))
+    found = shapes.record(path, shapes.TOLD)
     steps = zip(found["classes_seen"], found["mean"], found["std"], strict=True)
     rows = [{"at": f"{seen} classes seen", "score": mean_and_std({"mean": m, "std": s})} for seen, m, s in steps]
     return [

@@ -1,6 +1,5 @@
 """`trajmatch diagnose NAME`: open the runs, compute, and write numbers, figure and the report. No torch here."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
@@ -11,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from trajmatch.pages.plots import png
 from trajmatch.run.options import DIAGNOSES, Options
+from trajmatch.run.scoring import SET
+from trajmatch.run.shapes import DIAGNOSIS, record
 
 if TYPE_CHECKING:
     from trajmatch.run.diagnosis import Diagnosis
@@ -38,7 +39,8 @@ def diagnose(name: str, options: Options, command: str, say: Callable[[str], Non
     Raises ValueError for a name or an option that is out of range, and for runs that can't be opened.
     """
     check(name, options)
-    from trajmatch.data.files import replacing, write_json
+    from trajmatch.data.files import replacing, write_record
+    from trajmatch.data.kept import BELONGS
     from trajmatch.run.folder import commit
     from trajmatch.run.lock import Lock
     from trajmatch.run.progress import Meter
@@ -52,11 +54,20 @@ def diagnose(name: str, options: Options, command: str, say: Callable[[str], Non
         with Meter(name, total, unit="pieces", quiet=quiet) as meter:
             numbers = _as_json(found.numbers(runs, options, lambda count: meter.advance(count=count)))
         about = {"diagnosis": name, "about": NAMES[name], "command": command, "commit": commit()}
-        write_json(folder / f"{name}.json", about | numbers)
+        write_record(folder / f"{name}.json", about | numbers | {BELONGS: _belongs(options)})
         with replacing(folder / f"{name}.png") as temporary:
             temporary.write_bytes(png(found.draw(numbers)))
         report(folder, options, say)
     return folder / f"{name}.json"
+
+
+def _belongs(options: Options) -> dict[str, str]:
+    """What the numbers belong to: the set of the first run, once it has one, or the set that was named."""
+    from trajmatch.data.checksums import identity
+
+    place = options.set or options.run[0]
+    file = place if place.is_file() else place / SET
+    return {"set": identity(file)} if file.is_file() else {}
 
 
 def with_radius(options: Options, runs: "Sequence[Opened]") -> Options:
@@ -129,5 +140,5 @@ def read(folder: Path) -> list[tuple[dict[str, Any], Path]]:
     for name in NAMES:
         numbers, figure = folder / f"{name}.json", folder / f"{name}.png"
         if numbers.exists() and figure.exists():
-            found.append((json.loads(numbers.read_text("utf-8")), figure))
+            found.append((record(numbers, DIAGNOSIS, "these are not the numbers of a diagnosis"), figure))
     return found

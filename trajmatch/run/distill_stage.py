@@ -1,6 +1,5 @@
 """The outer loop: steps, checkpoints, snapshots, rollback and resume."""
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,9 +11,9 @@ import torch
 
 from trajmatch.core.draws import derive
 from trajmatch.core.student import in_parts
-from trajmatch.data.files import save_tensors
 from trajmatch.data.grid import displayable, image_grid, save_png
 from trajmatch.data.networks import build
+from trajmatch.data.snapshots import Snapshot, save_snapshot
 from trajmatch.data.synthetic import SyntheticSet, class_labels, save
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.methods import engines
@@ -35,6 +34,7 @@ from trajmatch.run.precision import precision
 from trajmatch.run.progress import Meter
 from trajmatch.run.settings import DISTILL_FIELDS, flatten, settings
 from trajmatch.run.start import first_images, first_state
+from trajmatch.run.step_log import line
 
 CHECKPOINT, METRICS, DISTILLED, SNAPSHOTS = (
     "checkpoint.safetensors",
@@ -165,7 +165,7 @@ class Loop:
         about = distill_settings(config, material, len(trajectories))
         path = folder / CHECKPOINT
         if path.exists():
-            loaded = load_checkpoint(path, about)
+            loaded = load_checkpoint(path, about, self.first)
             found = (loaded.state, loaded.anchor, loaded.older)
             state, anchor, older = (OuterState(*self._placed(one)) for one in found)
             self.checkpoint = Checkpoint(state, anchor, older, loaded.seconds, about)
@@ -206,7 +206,7 @@ class Loop:
             self.roll_back(record, seconds)
             return f"step {before.step + 1} was not finite: back to {self.checkpoint.step} with half the learning rate"
         with open(self.folder / METRICS, "a", encoding="utf-8") as log:
-            log.write(json.dumps({**row, "seconds": round(seconds, 3)}, allow_nan=False) + "\n")
+            log.write(line({**row, "seconds": round(seconds, 3)}) + "\n")
         if int(state.steps) in self.keep:
             self.keep_snapshot(state)
         kept = int(state.steps) % ANCHOR_STEPS == 0
@@ -248,9 +248,8 @@ class Loop:
     def keep_snapshot(self, state: OuterState) -> None:
         """Keep the images of now, among which validation will choose."""
         step = int(state.steps)
-        Y = probabilities(self.rule, state).clone()
-        tensors = {"images": state.average.clone(), "labels": Y, "step_size": state.eta.cpu().double()}
-        save_tensors(snapshot_path(self.folder, step), tensors, {"step": step})
+        Y = probabilities(self.rule, state)
+        save_snapshot(snapshot_path(self.folder, step), Snapshot(step, state.average, Y, state.eta))
 
 
 def _row(step: int, record: Record, choices: list[Choice]) -> dict[str, Any] | None:

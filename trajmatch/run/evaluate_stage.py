@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trajmatch.core.draws import derive, generator
-from trajmatch.data.files import read_tensors
+from trajmatch.data.snapshots import read_snapshot
 from trajmatch.data.synthetic import SyntheticSet, class_labels, draw_real, one_hot
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.measure.evaluate import Score
@@ -148,10 +148,11 @@ def _choose(
     return {**Score.of(found["chosen"], how).record(), **extra}
 
 
-def snapshots(config: Config, folder: Path) -> list[Candidate]:
-    """The snapshots of a finished run folder. Raises ValueError for a damaged one."""
+def snapshots(config: Config, folder: Path, like: SyntheticSet | None = None) -> list[Candidate]:
+    """The snapshots of a finished run folder; like: its set. Raises ValueError for one that is damaged or unlike it."""
     found = []
     for step in snapshot_steps(config):
-        t = read_tensors(snapshot_path(folder, step))
-        found.append(Candidate(step, t["images"].clone(), t["labels"].clone(), float(t["step_size"])))
+        shape, num_classes = (None, None) if like is None else (tuple(like.X.shape[1:]), len(like.classes))
+        snapshot = read_snapshot(snapshot_path(folder, step), step, shape, num_classes)
+        found.append(Candidate(step, snapshot.X, snapshot.Y, float(snapshot.eta)))
     return found

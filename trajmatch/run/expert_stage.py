@@ -10,7 +10,7 @@ import torch
 
 from trajmatch.core.vector import Layout
 from trajmatch.data.networks import build
-from trajmatch.data.trajectories import Trajectory, save_trajectory
+from trajmatch.data.trajectories import REMEDY, Trajectory, save_trajectory
 from trajmatch.methods.experts import Real, expert
 from trajmatch.run.assemble import Mapped, Material, device, expert_training, factory, opened, shared
 from trajmatch.run.compute import training_engine
@@ -19,6 +19,9 @@ from trajmatch.run.lock import Lock, tidy
 from trajmatch.run.pool import Peak, Report, processes, run_jobs
 from trajmatch.run.progress import Meter
 from trajmatch.run.settings import EXPERT_FIELDS, difference, settings
+
+# What the header of an expert must have for a run.
+HEADER = ("settings", "index", "epochs", "test_accuracy", "train_accuracy", "seconds")
 
 
 def expert_path(folder: Path, index: int) -> Path:
@@ -39,13 +42,24 @@ def open_experts(config: Config, material: Material, folder: Path, count: int | 
 
     Raises ValueError where an expert was trained with other settings, naming its file and the setting.
     """
-    found = []
+    found: list[Trajectory] = []
+    parameters: int | None = None
     for path in sorted(folder.glob("expert_*.safetensors")):
         trajectory = Trajectory.open(path)
+        if missing := [key for key in HEADER if key not in trajectory.header]:
+            raise ValueError(f"{path}: the header of this expert has no {missing[0]}; {REMEDY}")
         wanted = expert_settings(config, material)
         if (what := difference(trajectory.header["settings"], wanted)) is not None:
             what = "the images are others" if what.startswith("--data") else what
             raise ValueError(f"{path} is an expert trained with other settings: {what}; choose another folder")
+        if parameters is None:
+            dataset = material.dataset
+            parameters = len(build(factory(config.network, dataset.shape, dataset.num_classes), 0)[1])
+        if (held := trajectory.header["parameters"]) != parameters:
+            raise ValueError(
+                f"{path} has snapshots of {held} weights, and the network of these settings {parameters}: delete it, "
+                "and the expert is trained again"
+            )
         if count is None or int(trajectory.header["index"]) < count:
             found.append(trajectory)
     return found

@@ -1,6 +1,5 @@
 """A run folder: whose it is, what is done in it, and how to say so. No torch here."""
 
-import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import yaml
 
 from trajmatch.run.config import Config
 from trajmatch.run.settings import INCIDENTAL, difference, flatten
+from trajmatch.run.step_log import read_log
 
 CONFIG = "config.yaml"
 # Where a run stands and how it is called may change between two calls on one folder.
@@ -81,17 +81,10 @@ def nest(flat: dict[str, Any]) -> dict[str, Any]:
     return nested
 
 
-def read_metrics(path: Path) -> tuple[list[dict[str, Any]], bool]:
-    """The rows of a run's log, and whether its last line was cut short by a kill; none where there is no log."""
-    if not path.exists():
-        return [], False
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            return rows, True
-    return rows, False
+def read_metrics(path: Path) -> tuple[list[dict[str, Any]], str]:
+    """The rows of a run's log, and what is left out as a sentence, if anything is; none where there is no log."""
+    log = read_log(path)
+    return log.rows, log.words()
 
 
 def parsed(flat: dict[str, Any]) -> Config:

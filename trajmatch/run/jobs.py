@@ -1,5 +1,6 @@
 """Networks that are trained from scratch on a set and tested, many at once; those that are done are not done again."""
 
+import re
 from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -10,7 +11,9 @@ import torch
 from torch import Tensor
 
 from trajmatch.core.draws import derive
+from trajmatch.data.checksums import checksum
 from trajmatch.data.files import is_share, read_json, write_json
+from trajmatch.data.kept import say_old
 from trajmatch.data.networks import build
 from trajmatch.data.synthetic import one_hot
 from trajmatch.measure.evaluate import train_and_test
@@ -23,6 +26,7 @@ from trajmatch.run.progress import Meter
 
 KEPT = "networks.json"
 REMEDY = "delete it, and its networks are trained again"
+NAME = re.compile("[0-9a-f]{32}(-[0-9a-f]{8})?")
 
 
 class Job(NamedTuple):
@@ -81,7 +85,7 @@ def accuracies_of(config: Config, path: Path, peak: Peak, quiet: bool, jobs: Seq
     workers = processes(config.evaluation.workers, where.type)
     # The folder of `shared`, which has a folder of its own in it.
     kept, content = path.parent.parent / KEPT, opened(path).content
-    done: dict[str, float] = read_json(kept, _is_kept, REMEDY) if kept.exists() else {}
+    done = _found(kept) if kept.exists() else {}
     names = [job.digest(config, content) for job in jobs]
     # A network of the user's or of timm's may be another one the next time: it is trained again, and not kept.
     passing = {name for name, job in zip(names, jobs, strict=True) if ":" in (job.network or config.network).name}
@@ -91,7 +95,7 @@ def accuracies_of(config: Config, path: Path, peak: Peak, quiet: bool, jobs: Seq
     with Meter("evaluate", len(missing), unit="networks", quiet=quiet) as meter:
         for k, accuracy in run_jobs(_train_one, arguments, workers, threads=1, peak=peak):
             done[names[missing[k]]] = accuracy
-            write_json(kept, {name: value for name, value in done.items() if name not in passing})
+            write_json(kept, {_sealed(name, value): value for name, value in done.items() if name not in passing})
             meter.advance(f"{jobs[missing[k]].key}: {accuracy:.1%}")
     found: dict[str, dict[str, float]] = {}
     for name, job in zip(names, jobs, strict=True):
@@ -99,9 +103,28 @@ def accuracies_of(config: Config, path: Path, peak: Peak, quiet: bool, jobs: Seq
     return {key: list(accuracies.values()) for key, accuracies in found.items()}
 
 
+def _sealed(name: str, accuracy: float) -> str:
+    """A network's name with a checksum of itself and its accuracy: each entry of the file is checked by itself."""
+    return f"{name}-{checksum(f'{name} {accuracy!r}'.encode())}"
+
+
+def _found(kept: Path) -> dict[str, float]:
+    """Accuracies by network, of a file that names what was trained. Raises ValueError where it is damaged."""
+    found: dict[str, float] = {}
+    record = read_json(kept, _is_kept, REMEDY)
+    for key, accuracy in record.items():
+        name, sealed, _ = key.partition("-")
+        if sealed and key != _sealed(name, accuracy):
+            raise ValueError(f"{kept}: this record is damaged (an accuracy is not as it was written); {REMEDY}")
+        found[name] = accuracy
+    if not all("-" in key for key in record):
+        say_old(kept)
+    return found
+
+
 def _is_kept(record: Any) -> bool:
-    """Whether a record is of accuracies by name."""
-    return isinstance(record, dict) and all(map(is_share, record.values()))
+    """Whether a record is of accuracies by name; older versions wrote names without a checksum."""
+    return isinstance(record, dict) and all(map(is_share, record.values())) and all(map(NAME.fullmatch, record))
 
 
 def _train_one(material: Path, config: Config, where: str, job: Job, report: Report) -> float:

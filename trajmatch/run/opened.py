@@ -10,8 +10,9 @@ from torch import Tensor
 
 from trajmatch.core.estimators import Task
 from trajmatch.core.student import Student
-from trajmatch.data.files import read_tensors
+from trajmatch.data.images import Dataset
 from trajmatch.data.networks import build
+from trajmatch.data.snapshots import read_snapshot
 from trajmatch.data.synthetic import load
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.measure.panel import panel
@@ -24,6 +25,7 @@ from trajmatch.run.config import Config
 from trajmatch.run.distill_stage import SNAPSHOTS
 from trajmatch.run.expert_stage import open_experts
 from trajmatch.run.folder import CONFIG, parsed, read_config
+from trajmatch.run.held import check_held
 from trajmatch.run.methods import METHODS
 from trajmatch.run.scoring import base_configuration, check_fit, set_file
 from trajmatch.run.settings import resolve
@@ -116,14 +118,16 @@ class Opener:
         """Open a run folder. Raises ValueError."""
         if not (folder / CONFIG).is_file():
             raise ValueError(f"--run is {folder}, which is not a run folder: it has no {CONFIG}")
-        config, material = self._prepared(read_config(folder / CONFIG))
+        flat = read_config(folder / CONFIG)
+        check_held(folder / CONFIG, flat, "put back what it was, or start anew in another --out")
+        config, material = self._prepared(flat)
         place, points = assemble.device(config.device), []
         trajectories = self._experts(config, material, folder / "experts" if config.experts.isdigit() else None)
         if trajectories or not METHODS[config.method].experts:
             state = first_state(config, material, trajectories, place)
             Y = state.Y.softmax(1) if config.outer.labels == "learned" else state.Y
             points.append(Point(0, state.X, Y, state.eta))
-        points += _snapshots(folder, place)
+        points += _snapshots(folder, material.dataset, place)
         if not points:
             raise ValueError(
                 f"--run is {folder}, which has no images yet: the first are kept after a share of its steps"
@@ -158,12 +162,14 @@ class Opener:
         return config, self.materials[key]
 
 
-def _snapshots(folder: Path, device: torch.device) -> list[Point]:
+def _snapshots(folder: Path, dataset: Dataset, device: torch.device) -> list[Point]:
     found = []
     for path in sorted((folder / SNAPSHOTS).glob("step_*.safetensors")):
-        t = read_tensors(path)
-        X, Y, eta = t["images"].clone(), t["labels"].clone(), t["step_size"].to(t["images"].dtype)
-        found.append(Point(int(path.stem.split("_")[1]), X.to(device), Y.to(device), eta.to(device)))
+        number = path.stem.removeprefix("step_")
+        if not number.isdigit():
+            raise ValueError(f"{path}: this is not the snapshot of a step, which its name must say")
+        step, X, Y, eta = read_snapshot(path, int(number), dataset.shape, dataset.num_classes)
+        found.append(Point(step, X.to(device), Y.to(device), eta.to(X.dtype).to(device)))
     return found
 
 

@@ -1,16 +1,18 @@
 """One self-contained page about a run: what was run, what came out, what it cost, how to repeat it. No torch here."""
 
-import json
 from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from trajmatch.data.kept import other
 from trajmatch.pages import figures
 from trajmatch.pages.html import filled
 from trajmatch.pages.tables import as_html, set_title
+from trajmatch.run import shapes
 from trajmatch.run.folder import read_metrics
 from trajmatch.run.options import DIAGNOSES
+from trajmatch.run.scoring import SET
 
 Record = Mapping[str, Any]
 CAPTIONS = {
@@ -26,8 +28,9 @@ def write_report(folder: Path) -> Path:
     Raises ValueError naming the summary where it is missing or malformed, OSError where the page can't be written.
     """
     summary = _summary(folder / "summary.json")
-    rows, damaged = read_metrics(folder / "metrics.jsonl")
-    curves, notes = _curves(rows, damaged, folder / "experts.json")
+    rows, left_out = read_metrics(folder / "metrics.jsonl")
+    curves, notes = _curves(rows, left_out, folder / "experts.json")
+    found, others = _diagnoses(folder / DIAGNOSES)
     page = filled(
         "report.html.j2",
         summary=summary,
@@ -38,7 +41,8 @@ def write_report(folder: Path) -> Path:
         pictures=[(name, caption, _content(folder / name)) for name, caption in CAPTIONS.items()],
         curves=curves,
         notes=notes,
-        diagnoses=_diagnoses(folder / DIAGNOSES),
+        diagnoses=found,
+        others=others,
         costs=_costs(summary),
         configuration=_text(folder / "config.yaml"),
     )
@@ -54,17 +58,18 @@ def _replace(path: Path, text: str) -> None:
 
 
 def _summary(path: Path) -> dict[str, Any]:
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-        scores = summary["accuracy"]
-        for score in scores.values():
-            float(score["mean"]), float(score["std"]), int(score["n"])
-        _ = [summary[key] for key in ("dataset", "method", "ipc", "seconds", "compression")], scores["distilled"]
-    except FileNotFoundError:
-        raise ValueError(f"{path}: there is no such file; a report needs a finished run") from None
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path}: this is not the summary of a run ({type(error).__name__}: {error})") from None
-    return dict(summary)
+    if not path.exists():
+        raise ValueError(f"{path}: there is no such file; a report needs a finished run")
+    summary = shapes.record(path, shapes.REPORTED, "this is not the summary of a run")
+    shapes.check_belongs(path, summary, _belongs(path.parent))
+    return summary
+
+
+def _belongs(folder: Path) -> dict[str, str | None]:
+    """What records in a run folder must be of: its set, where it has one."""
+    from trajmatch.data.checksums import identity
+
+    return {"set": identity(folder / SET) if (folder / SET).is_file() else None}
 
 
 def _content(path: Path) -> bytes | None:
@@ -72,7 +77,7 @@ def _content(path: Path) -> bytes | None:
 
 
 def _text(path: Path) -> str | None:
-    return path.read_text(encoding="utf-8") if path.exists() else None
+    return path.read_text(encoding="utf-8", errors="backslashreplace") if path.exists() else None
 
 
 def _per_cent(score: Record) -> str:
@@ -114,7 +119,7 @@ def _accuracies(scores: Record) -> str:
     return as_html(rows, {"set": "", "how": "how"})
 
 
-def _curves(rows: Sequence[Record], damaged: bool, experts: Path) -> tuple[list[tuple[str, str]], list[str]]:
+def _curves(rows: Sequence[Record], left_out: str, experts: Path) -> tuple[list[tuple[str, str]], list[str]]:
     """Captions and SVGs of the curves, and what there is to say of those that are missing."""
 
     def points(key: str) -> list[tuple[float, float]]:
@@ -129,12 +134,12 @@ def _curves(rows: Sequence[Record], damaged: bool, experts: Path) -> tuple[list[
     ]
     plots = [(title, figures.step_curves(name, title.lower(), of)) for name, title, of in wanted if any(of.values())]
     notes = [] if rows else ["metrics.jsonl has no rows."]
-    if damaged:
-        notes.append("The last line of metrics.jsonl is cut short and left out.")
+    if left_out:
+        notes.append(f"metrics.jsonl: {left_out}.")
     if not experts.exists():
         return plots, [*notes, "experts.json is not in the run folder."]
-    held = json.loads(experts.read_text(encoding="utf-8"))
-    measured = {"test": held.get("test_accuracy", []), "training": held.get("train_accuracy", [])}
+    held = shapes.record(experts, shapes.EXPERTS, "this is not the record of experts")
+    measured = {"test": held["test_accuracy"], "training": held["train_accuracy"]}
     measured = {label: found for label, found in measured.items() if any(map(len, found))}
     if measured:
         caption = "Accuracy of the experts: mean, and band from worst to best"
@@ -142,11 +147,21 @@ def _curves(rows: Sequence[Record], damaged: bool, experts: Path) -> tuple[list[
     return plots, notes
 
 
-def _diagnoses(folder: Path) -> list[tuple[str, str, bytes]]:
-    """What `trajmatch diagnose` has found: of each diagnosis what it is about, its command, and its figure's PNG."""
+def _diagnoses(folder: Path) -> tuple[list[tuple[str, str, bytes]], list[str]]:
+    """What `trajmatch diagnose` has found: of each diagnosis what it is about, its command, and its figure's PNG.
+
+    Then a sentence about each that is of another set, and is left out.
+    """
     from trajmatch.run.diagnose import read
 
-    return [(numbers["about"], numbers["command"], path.read_bytes()) for numbers, path in read(folder)]
+    found: list[tuple[str, str, bytes]] = []
+    others, belongs = [], _belongs(folder.parent)
+    for numbers, path in read(folder):
+        if other(numbers, belongs) is None:
+            found.append((numbers["about"], numbers["command"], path.read_bytes()))
+        else:
+            others.append(f"{path.with_suffix('.json').name} is of another set than the one here, and left out.")
+    return found, others
 
 
 def _costs(summary: Record) -> str:

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from trajmatch.pages.tables import score_lines
+from trajmatch.run import shapes
 from trajmatch.run.config import Config
+from trajmatch.run.held import check_held
 
 SET, TRANSFER, RANKING, SIZES = "distilled.safetensors", "transfer.json", "ranking.json", "sizes.json"
 # How the networks of a score are trained.
@@ -34,12 +36,15 @@ def scores_file(file: Path, name: str) -> Path:
 
 def base_configuration(path: Path) -> dict[str, Any]:
     """The settings with which a set was made, from its file."""
-    from trajmatch.data.files import read_header
+    from trajmatch.data.checksums import remedy
+    from trajmatch.data.synthetic import set_header
 
-    header = read_header(set_file(path))
-    if header.get("kind") != "synthetic set":
-        raise ValueError(f"{path}: this is not a synthetic set")
-    return dict(header["info"]["config"])
+    file = set_file(path)
+    config = set_header(file)["info"].get("config")
+    if not isinstance(config, dict):
+        raise ValueError(f"{file}: the header of this set has no settings (info.config); {remedy(file)}")
+    check_held(file, config, remedy(file))
+    return config
 
 
 def opened_set(path: Path, config: Config) -> tuple[Config, Any, Any, Path]:
@@ -70,7 +75,9 @@ def opened_set(path: Path, config: Config) -> tuple[Config, Any, Any, Path]:
             f"--ipc is {config.ipc}, and {file} has {len(synthetic)} images of {material.dataset.num_classes} classes: "
             "leave it out"
         )
-    return config, synthetic, replace(material, space=synthetic.space), file
+    own = synthetic.space.digest()
+    seen = "" if own == material.space.digest() else f", seen through {own}"
+    return config, synthetic, replace(material, space=synthetic.space, seen=seen), file
 
 
 def evaluate_set(path: Path, config: Config) -> dict[str, Any]:
@@ -102,7 +109,7 @@ def evaluate_set(path: Path, config: Config) -> dict[str, Any]:
         return keep(
             RANKING, {**found, "rates": list(e.rates)}, ranking.lines(found), "scores and how they were obtained"
         )
-    candidates = evaluate_stage.snapshots(config, path) if path.is_dir() else []
+    candidates = evaluate_stage.snapshots(config, path, synthetic) if path.is_dir() else []
     accuracy = evaluate_stage.evaluate(config, material, synthetic, trajectories, file.parent, Peak(), candidates)
     for line in score_lines(accuracy):
         print(line)
@@ -126,38 +133,43 @@ def _asked(config: Config) -> Config:
 
 def _about(config: Config, synthetic: Any, material: Any, file: Path) -> dict[str, Any]:
     """What scores belong to: the set, the real images, and how networks are trained."""
+    from trajmatch.data.checksums import identity
+    from trajmatch.data.kept import BELONGS
     from trajmatch.data.synthetic import content
     from trajmatch.run.settings import settings
 
     training = {key: value for key, value in settings(config, ("evaluation",)).items() if key in PROTOCOL}
-    return {"set": str(file), "content": [content(synthetic), material.content], "settings": training}
+    belongs = {"set": identity(file), "data": material.content}
+    found = {"set": str(file), "content": [content(synthetic), material.content], "settings": training}
+    return {**found, BELONGS: belongs}
 
 
 def _keep(
     file: Path, about: dict[str, Any], name: str, found: dict[str, Any], text: list[str], what: str
 ) -> dict[str, Any]:
     """Print scores and write them beside the set, with those of other networks or sizes that are there already."""
-    from trajmatch.data.files import write_json
+    from trajmatch.data.files import write_record
     from trajmatch.run.verbs import say
 
     for line in text:
         print(line)
     place = scores_file(file, name)
-    write_json(place, {**about, **_with_others(place, {**about, **found})})
+    write_record(place, {**about, **_with_others(place, {**about, **found})})
     say(f"{what}: {place}")
     return found
 
 
 def _with_others(place: Path, found: dict[str, Any]) -> dict[str, Any]:
     """Scores by network or size, and those of others that stand in the file and were measured in the same way."""
-    from trajmatch.data.files import read_json
+    from trajmatch.data.kept import BELONGS, other
+    from trajmatch.run.verbs import say
 
-    def is_record(value: Any) -> bool:
-        return isinstance(value, dict) and all(isinstance(value.get(key, {}), dict) for key in ("networks", "sizes"))
-
-    old = read_json(place, is_record, "delete it: what it holds is measured again") if place.exists() else {}
+    old = shapes.record(place, {"networks?": {}, "sizes?": {}}, "this record is damaged") if place.exists() else {}
     several = [key for key in ("networks", "sizes") if key in found]
-    if any(old.get(key) != value for key, value in found.items() if key not in several):
+    alike = {key: value for key, value in found.items() if key not in (*several, BELONGS)}
+    if other(old, found[BELONGS]) is not None or any(old.get(key) != value for key, value in alike.items()):
+        if old:
+            say(f"{place}: what it held was measured in another way or of another set, and is replaced")
         return found
     return {**found, **{key: {**old.get(key, {}), **found[key]} for key in several}}
 

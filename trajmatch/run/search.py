@@ -1,6 +1,5 @@
 """`trajmatch search`: does a distilled set rank networks as the whole data set does?"""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import product
@@ -10,7 +9,9 @@ from statistics import fmean
 from typing import Any
 
 from trajmatch.core.draws import derive, generator
-from trajmatch.data.files import write_json
+from trajmatch.data.checksums import identity
+from trajmatch.data.files import write_record
+from trajmatch.data.kept import BELONGS
 from trajmatch.data.networks import NORMS, POOLINGS, build
 from trajmatch.data.synthetic import SyntheticSet
 from trajmatch.measure.agreement import kendall, spearman
@@ -22,6 +23,7 @@ from trajmatch.run.folder import commit
 from trajmatch.run.jobs import Job, accuracies_of, real_job, set_jobs
 from trajmatch.run.pool import Peak
 from trajmatch.run.scoring import scores_file
+from trajmatch.run.shapes import SEARCH, record
 
 RESULT = "search.json"
 AXES = "depths", "widths", "norms", "poolings"
@@ -138,7 +140,7 @@ def search(
         "commit": commit(),
     }
     place = scores_file(file, RESULT)
-    write_json(place, result)
+    write_record(place, {**result, BELONGS: {"set": identity(file), "data": material.content}})
     return place
 
 
@@ -198,7 +200,7 @@ def _known(value: float) -> float | None:
 
 def lines(path: Path) -> list[str]:
     """A result as text."""
-    found = json.loads(path.read_text("utf-8"))
+    found = record(path, SEARCH)
     rows = sorted(found["networks"], key=lambda row: -row["real"])
     titles = {"real": "all (test)", "set": "set (validation)", "random": "random (validation)"}
     text = as_text([{"network": row["network"]} | {t: f"{row[key]:.2%}" for key, t in titles.items()} for row in rows])

@@ -1,11 +1,11 @@
 """Records out of files, checked before they are used: what each must hold at least. No torch here."""
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from trajmatch.data.kept import other, read_record
 from trajmatch.run.methods import METHODS
 
 # What a value must be: a kind, or a record of names with what theirs must be. A name with ? may be missing; * stands
@@ -39,7 +39,39 @@ def is_numbers(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(map(is_number, value))
 
 
+def is_words(value: Any) -> bool:
+    """Whether a value is a list of words."""
+    return isinstance(value, list) and all(map(is_text, value))
+
+
+def is_curves(value: Any) -> bool:
+    """Whether a value is a list of curves: accuracies by epoch, None where one was not measured."""
+    return isinstance(value, list) and all(
+        isinstance(one, list) and all(share is None or is_share(share) for share in one) for one in value
+    )
+
+
+def is_shares(value: Any) -> bool:
+    """Whether a value is a list of accuracies."""
+    return isinstance(value, list) and all(map(is_share, value))
+
+
+def is_share(value: Any) -> bool:
+    """Whether a value is a number from 0 to 1, as accuracies are."""
+    return is_number(value) and 0 <= value <= 1
+
+
+def is_correlation(value: Any) -> bool:
+    """Whether a value is a finite number, or None where all accuracies were the same."""
+    return value is None or is_number(value)
+
+
 KINDS: dict[Kind, str] = {
+    is_words: "a list of words",
+    is_curves: "a list of lists of accuracies from 0 to 1",
+    is_shares: "a list of accuracies from 0 to 1",
+    is_share: "an accuracy from 0 to 1",
+    is_correlation: "a finite number or null",
     is_text: "words",
     is_number: "a finite number",
     is_count: "a whole number of at least 0",
@@ -59,11 +91,34 @@ SUMMARY: Shape = {
         **dict.fromkeys(("chosen?", "random?", "whole?"), MEAN),
     },
 }
+SCORE: Shape = {"mean": is_share, "std": is_number, "n": is_count, "how?": is_text}
+# What a report of a run needs of its summary.
+REPORTED: Shape = {
+    "dataset": is_text,
+    "method": is_text,
+    "ipc": is_count,
+    "seconds": {"*": is_number},
+    "compression": is_number,
+    "accuracy": {"distilled": SCORE, "*": SCORE},
+    "classes?": is_words,
+    "commands?": is_words,
+    **dict.fromkeys(("synthetic_images?", "whole_images?", "steps?", "step_size?", "peak_memory_mb?"), is_number),
+}
+EVALUATION: Shape = {
+    "accuracy": {"distilled": SCORE, **dict.fromkeys(("chosen?", "random?", "whole?"), SCORE)},
+    "settings": {},
+    "seconds": is_number,
+}
+EXPERTS: Shape = {"seconds": is_number, "test_accuracy": is_curves, "train_accuracy": is_curves}
+DIAGNOSIS: Shape = {"about": is_text, "command": is_text}
+SCORES: Shape = {"accuracy": is_shares}
+AGREEMENT: Shape = {"spearman": is_correlation, "kendall": is_correlation, "chosen": is_text, "regret": is_number}
+SEARCH: Shape = {"how": {"*": is_text}, "agreement": {"set": AGREEMENT, "random": AGREEMENT}}
 # How the networks of a score were trained, and among which rates theirs was chosen.
 MEASURED: dict[str, Any] = {"settings?": {}, "rates?": is_numbers}
 TRANSFER: Shape = {"networks": {"*": {"learned": MEAN, "tuned?": MEAN}}, **MEASURED}
 RANKING: Shape = {"lrs": is_number, "ars": is_number, **MEASURED}
-STREAM: Shape = {
+STREAM: dict[str, Any] = {
     "dataset": is_text,
     "method": is_method,
     "ipc": is_count,
@@ -75,15 +130,41 @@ STREAM: Shape = {
 }
 
 
-def record(path: Path, shape: Shape) -> dict[str, Any]:
-    """A JSON file that holds at least what `shape` says. Raises ValueError, one sentence, where it does not."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # of the JSON or of its encoding
-        raise ValueError(f"{path}: this is not a record of a run ({error})") from None
+# What `trajmatch continual` says of a stream.
+TOLD: Shape = {**STREAM, "how": is_text}
+# What to do about a record that is damaged, by the end of its file's name.
+REMEDIES = {
+    "summary.json": "delete it, and trajmatch run writes it again",
+    "evaluation.json": "delete it, and trajmatch run scores the set again",
+    "experts.json": "delete it, and trajmatch run writes it again, its seconds counted anew",
+    "continual.json": "delete it, and the same trajmatch continual writes it again",
+    "scores.json": "delete it, and its networks are trained again",
+    **{f"{name}.json": "delete it, and score the set again" for name in ("transfer", "ranking", "sizes", "search")},
+}
+
+
+def remedy(path: Path) -> str:
+    """What to do about a damaged record."""
+    found = (words for name, words in REMEDIES.items() if path.name.endswith(name))
+    return next(found, "delete it, and make it again")
+
+
+def record(path: Path, shape: Shape, says: str = "this is not a record of a run") -> dict[str, Any]:
+    """A JSON file that is as it was written and holds at least what `shape` says.
+
+    Raises ValueError, one sentence with the file and what to do, where it does not.
+    """
+    found = read_record(path, says, remedy(path))
     if (wrong := lacking(found, shape)) is not None:
-        raise ValueError(f"{path}: this is not a record of a run: {wrong}")
-    return dict(found)
+        raise ValueError(f"{path}: {says}: {wrong}; {remedy(path)}")
+    return found
+
+
+def check_belongs(path: Path, found: Mapping[str, Any], belongs: Mapping[str, str | None]) -> None:
+    """Raise ValueError where a record says that it is of another set, or other images."""
+    if (what := other(found, belongs)) is not None:
+        words = {"set": "of another set than the one here", "data": "of other real images than the set here"}
+        raise ValueError(f"{path}: this record is {words.get(what, f'of another {what}')}; {remedy(path)}")
 
 
 def lacking(value: Any, shape: Shape, place: str = "") -> str | None:

@@ -1,6 +1,5 @@
 """What the verbs do: run, experts, distill, evaluate. `cli.py` is how they are called."""
 
-import json
 import shlex
 import sys
 import weakref
@@ -13,10 +12,12 @@ import torch
 
 from trajmatch.data import holding
 from trajmatch.data import synthetic as sets
-from trajmatch.data.files import write_json
+from trajmatch.data.checksums import identity
+from trajmatch.data.files import write_record
+from trajmatch.data.kept import BELONGS, other
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.pages.tables import score_lines
-from trajmatch.run import assemble, beforehand, distill_stage, evaluate_stage, expert_stage
+from trajmatch.run import assemble, beforehand, distill_stage, evaluate_stage, expert_stage, shapes
 from trajmatch.run import plan as planning
 from trajmatch.run.assemble import Material
 from trajmatch.run.config import Config
@@ -144,7 +145,7 @@ class Run:
                 [None] * (t.header["epochs"] - 1) + [t.header["train_accuracy"]] for t in self.trajectories
             ],
         }
-        write_json(self.folder / EXPERTS_JSON, record)
+        write_record(self.folder / EXPERTS_JSON, {**record, BELONGS: {"data": self.material.content}})
         finals = [accuracies[-1] for accuracies in record["test_accuracy"]]
         mean, chance = sum(finals) / len(finals), 1 / self.material.dataset.num_classes
         self.say(f"{len(finals)} experts: mean test accuracy {mean:.2%}")
@@ -157,7 +158,7 @@ class Run:
     def _train(self, count: int) -> None:
         path = self.folder / EXPERTS_JSON
         # Over all calls, so that an interrupted training counts in full.
-        self.seconds["experts"] = json.loads(path.read_text("utf-8"))["seconds"] if path.exists() else 0.0
+        self.seconds["experts"] = shapes.record(path, shapes.EXPERTS)["seconds"] if path.exists() else 0.0
         config = replace(self.config, expert=replace(self.config.expert, shard=None))
         try:
             with stopwatch(self.seconds, "experts"):
@@ -165,7 +166,8 @@ class Run:
                     config, self.material, self.folder / "experts", count, self.peak, self.quiet
                 )
         finally:
-            write_json(path, {"seconds": self.seconds["experts"], "train_accuracy": [], "test_accuracy": []})
+            record = {"seconds": self.seconds["experts"], "train_accuracy": [], "test_accuracy": []}
+            write_record(path, {**record, BELONGS: {"data": self.material.content}})
 
     def distill(self) -> None:
         """Distil, or go on, or find it done."""
@@ -189,10 +191,12 @@ class Run:
     def evaluate(self) -> dict[str, Any]:
         """Score the set, or find it scored under the same settings."""
         holding.check()
-        path, about = self.folder / EVALUATION, settings(self.config, EVALUATE_FIELDS)
+        path, about, belongs = self.folder / EVALUATION, settings(self.config, EVALUATE_FIELDS), self._belongs()
         if path.exists():
-            held = json.loads(path.read_text(encoding="utf-8"))
-            if difference(held["settings"], about) is None:
+            held = shapes.record(path, shapes.EVALUATION)
+            if (what := other(held, belongs)) is not None:
+                self.say(f"evaluation: {path} belongs to another {what} than the one here, and the set is scored again")
+            elif difference(held["settings"], about) is None:
                 self.say(f"evaluation: {path} is there")
                 self.seconds["evaluate"] = held["seconds"]
                 return dict(held["accuracy"])
@@ -204,17 +208,22 @@ class Run:
                 self.trajectories,
                 self.folder,
                 self.peak,
-                evaluate_stage.snapshots(self.config, self.folder),
+                evaluate_stage.snapshots(self.config, self.folder, sets.load(self.folder)),
                 self.quiet,
             )
-        write_json(path, {"accuracy": accuracy, "settings": about, "seconds": self.seconds["evaluate"]})
+        seconds = self.seconds["evaluate"]
+        write_record(path, {"accuracy": accuracy, "settings": about, "seconds": seconds, BELONGS: belongs})
         return accuracy
+
+    def _belongs(self) -> dict[str, str]:
+        """What numbers of this run belong to: its set, its input space in it, and the real images."""
+        return {"set": identity(self.folder / distill_stage.DISTILLED), "data": self.material.content}
 
     def summarise(self, accuracy: dict[str, Any]) -> dict[str, Any]:
         """Write summary.json and report.html."""
         holding.check()
         path = self.folder / SUMMARY
-        held = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        held = shapes.record(path, {"peak_memory_mb?": shapes.is_number}) if path.exists() else {}
         seconds = {k: round(v, 2) for k, v in self.seconds.items()}
         dataset, config = self.material.dataset, self.config
         synthetic = dataset.num_classes * config.ipc
@@ -243,8 +252,9 @@ class Run:
             "whole_images": len(dataset.train),  # without the validation images where those are held out
             "synthetic_images": synthetic,
             "commands": [self.command, quoted(["evaluate", str(self.folder)])],
+            BELONGS: self._belongs(),
         }
-        write_json(path, summary)
+        write_record(path, summary)
         report = write_report(self.folder)
         self.say(f"report: {report}")
         return summary

@@ -39,7 +39,7 @@ def look(run: Opened, options: Options, advance: Callable[[int], None]) -> dict[
     """The norms of the run's log with their statistics, and `L(X + eps) - L(X)` at the radius of all runs."""
     rows = read_metrics(run.folder / METRICS)[0] if run.folder is not None else []
     # Of a step that a guard left out there may be none.
-    norms = [norm for row in rows if (norm := row["hypergradient_norm"]) is not None]
+    norms = [row["hypergradient_norm"] for row in rows if row.get("hypergradient_norm") is not None]
     parts = {"all": norms, "first half": norms[: len(norms) // 2], "second half": norms[len(norms) // 2 :]}
     sharpness = []
     for point in run.spread_points(options.points):

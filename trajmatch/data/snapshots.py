@@ -1,0 +1,56 @@
+"""A distillation's set as it was after an outer step, in a file of its own.
+
+Legend: n images of c x h x w, C classes.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
+
+from trajmatch.data.checksums import remedy
+from trajmatch.data.files import read_header, read_tensors, save_tensors
+from trajmatch.data.synthetic import wrong_values
+
+
+class Snapshot(NamedTuple):
+    """Images (n, c, h, w), label probabilities (n, C) and step size (), float64, after an outer step."""
+
+    step: int
+    X: Tensor
+    Y: Tensor
+    eta: Tensor
+
+
+def save_snapshot(path: Path, snapshot: Snapshot) -> None:
+    """Write a snapshot. Raises OSError; ValueError where its values cannot be used, and writes nothing."""
+    if (wrong := wrong_values(snapshot.X, snapshot.Y, float(snapshot.eta))) is not None:
+        raise ValueError(f"{path}: the snapshot is not written, because {wrong}")
+    # Clones: a safetensors file refuses tensors that share memory, and images and their average may be one.
+    tensors = {"images": snapshot.X.clone(), "labels": snapshot.Y.clone(), "step_size": snapshot.eta.cpu().double()}
+    save_tensors(path, tensors, {"step": snapshot.step})
+
+
+def read_snapshot(
+    path: Path, step: int, shape: tuple[int, ...] | None = None, num_classes: int | None = None
+) -> Snapshot:
+    """Read the snapshot of a step; shape: that of one image, as the data has it.
+
+    Raises ValueError, naming the file, where it is damaged, of another step, or does not fit.
+    """
+    held = read_header(path).get("step")
+    if held != step or isinstance(held, bool):
+        raise ValueError(f"{path}: this is not the snapshot of step {step} (its header says {held}); {remedy(path)}")
+    tensors = read_tensors(path)
+    try:
+        X, Y, eta = (tensors[name].clone() for name in ("images", "labels", "step_size"))
+        wrong = wrong_values(X, Y, float(eta), num_classes)
+    except KeyError as error:
+        raise ValueError(f"{path}: this snapshot has no {error.args[0]}; {remedy(path)}") from None
+    except RuntimeError as error:
+        raise ValueError(f"{path}: this snapshot cannot be used: {error}; {remedy(path)}") from None
+    if wrong is None and shape is not None and tuple(X.shape[1:]) != shape:
+        wrong = f"its images are {tuple(X.shape[1:])} and those of the data {shape}"
+    if wrong is not None:
+        raise ValueError(f"{path}: this snapshot cannot be used: {wrong}; {remedy(path)}")
+    return Snapshot(step, X, Y, eta)
