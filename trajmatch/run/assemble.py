@@ -4,7 +4,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -76,16 +76,18 @@ def check(config: Config) -> None:
     rule(config)
     expert_training(config)
     evaluation_training(config, 1.0)
-    for name in config.evaluation.architectures:
+
+
+def load_material(config: Config, source: Any = None, networks: Sequence[str] = ()) -> Material:
+    """Read the images (`source` instead of `config.data` where given) and fit the input space. Raises ValueError.
+
+    networks: names of others that must fit the images, beside the configuration's own.
+    """
+    if source is None and not config.data.strip():
+        raise ValueError("--data is empty and must name the images: a folder of class folders, a file, or digits")
+    for name in networks:
         if name != "convnet":
             named(name)
-    rates = config.evaluation.rates
-    if not rates or not all(0 < rate < float("inf") for rate in rates):
-        raise ValueError(f"--evaluation.rates is {rates} and must be one or more numbers above 0 and finite")
-
-
-def load_material(config: Config, source: Any = None) -> Material:
-    """Read the images (`source` instead of `config.data` where given) and fit the input space. Raises ValueError."""
     chosen = config.images
     dataset = images.load(
         config.data if source is None else source,
@@ -104,7 +106,7 @@ def load_material(config: Config, source: Any = None) -> Material:
             f"--matching.batch is {batch} and must be at most the {total} synthetic images ({config.ipc} for each of "
             f"{dataset.num_classes} classes)"
         )
-    for name in dict.fromkeys((config.network.name, *config.evaluation.architectures)):  # refused at once
+    for name in dict.fromkeys((config.network.name, *networks)):  # refused at once
         make = factory(replace(config.network, name=name), dataset.shape, dataset.num_classes)
         check_network(name, make, dataset.shape, dataset.num_classes)
     digest = blake2b(repr(dataset.classes).encode(), digest_size=16)

@@ -7,10 +7,23 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-from trajmatch.run.config import Config
 from trajmatch.run.interrupts import handling, raise_interrupt
 from trajmatch.run.presets import DEFAULT, NAMES, about, preset
-from trajmatch.run.words import UsageError, configuration, default_folder, named, positional, prepare, settings_of
+from trajmatch.run.words import (
+    Asked,
+    Nothing,
+    UsageError,
+    at_home,
+    check_words,
+    configuration,
+    default_folder,
+    named,
+    parse,
+    positional,
+    prepare,
+    settings_of,
+    tell_idle,
+)
 
 OVERVIEW = """usage: trajmatch VERB [PRESET] [--config FILE] [flags]
 
@@ -68,6 +81,7 @@ def _dispatch(words: list[str]) -> int:
         print(f"trajmatch {version('trajmatch')}")
         return 0
     verb, rest = words[0], words[1:]
+    check_words(rest)
     if verb not in VERBS:
         near = get_close_matches(verb, VERBS, n=1, cutoff=0.4)
         raise UsageError(f"'{verb}' is not a verb; {f'did you mean {near[0]}?' if near else 'see trajmatch --help'}")
@@ -79,7 +93,7 @@ def _dispatch(words: list[str]) -> int:
 def _work(verb: str, rest: list[str], words: list[str]) -> int:
     """The verbs that take a whole configuration: run, experts, distill, plan."""
     name, rest = positional(rest)
-    base, config, given = settings_of(verb, name, rest)
+    base, config, given, _ = settings_of(verb, name, rest)
     folder = (
         Path(config.out)
         if config.out is not None
@@ -103,59 +117,50 @@ def _work(verb: str, rest: list[str], words: list[str]) -> int:
     return 0
 
 
-def _of_set(program: str, name: str | None, rest: list[str]) -> tuple[Path, Config]:
+def _of_set(verb: str, rest: list[str], own: type = Nothing) -> tuple[Path, Asked]:
     """A distilled set's path, and its own settings with flags over them."""
     from trajmatch.run.folder import parsed
     from trajmatch.run.scoring import base_configuration
 
+    name, rest = positional(rest)
+    program = f"trajmatch {verb} [FOLDER|FILE|PRESET]"
     if "-h" in rest or "--help" in rest:
-        configuration(program, preset(DEFAULT), rest)
+        configuration(program, preset(DEFAULT), rest, own)
     path = named(name)
-    config, _ = configuration(program, parsed(base_configuration(path)), rest)
+    asked = configuration(program, parsed(base_configuration(path), str(path)), rest, own)
+    tell_idle(verb, rest, asked)
     prepare()
-    return path, config
+    return path, asked
 
 
 def _evaluate(rest: list[str], words: list[str]) -> int:
-    name, rest = positional(rest)
+    from trajmatch.run.options import Scored
     from trajmatch.run.scoring import evaluate_set
 
-    evaluate_set(*_of_set("trajmatch evaluate [FOLDER|FILE|PRESET]", name, rest))
+    path, asked = _of_set("evaluate", rest, Scored)
+    evaluate_set(path, asked.config, asked.options)
     return 0
 
 
 def _search(rest: list[str], words: list[str]) -> int:
-    import tyro
-
-    name, rest = positional(rest)
     from trajmatch.run.scoring import opened_set
-    from trajmatch.run.search import Options, lines, search
+    from trajmatch.run.search import Options, check, lines, search
     from trajmatch.run.verbs import quoted, say
 
-    program = "trajmatch search [FOLDER|FILE|PRESET]"
-    if "-h" in rest or "--help" in rest:
-        print(
-            "--depths --widths --norms --poolings (the space)  --proxy-networks --real-epochs --real-momentum, and:\n"
-        )
-    options, rest = tyro.cli(Options, args=rest, prog=program, return_unknown_args=True, add_help=False)
-    config, synthetic, material, file = opened_set(*_of_set(program, name, rest))
-    for line in lines(search(config, options, material, synthetic, file, quoted(words), say)):
+    path, asked = _of_set("search", rest, Options)
+    check(asked.options)
+    config, synthetic, material, file = opened_set(path, asked.config)
+    for line in lines(search(config, asked.options, material, synthetic, file, quoted(words), say)):
         print(line)
     return 0
 
 
 def _continual(rest: list[str], words: list[str]) -> int:
-    import tyro
-
     name, rest = positional(rest)
     from trajmatch.run.continual import Options, continual, lines
     from trajmatch.run.verbs import quoted, say
 
-    program = "trajmatch continual [PRESET]"
-    if "-h" in rest or "--help" in rest:
-        print("--orders N (class orders, 5)  --class-steps N (5)  --fresh-networks N (after each step, 3), and:\n")
-    options, rest = tyro.cli(Options, args=rest, prog=program, return_unknown_args=True, add_help=False)
-    base, config, _ = settings_of("continual", name, rest)
+    base, config, _, options = settings_of("continual", name, rest, Options)
     folder = Path(config.out) if config.out else Path(f"{default_folder(name, base, config)}-continual")
     prepare()
     for line in lines(continual(config, options, folder, quoted([w for w in words if w != "--resume"]), say)):
@@ -164,13 +169,11 @@ def _continual(rest: list[str], words: list[str]) -> int:
 
 
 def _compare(rest: list[str], words: list[str]) -> int:
-    import tyro
-
     from trajmatch.run.compare import Options, compare
 
     count = next((k for k, word in enumerate(rest) if word.startswith("-")), len(rest))
     usage = "trajmatch compare FOLDER [FOLDER ...]"
-    options = tyro.cli(Options, args=rest[count:], prog=usage, description="Compare finished runs.")
+    options = at_home(parse(Options, usage, rest[count:], Options(), "Compare finished runs."))
     print(compare([named(name) for name in rest[:count]], options, print))
     return 0
 
@@ -186,9 +189,8 @@ def _diagnose(rest: list[str], words: list[str]) -> int:
         for known, what in DIAGNOSES.items():
             print(f"  {known:<20} {what}")
         return 0
-    import tyro
-
-    options = tyro.cli(Options, args=rest, prog="trajmatch diagnose NAME", description="Look at runs; they stay as is.")
+    about = "Look at runs; they stay as is."
+    options = at_home(parse(Options, "trajmatch diagnose NAME", rest, Options(), about))
     prepare()
     from trajmatch.run import verbs
 
@@ -221,7 +223,7 @@ def _presets(rest: list[str], words: list[str]) -> int:
     from trajmatch.run.folder import nest
     from trajmatch.run.settings import flatten
 
-    _, config, _ = settings_of("presets", name, rest)
+    config = settings_of("presets", name, rest).config
     print(yaml.safe_dump(nest(flatten(config)), sort_keys=False, allow_unicode=True), end="")
     return 0
 

@@ -10,6 +10,7 @@ from typing import Any
 from trajmatch.run.compared import Entry, read, read_stream
 from trajmatch.run.differing import Parts, labels, measured, parts, same_data
 from trajmatch.run.pages import Row, as_csv, as_html, as_markdown, pictures, png
+from trajmatch.run.ranges import Place
 from trajmatch.run.streams import RESULT, draw, stream_rows
 
 NOTHING = "the same"
@@ -19,7 +20,7 @@ NOTHING = "the same"
 class Options:
     """What is compared, and where the pages go."""
 
-    out: Path = Path("compare")
+    out: Place = Path("compare")
     """Folder for compare.html, compare.md, compare.csv with the runs and streams.csv with the continual streams."""
 
 
