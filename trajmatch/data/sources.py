@@ -33,7 +33,10 @@ def read(source: object) -> Source:
 
 
 def _read_path(text: str) -> Source:
-    path = Path(text).expanduser()
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(f"--data is {text}, and there is no such home folder") from None
     if path.is_dir():
         return _read_directory(path)
     if not path.exists():

@@ -120,7 +120,22 @@ def factory(network: Network, shape: tuple[int, int, int], num_classes: int) -> 
     """The network of a configuration, as something that makes it. Raises ValueError for a name that is none."""
     if network.name != "convnet":
         return partial(named(network.name), shape, num_classes)
+    # Filling weights that do not fit would end the process, or its neighbour, without a word.
+    parameters, memory = 9.0 * network.width**2 * (network.depth - 1), memory_bytes()
+    if 4 * parameters > memory:
+        raise ValueError(
+            f"--network.width is {network.width}, with which {network.depth} blocks have {4e-9 * parameters:.0f} GB of "
+            f"weights, and this machine has {memory / 1e9:.0f} GB of memory: make it narrower"
+        )
     return lambda: convnet(shape, num_classes, network.depth, network.width, network.norm, network.pooling)
+
+
+def memory_bytes() -> float:
+    """Memory of this machine; without end where it does not tell."""
+    known = getattr(os, "sysconf_names", {})
+    if not {"SC_PAGE_SIZE", "SC_PHYS_PAGES"} <= known.keys():
+        return float("inf")
+    return float(os.sysconf("SC_PAGE_SIZE")) * os.sysconf("SC_PHYS_PAGES")
 
 
 def expert_training(config: Config) -> Training:

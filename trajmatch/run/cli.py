@@ -58,12 +58,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _dispatch(words)
         except (FloatingPointError, MemoryError, ChildProcessError) as error:
             return _refuse(str(error) or "out of memory", 1)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            return _refuse(f"out of memory: {str(error).splitlines()[0]}", 1)
         except ValueError as error:
             return _refuse(str(error), 2)
         except OSError as error:
             return _refuse(_os_error(error), 2)
         except KeyboardInterrupt:
             return _refuse(f"interrupted; what was computed is saved. To go on: {_again(words)}", 130)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch could not have the memory that it asked for."""
+    said = str(error).lower()
+    return any(words in said for words in ("out of memory", "can't allocate memory", "not enough memory"))
 
 
 def _refuse(sentence: str, code: int) -> int:
