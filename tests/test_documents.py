@@ -16,19 +16,18 @@ from trajmatch.run.cli import VERBS
 from trajmatch.run.config import Config
 from trajmatch.run.continual import Options as Stream
 from trajmatch.run.diagnose import check
-from trajmatch.run.options import Options
+from trajmatch.run.options import Options, Scored
 from trajmatch.run.presets import NAMES, preset
 from trajmatch.run.search import Options as Search
 from trajmatch.run.settings import flag, flatten
-from trajmatch.run.words import expanded
+from trajmatch.run.words import SHORT, Nothing, configuration
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 FLAGS = {flag(key) for key in flatten(Config())} | {"--config", "--images.no-hold-out", "--help"}
-FLAGS |= {flag(field.name) for options in (Options, Stream, Search) for field in dataclasses.fields(options)}
+FLAGS |= {flag(field.name) for options in (Options, Stream, Search, Scored) for field in dataclasses.fields(options)}
 PIP = {"--no-deps", "--index-url", "--check"}
-OTHERS = {"--quick", "--json", "--plot", "--batch", "--probe", "--validate", "--flat", "--networks", "--ranking"}
-OTHERS |= {"--sizes"}
+OTHERS = {"--quick", "--json", "--plot", "--batch", "--probe", "--validate", *SHORT}
 
 
 def shell_lines(text: str) -> list[str]:
@@ -67,18 +66,16 @@ def test_commands_parse(words: list[str]) -> None:
     if verb == "compare":
         assert rest
         return
-    if verb in ("continual", "search"):
-        own = Stream if verb == "continual" else Search
-        name, (_, rest) = rest[:1], tyro.cli(own, args=rest[1:], return_unknown_args=True, add_help=False)
-        verb, rest = "run" if verb == "continual" else "evaluate", [*name, *rest]
     if verb == "diagnose" and rest:
         check(rest[0], tyro.cli(Options, args=rest[1:]))
         return
     if rest and not rest[0].startswith("-"):
-        if verb in ("run", "experts", "distill", "plan"):
+        if verb in ("run", "experts", "distill", "plan", "continual"):
             base = preset(rest[0])
         rest = rest[1:]
-    tyro.cli(Config, args=expanded(rest), default=base)
+    configuration(
+        "trajmatch", base, rest, {"continual": Stream, "search": Search, "evaluate": Scored}.get(verb, Nothing)
+    )
 
 
 def test_presets_named_in_the_readme_exist() -> None:

@@ -210,10 +210,38 @@ def _user() -> int:
 
 
 def cache_folder() -> Path:
-    """Where what is built for this machine is kept: $TRAJMATCH_CACHE, or trajmatch in the user's cache."""
-    named = os.environ.get("TRAJMATCH_CACHE")
-    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(named) if named else Path(caches) / "trajmatch"
+    """Where what is built for this machine is kept: $TRAJMATCH_CACHE, or trajmatch in the user's cache.
+
+    A cache that is no absolute path counts as none (XDG), and without a home folder it is among temporary files: a
+    folder here, perhaps called ~, would be nobody's cache.
+    """
+    if named := os.environ.get("TRAJMATCH_CACHE", "").strip():
+        return Path(named).absolute()
+    if os.path.isabs(caches := os.environ.get("XDG_CACHE_HOME", "")) and _is_writable(Path(caches)):
+        return Path(caches) / "trajmatch"
+    for home in (os.environ.get("HOME", ""), _home()):
+        if os.path.isabs(home) and os.path.isdir(home) and _is_writable(cache := Path(home) / ".cache" / "trajmatch"):
+            return cache
+    return Path(tempfile.gettempdir()) / f"trajmatch-{_user()}"
+
+
+def _home() -> str:
+    """The home of the user whom the system knows, whatever HOME says; nothing where it knows none."""
+    home = os.path.expanduser("~")
+    if os.name != "posix":
+        return home
+    import pwd
+
+    try:
+        return pwd.getpwuid(_user()).pw_dir
+    except KeyError:
+        return ""
+
+
+def _is_writable(folder: Path) -> bool:
+    """Whether a folder can be made, or written to where it is."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    return there.is_dir() and os.access(there, os.W_OK)
 
 
 def _machine() -> str:

@@ -56,7 +56,10 @@ def _refuse(train: str | None, test: str | None, what: str) -> None:
 
 
 def _read_path(text: str, train: str | None, test: str | None) -> Source:
-    path = Path(text).expanduser()
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(f"--data is {text}, and there is no such home folder") from None
     if path.is_dir():
         return _read_directory(path, train, test)
     if not path.exists():

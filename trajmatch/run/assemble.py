@@ -1,8 +1,9 @@
 """From configuration to material, network and rule: the only file with both vocabularies, words and letters."""
 
+import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -84,16 +85,21 @@ def check(config: Config) -> None:
     evaluation_training(config, 1.0)
     if config.memory is not None:
         parse_memory(config.memory)
-    for name in config.evaluation.architectures:
+
+
+def load_material(
+    config: Config, source: Any = None, networks: Sequence[str] = (), sizes: Sequence[int] = ()
+) -> Material:
+    """Read the images (`source` instead of `config.data` where given) and fit the input space. Raises ValueError.
+
+    networks: names of others that must fit the images, beside the configuration's own. sizes: images per class of other
+    sets on which they are trained.
+    """
+    if source is None and not config.data.strip():
+        raise ValueError("--data is empty and must name the images: a folder of class folders, a file, or digits")
+    for name in networks:
         if name != "convnet":
             named(name)
-    rates = config.evaluation.rates
-    if not rates or not all(0 < rate < float("inf") for rate in rates):
-        raise ValueError(f"--evaluation.rates is {rates} and must be one or more numbers above 0 and finite")
-
-
-def load_material(config: Config, source: Any = None) -> Material:
-    """Read the images (`source` instead of `config.data` where given) and fit the input space. Raises ValueError."""
     chosen = config.images
     dataset = images.load(
         config.data if source is None else source,
@@ -116,9 +122,9 @@ def load_material(config: Config, source: Any = None) -> Material:
             f"--matching.batch is {batch} and must be at most the {total} synthetic images ({config.ipc} for each of "
             f"{dataset.num_classes} classes)"
         )
-    for name in dict.fromkeys((config.network.name, *config.evaluation.architectures)):  # refused at once
+    for name in dict.fromkeys((config.network.name, *networks)):  # refused at once
         make = factory(replace(config.network, name=name), dataset.shape, dataset.num_classes)
-        check_network(name, make, dataset.shape, dataset.num_classes, fewest_images(config, dataset))
+        check_network(name, make, dataset.shape, dataset.num_classes, fewest_images(config, dataset, sizes))
     digest = blake2b(repr(dataset.classes).encode(), digest_size=16)
     for split in (dataset.train, dataset.validation, dataset.test):
         digest.update(split.x.numpy().data)
@@ -126,10 +132,10 @@ def load_material(config: Config, source: Any = None) -> Material:
     return Material(dataset, fit(chosen.normalise, dataset.train.x), digest.hexdigest())
 
 
-def fewest_images(config: Config, dataset: Dataset) -> int:
+def fewest_images(config: Config, dataset: Dataset, sizes: Sequence[int] = ()) -> int:
     """Images of the smallest mini-batch on which a network of a score is trained."""
     e, C = config.evaluation, dataset.num_classes
-    sets = [(ipc * C, e.batch) for ipc in (config.ipc, *e.sizes) if ipc > 0]
+    sets = [(ipc * C, e.batch) for ipc in (config.ipc, *sizes) if ipc > 0]
     sets += [(len(dataset.train), config.expert.batch)] if e.whole_epochs else []
     return min(total % batch or batch if total > batch else total for total, batch in sets)
 
@@ -138,7 +144,22 @@ def factory(network: Network, shape: tuple[int, int, int], num_classes: int) -> 
     """The network of a configuration, as something that makes it. Raises ValueError for a name that is none."""
     if network.name != "convnet":
         return partial(named(network.name), shape, num_classes)
+    # Filling weights that do not fit would end the process, or its neighbour, without a word.
+    parameters, memory = 9.0 * network.width**2 * (network.depth - 1), memory_bytes()
+    if 4 * parameters > memory:
+        raise ValueError(
+            f"--network.width is {network.width}, with which {network.depth} blocks have {4e-9 * parameters:.0f} GB of "
+            f"weights, and this machine has {memory / 1e9:.0f} GB of memory: make it narrower"
+        )
     return lambda: convnet(shape, num_classes, network.depth, network.width, network.norm, network.pooling)
+
+
+def memory_bytes() -> float:
+    """Memory of this machine; without end where it does not tell."""
+    known = getattr(os, "sysconf_names", {})
+    if not {"SC_PAGE_SIZE", "SC_PHYS_PAGES"} <= known.keys():
+        return float("inf")
+    return float(os.sysconf("SC_PAGE_SIZE")) * os.sysconf("SC_PHYS_PAGES")
 
 
 def expert_training(config: Config) -> Training:

@@ -7,11 +7,24 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from trajmatch.data.holding import Held
-from trajmatch.run.config import Config
 from trajmatch.run.ending import ended
 from trajmatch.run.messages import heard
 from trajmatch.run.presets import DEFAULT, NAMES, about, preset
-from trajmatch.run.words import UsageError, configuration, default_folder, named, positional, prepare, settings_of
+from trajmatch.run.words import (
+    Asked,
+    Nothing,
+    UsageError,
+    at_home,
+    check_words,
+    configuration,
+    default_folder,
+    named,
+    parse,
+    positional,
+    prepare,
+    settings_of,
+    tell_idle,
+)
 
 OVERVIEW = """usage: trajmatch VERB [PRESET] [--config FILE] [flags]
 
@@ -58,6 +71,7 @@ def _dispatch(words: list[str]) -> int:
         print(f"trajmatch {version('trajmatch')}")
         return 0
     verb, rest = words[0], words[1:]
+    check_words(rest)
     if verb not in VERBS:
         near = get_close_matches(verb, VERBS, n=1, cutoff=0.4)
         raise UsageError(f"'{verb}' is not a verb; {f'did you mean {near[0]}?' if near else 'see trajmatch --help'}")
@@ -77,7 +91,7 @@ def _prepare() -> None:
 def _work(verb: str, rest: list[str], words: list[str]) -> int:
     """The verbs that take a whole configuration: run, experts, distill, plan."""
     name, rest = positional(rest)
-    base, config, given = settings_of(verb, name, rest)
+    base, config, given, _ = settings_of(verb, name, rest)
     folder = (
         Path(config.out)
         if config.out is not None
@@ -102,65 +116,54 @@ def _work(verb: str, rest: list[str], words: list[str]) -> int:
     return 0
 
 
-def _of_set(program: str, name: str | None, rest: list[str]) -> tuple[Path, Config]:
+def _of_set(verb: str, rest: list[str], own: type = Nothing) -> tuple[Path, Asked]:
     """A distilled set's path, and its own settings with flags over them."""
     from trajmatch.run.folder import parsed
     from trajmatch.run.scoring import base_configuration
 
+    name, rest = positional(rest)
+    program = f"trajmatch {verb} [FOLDER|FILE|PRESET]"
     if "-h" in rest or "--help" in rest:
-        configuration(program, preset(DEFAULT), rest)
+        configuration(program, preset(DEFAULT), rest, own)
     path = named(name)
-    config, _ = configuration(program, parsed(base_configuration(path)), rest)
+    asked = configuration(program, parsed(base_configuration(path), str(path)), rest, own)
+    tell_idle(verb, rest, asked)
     _prepare()
-    return path, config
+    return path, asked
 
 
 def _evaluate(rest: list[str], words: list[str]) -> int:
-    name, rest = positional(rest)
     from trajmatch.run.lock import Lock
+    from trajmatch.run.options import Scored
     from trajmatch.run.scoring import evaluate_set, set_file
 
-    path, config = _of_set("trajmatch evaluate [FOLDER|FILE|PRESET]", name, rest)
+    path, asked = _of_set("evaluate", rest, Scored)
     with Lock(set_file(path).parent):
-        evaluate_set(path, config)
+        evaluate_set(path, asked.config, asked.options)
     return 0
 
 
 def _search(rest: list[str], words: list[str]) -> int:
-    import tyro
-
-    name, rest = positional(rest)
     from trajmatch.run.lock import Lock
     from trajmatch.run.scoring import opened_set, set_file
-    from trajmatch.run.search import Options, lines, search
+    from trajmatch.run.search import Options, check, lines, search
     from trajmatch.run.verbs import quoted, say
 
-    program = "trajmatch search [FOLDER|FILE|PRESET]"
-    if "-h" in rest or "--help" in rest:
-        print(
-            "--depths --widths --norms --poolings (the space)  --proxy-networks --real-epochs --real-momentum, and:\n"
-        )
-    options, rest = tyro.cli(Options, args=rest, prog=program, return_unknown_args=True, add_help=False)
-    path, config = _of_set(program, name, rest)
+    path, asked = _of_set("search", rest, Options)
+    check(asked.options)
     with Lock(set_file(path).parent):
-        config, synthetic, material, file = opened_set(path, config)
-        for line in lines(search(config, options, material, synthetic, file, quoted(words), say)):
+        config, synthetic, material, file = opened_set(path, asked.config)
+        for line in lines(search(config, asked.options, material, synthetic, file, quoted(words), say)):
             print(line)
     return 0
 
 
 def _continual(rest: list[str], words: list[str]) -> int:
-    import tyro
-
     name, rest = positional(rest)
     from trajmatch.run.continual import Options, continual, lines
     from trajmatch.run.verbs import quoted, say
 
-    program = "trajmatch continual [PRESET]"
-    if "-h" in rest or "--help" in rest:
-        print("--orders N (class orders, 5)  --class-steps N (5)  --fresh-networks N (after each step, 3), and:\n")
-    options, rest = tyro.cli(Options, args=rest, prog=program, return_unknown_args=True, add_help=False)
-    base, config, _ = settings_of("continual", name, rest)
+    base, config, _, options = settings_of("continual", name, rest, Options)
     folder = Path(config.out) if config.out else Path(f"{default_folder(name, base, config)}-continual")
     _prepare()
     for line in lines(continual(config, options, folder, quoted([w for w in words if w != "--resume"]), say)):
@@ -169,13 +172,11 @@ def _continual(rest: list[str], words: list[str]) -> int:
 
 
 def _compare(rest: list[str], words: list[str]) -> int:
-    import tyro
-
     from trajmatch.run.compare import Options, compare
 
     count = next((k for k, word in enumerate(rest) if word.startswith("-")), len(rest))
     usage = "trajmatch compare FOLDER [FOLDER ...]"
-    options = tyro.cli(Options, args=rest[count:], prog=usage, description="Compare finished runs.")
+    options = at_home(parse(Options, usage, rest[count:], Options(), "Compare finished runs."))
     print(compare([named(name) for name in rest[:count]], options, print))
     return 0
 
@@ -191,9 +192,8 @@ def _diagnose(rest: list[str], words: list[str]) -> int:
         for known, what in DIAGNOSES.items():
             print(f"  {known:<20} {what}")
         return 0
-    import tyro
-
-    options = tyro.cli(Options, args=rest, prog="trajmatch diagnose NAME", description="Look at runs; they stay as is.")
+    about = "Look at runs; they stay as is."
+    options = at_home(parse(Options, "trajmatch diagnose NAME", rest, Options(), about))
     _prepare()
     from trajmatch.run import verbs
 
@@ -230,7 +230,7 @@ def _presets(rest: list[str], words: list[str]) -> int:
     from trajmatch.run.folder import nest
     from trajmatch.run.settings import flatten
 
-    _, config, _ = settings_of("presets", name, rest)
+    config = settings_of("presets", name, rest).config
     print(yaml.safe_dump(nest(flatten(config)), sort_keys=False, allow_unicode=True), end="")
     return 0
 

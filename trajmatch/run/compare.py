@@ -9,6 +9,7 @@ from trajmatch.pages.tables import as_csv, as_html, as_markdown
 from trajmatch.run.compared import STREAM, read, read_stream
 from trajmatch.run.differing import measured_alike, parts, same_data
 from trajmatch.run.plots import curves, pictures
+from trajmatch.run.ranges import Place
 from trajmatch.run.rows import stream_rows, table
 
 
@@ -16,7 +17,7 @@ from trajmatch.run.rows import stream_rows, table
 class Options:
     """What is compared, and where the pages go."""
 
-    out: Path = Path("compare")
+    out: Place = Path("compare")
     """Folder for compare.html, compare.md, compare.csv with the runs and streams.csv with the continual streams."""
 
 

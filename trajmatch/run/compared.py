@@ -7,17 +7,16 @@ from typing import Any
 
 from trajmatch.run import shapes
 from trajmatch.run.config import Config
-from trajmatch.run.folder import CONFIG, nest, read_config
+from trajmatch.run.folder import CONFIG, read_config
+from trajmatch.run.kinds import merged, with_setting
 from trajmatch.run.methods import METHODS, complete
 from trajmatch.run.scoring import SET
-from trajmatch.run.settings import DEFAULTS, flag, flatten
+from trajmatch.run.settings import DEFAULTS, flatten
 
 SUMMARY, TRANSFER, RANKING, CHECKPOINT = "summary.json", "transfer.json", "ranking.json", "checkpoint.safetensors"
 STREAM = "continual.json"
 # The checkpoint of a stream's first step says what the stream was made from.
 FIRST = f"order-0/step-0/{CHECKPOINT}"
-# Settings that may be left out and are words where they are not; the others that may be left out are numbers.
-WORDS = {"out", "memory", "expert.shard"}
 
 
 @dataclass(frozen=True)
@@ -91,50 +90,18 @@ def _entry(folder: Path, source: str, flat: Mapping[str, Any], found: Mapping[st
 
 
 def _config(path: Path, flat: Mapping[str, Any]) -> Config:
-    """The configuration of flat settings. Raises ValueError for a value of another type."""
-    known = {key: flat.get(key, default) for key, default in DEFAULTS.items()}
-    for key, value in known.items():
-        types, words = _type(key)
-        if value is None and DEFAULTS[key] is None:
-            continue
-        if not isinstance(value, types) or (isinstance(value, bool) and types is not bool):
-            raise ValueError(f"{path}: {flag(key)} is {value!r} and must be {words}")
-    if known["steps"] < 1 and not METHODS[known["method"]].still:
-        raise ValueError(f"{path}: --steps is {known['steps']} and must be at least 1")
-    config = Config()
-    for name, value in nest(known).items():
-        config = replace(config, **{name: replace(getattr(config, name), **value) if _is_group(name) else value})
+    """The configuration of flat settings. Raises ValueError for a value of another type or out of its range."""
+    config = merged(Config(), {key: value for key, value in flat.items() if key in DEFAULTS}, str(path))
+    if config.steps < 1 and not METHODS[config.method].still:
+        raise ValueError(f"{path}: --steps is {config.steps} and must be at least 1")
     return config
-
-
-def _type(key: str) -> tuple[Any, str]:
-    """Types of a setting's values, and what to call them."""
-    default = DEFAULTS[key]
-    if isinstance(default, bool):
-        return bool, "true or false"
-    if isinstance(default, list):
-        return list, "a list"
-    if isinstance(default, str) or key in WORDS:
-        return (str, int), "words"  # YAML reads the experts 10 as a number
-    return (int, float), "a number"
-
-
-def _is_group(name: str) -> bool:
-    return name not in DEFAULTS
-
-
-def _opened(config: Config, key: str) -> Config:
-    """The configuration with one setting left out."""
-    group, _, name = key.rpartition(".")
-    default = {name: DEFAULTS[key]}
-    return replace(config, **({group: replace(getattr(config, group), **default)} if group else default))
 
 
 def _filled(config: Config) -> list[str]:
     """The settings whose values are those that the method fills in where they are left out."""
     full = flatten(complete(config))
     left = [key for key, default in DEFAULTS.items() if default in (None, "auto") and full[key] != default]
-    return [key for key in left if flatten(complete(_opened(config, key)))[key] == full[key]]
+    return [key for key in left if flatten(complete(with_setting(config, key, DEFAULTS[key])))[key] == full[key]]
 
 
 def _made_from(path: Path) -> tuple[str | None, int | None]:

@@ -25,7 +25,9 @@ from trajmatch.run.compared import STREAM
 from trajmatch.run.compute import training_engine
 from trajmatch.run.config import Config
 from trajmatch.run.folder import CONFIG, commit
+from trajmatch.run.kinds import checked
 from trajmatch.run.lock import Lock
+from trajmatch.run.ranges import Count, Few, is_count
 from trajmatch.run.scoring import SET
 from trajmatch.run.settings import flatten, resolve
 from trajmatch.run.verbs import Run, silent
@@ -39,11 +41,11 @@ EXPERTS_OF = PLACE + "/experts"
 class Options:
     """The stream."""
 
-    orders: int = 5
+    orders: Few = 5
     """Class orders, drawn from the seed."""
-    class_steps: int = 5
+    class_steps: Count = 5
     """Steps in which the classes arrive, as many in each."""
-    fresh_networks: int = 3
+    fresh_networks: Few = 3
     """New networks that are trained on the whole memory after every step."""
 
 
@@ -55,13 +57,11 @@ def continual(config: Config, options: Options, folder: Path, command: str, say:
     or whitened as fitted to all training images, as the published programs do. `config.experts` may name the folder of
     another stream of the same orders, whose experts are taken, so that methods can be compared. Raises ValueError.
     """
-    for field in ("orders", "class_steps", "fresh_networks"):
-        if getattr(options, field) < 1:
-            raise ValueError(f"--{field.replace('_', '-')} is {getattr(options, field)} and must be at least 1")
+    checked(options)
     config = resolve(config)
     assemble.check(config)
     _check_place(folder)
-    if not config.experts.isdigit():
+    if not is_count(config.experts):
         _check_experts(Path(config.experts), options)
     material = assemble.load_material(config)
     steps = [
@@ -142,7 +142,7 @@ def _condensed(
 ) -> SyntheticSet:
     """The set of a step's classes, distilled now or found done."""
     place, experts = folder / PLACE.format(order, step), config.experts
-    if not experts.isdigit():
+    if not is_count(experts):
         experts = str(Path(experts) / EXPERTS_OF.format(order, step))
     part = of_classes(material.dataset, group)
     content = f"{material.content}, classes {' '.join(map(str, group))}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trajmatch.pages.plots import png
+from trajmatch.run.kinds import checked
 from trajmatch.run.options import DIAGNOSES, Options
 from trajmatch.run.scoring import SET
 from trajmatch.run.shapes import DIAGNOSIS, record
@@ -122,16 +123,7 @@ def check(name: str, options: Options) -> None:
         raise ValueError("name what is to be looked at: --run with one or more run folders, or --set with --experts")
     if options.set is not None and options.experts is None and name not in WITHOUT_EXPERTS:
         raise ValueError("--set needs --experts, a folder of experts to match it against")
-    lowest = {"panel": 1, "starts": 1, "points": 1, "networks": 1, "rounds": 1, "grid": 3}
-    for field, least in lowest.items():
-        if getattr(options, field) < least:
-            raise ValueError(f"--{field} is {getattr(options, field)} and must be at least {least}")
-    if options.steps is not None and options.steps < 1:
-        raise ValueError(f"--steps is {options.steps} and must be at least 1")
-    for field in ("radius", "reach"):
-        value = getattr(options, field)
-        if value is not None and not 0 < value < float("inf"):
-            raise ValueError(f"--{field} is {value} and must be above 0 and finite")
+    checked(options)
 
 
 def read(folder: Path) -> list[tuple[dict[str, Any], Path]]:

@@ -7,7 +7,9 @@ from typing import Any
 import yaml
 
 from trajmatch.run.config import Config
-from trajmatch.run.settings import INCIDENTAL, difference, flatten
+from trajmatch.run.config_file import read_config
+from trajmatch.run.kinds import merged
+from trajmatch.run.settings import INCIDENTAL, RETIRED, difference, flatten
 from trajmatch.run.step_log import read_log
 
 CONFIG = "config.yaml"
@@ -49,26 +51,6 @@ def claim(folder: Path, config: Config) -> None:
     write_text(folder / CONFIG, yaml.safe_dump(nest(kept), sort_keys=False, allow_unicode=True))
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """The settings of a YAML file, flat. Raises ValueError naming the file and what is wrong with it."""
-    try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"--config: there is no file {path}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(loaded, dict):
-        raise ValueError(f"{path}: a configuration is a list of names and values, such as ipc: 10")
-    return _flat(loaded, "")
-
-
-def _flat(record: dict[Any, Any], prefix: str) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in record.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
-
-
 def nest(flat: dict[str, Any]) -> dict[str, Any]:
     """The inverse of flattening: {"images.size": 16} -> {"images": {"size": 16}}."""
     nested: dict[str, Any] = {}
@@ -87,15 +69,13 @@ def read_metrics(path: Path) -> tuple[list[dict[str, Any]], str]:
     return log.rows, log.words()
 
 
-def parsed(flat: dict[str, Any]) -> Config:
-    """A configuration from flat settings, through the same checks as the command line's."""
-    import tyro
-
-    return tyro.cli(Config, args=flags(flat), prog="trajmatch")
+def parsed(flat: dict[str, Any], where: str = "the settings of a file") -> Config:
+    """A configuration from the flat settings of a file, of whatever version. Raises ValueError, which names it."""
+    return merged(Config(), {key: value for key, value in flat.items() if key not in RETIRED}, where)
 
 
 def flags(flat: dict[str, Any]) -> list[str]:
-    """Settings as command-line flags, so that the command line checks a file's names and types too."""
+    """Settings as the flags of a command line."""
     words: list[str] = []
     defaults = flatten(Config())
     for key, value in flat.items():

@@ -1,5 +1,6 @@
 """DD-Ranking's scores of a set: every accuracy that they need, measured here under one protocol."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,20 +40,21 @@ def rank(
     material: Material,
     synthetic: SyntheticSet,
     trajectories: list[Trajectory],
+    rates: Sequence[float],
     folder: Path,
     peak: Peak,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """HLR, IOR, LRS and ARS of a set, with the accuracies that they are made of.
 
-    Every accuracy is of `config.evaluation.networks` networks, at the learning rate of `config.evaluation.rates` and
+    Every accuracy is of `config.evaluation.networks` networks, at the learning rate of `rates` and
     the set's own step size that one network likes best on validation images. The whole data set's is the experts', or
     that of --evaluation.whole-epochs. Random images of a set with soft labels get the experts' mean probabilities.
     Raises ValueError where experts or validation images are missing.
     """
     _check(config, material, synthetic, trajectories)
     e = config.evaluation
-    rates = tuple(dict.fromkeys((synthetic.eta, *e.rates)))
+    rates = tuple(dict.fromkeys((synthetic.eta, *rates)))
     with shared(material, folder) as path:
         tried = [
             job

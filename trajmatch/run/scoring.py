@@ -1,5 +1,6 @@
 """`trajmatch evaluate`: score any distilled set, with the settings that travel in its file."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,8 @@ from trajmatch.pages.tables import score_lines
 from trajmatch.run import shapes
 from trajmatch.run.config import Config
 from trajmatch.run.held import check_held
+from trajmatch.run.options import Scored
+from trajmatch.run.ranges import is_count
 
 SET, TRANSFER, RANKING, SIZES = "distilled.safetensors", "transfer.json", "ranking.json", "sizes.json"
 # How the networks of a score are trained.
@@ -47,11 +50,14 @@ def base_configuration(path: Path) -> dict[str, Any]:
     return config
 
 
-def opened_set(path: Path, config: Config) -> tuple[Config, Any, Any, Path]:
+def opened_set(
+    path: Path, config: Config, networks: Sequence[str] = (), sizes: Sequence[int] = ()
+) -> tuple[Config, Any, Any, Path]:
     """The resolved configuration, the set, the images in its input space, and the set's file. Raises ValueError.
 
     --seed and --images.* must be those that the set was made with: others draw other test images, some of which it was
-    made from. Images of another --data are seen through the set's own input space.
+    made from. Images of another --data are seen through the set's own input space. networks,
+    sizes: others, which must fit.
     """
     from trajmatch.data import synthetic as sets
     from trajmatch.run import assemble
@@ -61,14 +67,14 @@ def opened_set(path: Path, config: Config) -> tuple[Config, Any, Any, Path]:
     config = resolve(config)
     assemble.check(config)
     file = set_file(path)
-    made = resolve(parsed(base_configuration(path)))
+    made = resolve(parsed(base_configuration(path), str(file)))
     changed = difference(*(settings(each, ("seed", "images")) for each in (made, config)))
     if changed is not None:
         raise ValueError(
             f"{file}: {changed}; leave it out, for other images would be tested on, some of which the set was made from"
         )
     synthetic = sets.load(file)
-    material = assemble.load_material(config)
+    material = assemble.load_material(config, networks=networks, sizes=sizes)
     check_fit(synthetic, material, file)
     if len(synthetic) != config.ipc * material.dataset.num_classes:
         raise ValueError(
@@ -80,7 +86,7 @@ def opened_set(path: Path, config: Config) -> tuple[Config, Any, Any, Path]:
     return config, synthetic, replace(material, space=synthetic.space, seen=seen), file
 
 
-def evaluate_set(path: Path, config: Config) -> dict[str, Any]:
+def evaluate_set(path: Path, config: Config, options: Scored) -> dict[str, Any]:
     """Score a set beside random real images and the experts of its folder; print and return the scores.
 
     With --networks, score it on those instead, and write `transfer.json` beside the set; with --ranking, DD-Ranking's
@@ -91,23 +97,23 @@ def evaluate_set(path: Path, config: Config) -> dict[str, Any]:
     from trajmatch.run.pool import Peak
     from trajmatch.run.verbs import say
 
-    config, synthetic, material, file = opened_set(path, _asked(config))
-    e = config.evaluation
-    what = f"mean and standard deviation of {e.networks} networks on test images"
+    options = options.asked()
+    config, synthetic, material, file = opened_set(path, config, options.networks, options.sizes)
+    what = f"mean and standard deviation of {config.evaluation.networks} networks on test images"
     keep = partial(_keep, file, _about(config, synthetic, material, file))
-    if e.architectures:
-        scores = transfer.transfer(config, material, synthetic, file.parent, Peak())
-        found = {"networks": scores, "rates": list(e.rates)}
+    if options.networks:
+        scores = transfer.transfer(config, material, synthetic, options, file.parent, Peak())
+        found = {"networks": scores, "rates": list(options.rates)}
         return keep(TRANSFER, found, transfer.lines(scores), f"{what} (learning rate)")
-    if e.sizes:
-        scores = sizes.sizes(config, material, synthetic, file.parent, Peak())
+    if options.sizes:
+        scores = sizes.sizes(config, material, synthetic, options.sizes, file.parent, Peak())
         return keep(SIZES, {"sizes": scores}, sizes.lines(scores), what)
-    experts = file.parent / "experts" if config.experts.isdigit() else Path(config.experts)
+    experts = file.parent / "experts" if is_count(config.experts) else Path(config.experts)
     trajectories = expert_stage.open_experts(config, material, experts) if experts.is_dir() else []
-    if e.ranking:
-        found = ranking.rank(config, material, synthetic, trajectories, file.parent, Peak())
+    if options.ranking:
+        found = ranking.rank(config, material, synthetic, trajectories, options.rates, file.parent, Peak())
         return keep(
-            RANKING, {**found, "rates": list(e.rates)}, ranking.lines(found), "scores and how they were obtained"
+            RANKING, {**found, "rates": list(options.rates)}, ranking.lines(found), "scores and how they were obtained"
         )
     candidates = evaluate_stage.snapshots(config, path, synthetic) if path.is_dir() else []
     accuracy = evaluate_stage.evaluate(config, material, synthetic, trajectories, file.parent, Peak(), candidates)
@@ -115,20 +121,6 @@ def evaluate_set(path: Path, config: Config) -> dict[str, Any]:
         print(line)
     say(f"distilled: {accuracy['distilled']['how']}")
     return accuracy
-
-
-def _asked(config: Config) -> Config:
-    """The configuration with every network, size and rate once. Raises ValueError where two things are asked for."""
-    e = config.evaluation
-    asked = [
-        flag
-        for flag, value in (("--networks", e.architectures), ("--sizes", e.sizes), ("--ranking", e.ranking))
-        if value
-    ]
-    if len(asked) > 1:
-        raise ValueError(f"{' and '.join(asked)} are scored one by one: give one of them")
-    names, sizes, rates = dict.fromkeys(e.architectures), dict.fromkeys(e.sizes), dict.fromkeys(e.rates)
-    return replace(config, evaluation=replace(e, architectures=tuple(names), sizes=tuple(sizes), rates=tuple(rates)))
 
 
 def _about(config: Config, synthetic: Any, material: Any, file: Path) -> dict[str, Any]:

@@ -21,7 +21,9 @@ from trajmatch.run.config import Config, Network
 from trajmatch.run.evaluate_stage import chosen_on, random_set
 from trajmatch.run.folder import commit
 from trajmatch.run.jobs import Job, accuracies_of, real_job, set_jobs
+from trajmatch.run.kinds import checked
 from trajmatch.run.pool import Peak
+from trajmatch.run.ranges import Count, Depth, Few, Share, Width
 from trajmatch.run.scoring import scores_file
 from trajmatch.run.shapes import SEARCH, record
 
@@ -33,19 +35,19 @@ AXES = "depths", "widths", "norms", "poolings"
 class Options:
     """The space: ConvNets of every combination."""
 
-    depths: tuple[int, ...] = (1, 2, 3)
+    depths: tuple[Depth, ...] = (1, 2, 3)
     """Blocks."""
-    widths: tuple[int, ...] = (16, 32, 64)
+    widths: tuple[Width, ...] = (16, 32, 64)
     """Channels."""
     norms: tuple[str, ...] = ("instance", "none")
     """Norms."""
     poolings: tuple[str, ...] = ("avg", "max")
     """Poolings."""
-    proxy_networks: int = 2
+    proxy_networks: Few = 2
     """Networks of each kind, trained on the set and on as many random images."""
-    real_epochs: int = 3
+    real_epochs: Count = 3
     """Epochs of the one network of each kind that is trained on all training images."""
-    real_momentum: float = 0.9
+    real_momentum: Share = 0.9
     """Momentum there; rate and batch are the experts'."""
 
 
@@ -78,11 +80,7 @@ def check(options: Options) -> None:
     """Raise ValueError for what is none of the values of its flag."""
     for field in AXES:
         _check_axis(field, getattr(options, field))
-    for field in ("proxy_networks", "real_epochs"):
-        if getattr(options, field) < 1:
-            raise ValueError(f"--{field.replace('_', '-')} is {getattr(options, field)} and must be at least 1")
-    if not 0 <= options.real_momentum < 1:  # `not`, so that nan is refused too
-        raise ValueError(f"--real-momentum is {options.real_momentum} and must be at least 0 and below 1")
+    checked(options)
 
 
 def _check_axis(field: str, values: tuple[int | str, ...]) -> None:
@@ -93,8 +91,6 @@ def _check_axis(field: str, values: tuple[int | str, ...]) -> None:
     for value in values:
         if known and value not in known:
             raise ValueError(f"--{field} has '{value}', which is none of {', '.join(known)}")
-        if isinstance(value, int) and value < 1:
-            raise ValueError(f"--{field} has {value} and must be at least 1")
 
 
 def name(network: Network) -> str:

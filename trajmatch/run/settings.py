@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from trajmatch.run.config import Config, Matching
+from trajmatch.run.kinds import checked, flag
 from trajmatch.run.methods import METHODS, complete
 
 # What each stage's result depends on, by field or group. What is not here may change freely between two calls.
@@ -14,8 +15,15 @@ EVALUATE_FIELDS = (*DISTILL_FIELDS, "evaluation")
 # How fast, where and how safely, never what.
 INCIDENTAL = {"expert.workers", "expert.shard", "outer.checkpoint_seconds", "evaluation.workers"}
 INCIDENTAL |= {"matching.keep_every", "matching.together"}
-# What `trajmatch evaluate` does beside, and no run.
-INCIDENTAL |= {"evaluation.architectures", "evaluation.rates", "evaluation.ranking", "evaluation.sizes"}
+# What older versions had here, and is now of `trajmatch evaluate` alone: files that have them are still read.
+# With them, what stands there where nobody asked for anything.
+RETIRED: dict[str, tuple[Any, ...]] = {
+    "evaluation.architectures": ([],),
+    "evaluation.rates": (["0.001", "0.003", "0.01", "0.03"],),
+    "evaluation.ranking": ("false", False),
+    "evaluation.sizes": ([],),
+}
+INCIDENTAL |= RETIRED.keys()
 
 
 def flatten(config: Config) -> dict[str, Any]:
@@ -49,26 +57,26 @@ def difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
     return None
 
 
-def flag(key: str) -> str:
-    """The command line's name of a setting: images.hold_out -> --images.hold-out."""
-    return "--" + key.replace("_", "-")
-
-
 def resolve(config: Config) -> Config:
     """Fill in what depends on the method and check what can be checked without data.
 
     Raises ValueError: one sentence with the flag, the value and what would be right.
     """
-    config = complete(config)
+    config = complete(checked(config))
     check(config)
     return config
 
 
 def check(config: Config) -> None:
     """Raise ValueError for the first setting that is out of range, in a sentence that says what would be right."""
-    _check_ranges(flatten(config))
+    checked(config)
     if config.steps < 1 and not METHODS[config.method].still:
         raise ValueError(f"--steps is {config.steps} and must be at least 1")
+    beyond = [step for step in config.outer.snapshot_at if step > config.steps]
+    if beyond and not METHODS[config.method].still:
+        raise ValueError(f"--outer.snapshot-at has {beyond[0]} and must be at most the {config.steps} of --steps")
+    if 0 < (config.outer.relative_clip or 0) <= 1:  # the mean of clipped norms could never grow again
+        raise ValueError(f"--outer.relative-clip is {config.outer.relative_clip} and must be above 1, or 0 not to clip")
     _check_without_experts(config)
     m = config.matching
     assert m.differentiated_steps is not None, "resolve() has filled it in"
@@ -143,24 +151,6 @@ def check_heeded(base: Config, config: Config) -> None:
             )
 
 
-def _check_ranges(flat: dict[str, Any]) -> None:
-    """Refuse numbers out of their range."""
-    for keys, low in AT_LEAST.items():
-        for key in keys.split():
-            if flat[key] is not None and not flat[key] >= low:  # `not >=`, so that nan is refused too
-                raise ValueError(f"{flag(key)} is {flat[key]} and must be at least {low}")
-    for key in POSITIVE.split():
-        if flat[key] is not None and not 0 < flat[key] < float("inf"):
-            raise ValueError(f"{flag(key)} is {flat[key]} and must be a positive number")
-    for key in SHARES.split():
-        if flat[key] is not None and not 0 <= flat[key] < 1:
-            raise ValueError(f"{flag(key)} is {flat[key]} and must be at least 0 and below 1")
-    if 0 < (flat["outer.relative_clip"] or 0) <= 1:  # the mean of clipped norms could never grow again
-        raise ValueError(
-            f"--outer.relative-clip is {flat['outer.relative_clip']} and must be above 1, or 0 not to clip"
-        )
-
-
 def _check_window(m: Matching) -> None:
     """Refuse a window of start epochs that is empty at first, or shrinks."""
     assert m.window_start is not None, "resolve() has filled it in"
@@ -194,21 +184,3 @@ def _check_estimator(m: Matching) -> None:
         raise ValueError(
             f"--matching.mixed is {m.mixed} and has no effect with --matching.estimator {m.estimator}: leave it out"
         )
-
-
-AT_LEAST = {
-    "ipc images.size network.depth network.width outer.threads": 1,
-    "expert.epochs expert.batch expert.threads expert.workers": 1,
-    "expert.save_every matching.inner_steps matching.expert_epochs matching.batch matching.differentiated_steps": 1,
-    "evaluation.networks evaluation.epochs evaluation.batch evaluation.workers evaluation.whole_epochs": 1,
-    "outer.snapshots matching.keep_every micro_batch matching.segments matching.window_steps": 1,
-    "seed outer.seed matching.first_epoch matching.restart_step matching.smoothing matching.radius": 0,
-    "baseline.batch baseline.updates baseline.epochs": 1,
-    "baseline.window_radius": 0,
-    "matching.concurrent_from expert.weight_decay": 0,
-    "evaluation.random_draws evaluation.validation_networks evaluation.weight_decay outer.checkpoint_seconds": 0,
-    "matching.asam_offset matching.gsam_alpha expert.flat_alpha outer.guard outer.relative_clip": 0,
-}
-POSITIVE = "expert.lr expert.flat_radius outer.lr_labels outer.step_size outer.lr_images outer.lr_step_size outer.clip"
-POSITIVE += " baseline.lr_images baseline.lr"
-SHARES = "expert.momentum outer.momentum outer.momentum_step_size outer.momentum_labels outer.ema evaluation.momentum"

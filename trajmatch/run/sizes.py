@@ -1,5 +1,6 @@
 """`trajmatch evaluate --sizes`: how good the leading parts of a set are, each as a smaller set of its own."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,20 @@ from trajmatch.run.pool import Peak
 
 
 def sizes(
-    config: Config, material: Material, synthetic: SyntheticSet, folder: Path, peak: Peak, quiet: bool = False
+    config: Config,
+    material: Material,
+    synthetic: SyntheticSet,
+    wanted: Sequence[int],
+    folder: Path,
+    peak: Peak,
+    quiet: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Test accuracies by images per class, of the first so many of each class, at the set's step size.
 
     folder: where a temporary file of the images may be put. Raises ValueError for sizes that the set does not have.
     """
     e, jobs = config.evaluation, []
-    for size in e.sizes:
+    for size in wanted:
         if not 1 <= size <= config.ipc:
             raise ValueError(f"--sizes has {size} and must be from 1 to the set's {config.ipc} images per class")
         X, Y = leading(synthetic, size)

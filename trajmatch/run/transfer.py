@@ -13,32 +13,39 @@ from trajmatch.run.config import Config
 from trajmatch.run.evaluate_stage import chosen_on, obtained
 from trajmatch.run.folder import parsed
 from trajmatch.run.jobs import Job, accuracies_of, set_jobs
+from trajmatch.run.options import Scored
 from trajmatch.run.pool import Peak
 from trajmatch.run.settings import resolve
 
 
 def transfer(
-    config: Config, material: Material, synthetic: SyntheticSet, folder: Path, peak: Peak, quiet: bool = False
+    config: Config,
+    material: Material,
+    synthetic: SyntheticSet,
+    options: Scored,
+    folder: Path,
+    peak: Peak,
+    quiet: bool = False,
 ) -> dict[str, dict[str, Any]]:
-    """Test accuracies by network, of `config.evaluation.architectures`: tuned, and at the learned step size.
+    """Test accuracies by network, of `options.networks`: tuned, and at the learned step size.
 
-    tuned: at that of `config.evaluation.rates` which one network likes best on validation images; the network for which
+    tuned: at that of `options.rates` which one network likes best on validation images; the network for which
     the step size was learned is not tuned. learned: at the step size of the set, as the published programs do.
     folder: where a temporary file of the images may be put. Raises ValueError where there are no validation images.
     """
-    e, names = config.evaluation, config.evaluation.architectures
+    e, names, rates = config.evaluation, options.networks, options.rates
     if not len(material.dataset.validation):
         raise ValueError("--images.validation is 0, and the learning rates of --networks are chosen on such images")
     own = resolve(parsed(dict(synthetic.info["config"]))).network
     foreign = [name for name in names if replace(config.network, name=name) != own]
     with shared(material, folder) as path:
-        tried = {f"{name} {rate}": (name, rate) for name in foreign for rate in e.rates}
+        tried = {f"{name} {rate}": (name, rate) for name in foreign for rate in rates}
         jobs = [
             job for key, (name, rate) in tried.items() for job in _jobs(config, synthetic, key, name, rate, 1, True)
         ]
         seen = accuracies_of(config, path, peak, quiet, jobs)
-        validation = {name: {rate: seen[f"{name} {rate}"][0] for rate in e.rates} for name in foreign}
-        best = {name: max(e.rates, key=lambda rate, name=name: validation[name][rate]) for name in foreign}  # type: ignore[misc]
+        validation = {name: {rate: seen[f"{name} {rate}"][0] for rate in rates} for name in foreign}
+        best = {name: max(rates, key=lambda rate, name=name: validation[name][rate]) for name in foreign}  # type: ignore[misc]
         jobs = []
         for name in names:
             jobs += _jobs(config, synthetic, f"{name} learned", name, synthetic.eta, e.networks)
@@ -51,7 +58,7 @@ def transfer(
             "learned": _score(config, found[f"{name} learned"], synthetic.eta, "the set's learned step size")
         }
         if name in foreign:
-            how = f"the best of {', '.join(map(str, e.rates))} by one network on {chosen_on(material)}"
+            how = f"the best of {', '.join(map(str, rates))} by one network on {chosen_on(material)}"
             scores[name]["tuned"] = _score(config, found[f"{name} tuned"], best[name], how)
             scores[name]["validation"] = {str(rate): value for rate, value in validation[name].items()}
     return scores

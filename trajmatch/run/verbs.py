@@ -26,10 +26,12 @@ from trajmatch.run.folder import check_claim, claim, commit
 from trajmatch.run.lock import Lock
 from trajmatch.run.methods import METHODS
 from trajmatch.run.pool import Peak, cores, peak_memory_mb
+from trajmatch.run.ranges import is_count
 from trajmatch.run.report import write_report
 from trajmatch.run.settings import EVALUATE_FIELDS, difference, resolve, settings
 
 Say = Callable[[str], None]
+MOST_EXPERTS = 100_000
 SUMMARY, EVALUATION, EXPERTS_JSON = "summary.json", "evaluation.json", "experts.json"
 
 
@@ -44,10 +46,12 @@ def silent(text: str) -> None:
 
 def count_or_folder(experts: str) -> int | Path:
     """The value of --experts: how many to train, or where trained ones are. Raises ValueError."""
-    if experts.lstrip("-").isdigit():
-        if int(experts) < 1:
-            raise ValueError(f"--experts is {experts} and must be at least 1, or a folder of trained experts")
-        return int(experts)
+    if is_count(experts.removeprefix("-")):
+        count = 0 if experts.startswith("-") else int(experts) if len(experts) < 20 else MOST_EXPERTS + 1
+        if not 1 <= count <= MOST_EXPERTS:
+            limit = "at least 1" if count < 1 else f"at most {MOST_EXPERTS}"
+            raise ValueError(f"--experts is {experts} and must be {limit}, or a folder of trained experts")
+        return count
     if not Path(experts).is_dir():
         raise ValueError(f"--experts is '{experts}', which is neither a number nor a folder")
     return Path(experts)
