@@ -92,6 +92,12 @@ def test_refusals(folder: Path) -> None:
     (folder / "summary.json").write_text(json.dumps({**SUMMARY, "accuracy": {}}))
     with pytest.raises(ValueError, match="distilled"):
         write_report(folder)
+    negative = {**SUMMARY["accuracy"]["random"], "std": -7.5}
+    (folder / "summary.json").write_text(
+        json.dumps({**SUMMARY, "accuracy": {**SUMMARY["accuracy"], "random": negative}})
+    )
+    with pytest.raises(ValueError, match=r"summary\.json: .*random\.std must be a finite number of at least 0"):
+        write_report(folder)
     (folder / "summary.json").unlink()
     with pytest.raises(ValueError, match="no such file"):
         write_report(folder)

@@ -61,6 +61,11 @@ def is_share(value: Any) -> bool:
     return is_number(value) and 0 <= value <= 1
 
 
+def is_deviation(value: Any) -> bool:
+    """Whether a value is a standard deviation: a finite number that is not negative."""
+    return is_number(value) and value >= 0
+
+
 def is_correlation(value: Any) -> bool:
     """Whether a value is a finite number, or None where all accuracies were the same."""
     return value is None or is_number(value)
@@ -71,6 +76,7 @@ KINDS: dict[Kind, str] = {
     is_curves: "a list of lists of accuracies from 0 to 1",
     is_shares: "a list of accuracies from 0 to 1",
     is_share: "an accuracy from 0 to 1",
+    is_deviation: "a finite number of at least 0",
     is_correlation: "a finite number or null",
     is_text: "words",
     is_number: "a finite number",
@@ -91,7 +97,7 @@ SUMMARY: Shape = {
         **dict.fromkeys(("chosen?", "random?", "whole?"), MEAN),
     },
 }
-SCORE: Shape = {"mean": is_share, "std": is_number, "n": is_count, "how?": is_text}
+SCORE: Shape = {"mean": is_share, "std": is_deviation, "n": is_count, "how?": is_text}
 # What a report of a run needs of its summary.
 REPORTED: Shape = {
     "dataset": is_text,
