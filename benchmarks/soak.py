@@ -74,7 +74,7 @@ def start(folder: Path, workers: int, resume: bool = False) -> "subprocess.Popen
     """The tiny run in a process of its own."""
     words = ["run", *FLAGS, "--expert.workers", f"{workers}", "--evaluation.workers", f"{workers}"]
     words += ["--out", str(folder), *(["--resume"] if resume else [])]
-    with open(folder.with_suffix(".err"), "w", encoding="utf-8") as errors:
+    with open(folder.with_suffix(".again.err" if resume else ".err"), "w", encoding="utf-8") as errors:
         return subprocess.Popen(
             [sys.executable, "-m", "trajmatch", *words],
             stdout=subprocess.DEVNULL, stderr=errors, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -170,11 +170,14 @@ def tried(trial: Trial, seconds: float, whole: Path, place: Path) -> Outcome:
     wrong += [f"process {pid} runs on" for pid in children if runs(pid)]
     again = start(folder, trial.workers, resume=True).wait(timeout=300)
     if again:
-        return Outcome(trial, outcome.ended, [*wrong, f"it did not go on: {folder.with_suffix('.err').read_text()}"])
+        return Outcome(
+            trial, outcome.ended, [*wrong, f"it did not go on: {folder.with_suffix('.again.err').read_text()}"]
+        )
     wrong += differences(folder, whole)
     if not wrong:
         shutil.rmtree(folder)
-        folder.with_suffix(".err").unlink()
+        for name in (".err", ".again.err"):
+            folder.with_suffix(name).unlink()
     return outcome
 
 

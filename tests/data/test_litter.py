@@ -75,6 +75,13 @@ def test_only_what_dead_processes_of_this_host_left_is_removed(tmp_path: Path, d
     remove_litter(tmp_path / "there is none")
 
 
+def test_what_the_library_was_writing_is_removed_where_nobody_else_can_be_at_work(tmp_path: Path) -> None:
+    (tmp_path / ".tmpGRDCkQ").write_text("")
+    assert not list(litter(tmp_path))
+    remove_litter(tmp_path, alone=True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_another_hosts_is_removed_where_nobody_else_can_be_at_work_and_it_is_old(tmp_path: Path) -> None:
     path = tmp_path / left_by("elsewhere", 5, "1")[0]
     path.write_text("")

@@ -14,6 +14,8 @@ from trajmatch.data.owner import Owner, host, me
 MATERIAL, SCRATCH = ".material-", ".trajmatch-"
 # Seconds after which what another host has left counts as left, where nobody else can be at work.
 OLD = 3600.0
+# As the safetensors library calls what it writes, with no word about who does.
+_LIBRARYS = re.compile(r"\.tmp[A-Za-z0-9]{6}")
 _OWNER = r"(?P<host>\w+)-(?P<pid>\d+)-(?P<started>\w+)-\w+"
 _PATTERNS = tuple(
     re.compile(pattern, flags=re.ASCII)
@@ -50,6 +52,8 @@ def litter(folder: Path, alone: bool = False) -> Iterator[Path]:
     as well; otherwise another host's is never touched, for nothing can be known about it.
     """
     for path in folder.iterdir() if folder.is_dir() else ():
+        if _LIBRARYS.fullmatch(path.name) and path.is_file() and (alone or _age(path) > OLD):
+            yield path
         is_ours = path.name.endswith(".tmp") or path.name.startswith((MATERIAL, SCRATCH))
         if is_ours and (owner := owner_of(path)) is not None:
             left = not owner.is_alive if owner.is_here else alone and _age(path) > OLD

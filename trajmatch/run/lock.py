@@ -70,7 +70,7 @@ class Lock:
         if held is None:
             tidy(folder, alone=name == LOCK)
             for part in PARTS if name == LOCK else ():  # others may be at work in these
-                tidy(folder / part)
+                tidy(folder / part, alone=part == "snapshots")
 
     def release(self) -> None:
         """Let go; nothing where that is done. The file vanishes with the lock."""
