@@ -227,16 +227,20 @@ def _flags(words: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def check_words(words: Sequence[str]) -> None:
-    """Raise UsageError for a flag that stands twice, an empty value, and bytes that are not UTF-8."""
+    """Raise UsageError for an empty value, bytes that are not UTF-8, and one setting under two flags.
+
+    A flag that stands twice is said: the last counts, so that a script can change what it was given.
+    """
     last, seen = "", dict[str, str]()
     for word in words:
         if not is_utf8(word):
             raise UsageError(f"{last or 'a name'} has {word!r}, which is not UTF-8: rename it")
         if found := _flags([word]):
             ((name, last),) = found
+            if seen.get(name, last) != last:
+                raise UsageError(f"{last} is given twice, as {seen[name]} too: give it once")
             if name in seen:
-                also = "" if seen[name] == last else f", as {seen[name]} too"
-                raise UsageError(f"{last} is given twice{also}: give it once")
+                print(f"{last} is given more than once: the last one counts", file=sys.stderr)
             seen[name] = last
         _, equals, value = word.partition("=")
         empty = not (value if found and equals else word).strip()
