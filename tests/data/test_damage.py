@@ -65,7 +65,7 @@ def read_expert(path: Path) -> Found:
 
 
 def write_checkpoint(path: Path) -> None:
-    save_checkpoint(path, Checkpoint(a_state(), a_state(), 12.5, SETTINGS))
+    save_checkpoint(path, Checkpoint(a_state(), a_state(), a_state(), 12.5, SETTINGS))
 
 
 def read_checkpoint(path: Path) -> Found:
@@ -325,7 +325,7 @@ def test_a_checkpoint_that_cannot_be_gone_on_from_is_neither_written_nor_read(
 
     change, says = BAD_STATES[name]
     path, wrong = tmp_path / "checkpoint.safetensors", module.wrong_state
-    good = Checkpoint(a_state(), a_state(), 1.0, SETTINGS)
+    good = Checkpoint(a_state(), a_state(), a_state(), 1.0, SETTINGS)
     bad = replace(good, **{where: change(a_state())})  # type: ignore[arg-type]
     save_checkpoint(path, good)
     with pytest.raises(ValueError, match=f"not written, because .* in its {where}") as caught:
@@ -342,16 +342,16 @@ def test_a_checkpoint_that_cannot_be_gone_on_from_is_neither_written_nor_read(
 
 def test_a_checkpoint_of_other_shapes_or_labels_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.safetensors"
-    save_checkpoint(path, Checkpoint(a_state(), a_state(), 1.0, SETTINGS))
+    save_checkpoint(path, Checkpoint(a_state(), a_state(), a_state(), 1.0, SETTINGS))
     other = new_state(torch.zeros(4, 1, 5, 5), a_set().Y, 0.01)
     with pytest.raises(ValueError, match=r"X has shape \(4, 1, 3, 3\) where \(4, 1, 5, 5\) must be"):
         load_checkpoint(path, SETTINGS, other)
     logits = a_state()._replace(Y=torch.full((4, 2), -3.0))
-    save_checkpoint(path, Checkpoint(logits, logits, 1.0, SETTINGS))
+    save_checkpoint(path, Checkpoint(logits, logits, logits, 1.0, SETTINGS))
     with pytest.raises(ValueError, match="its labels are no probabilities"):
         load_checkpoint(path, SETTINGS)
     learned = {**SETTINGS, "outer.labels": "learned"}
-    save_checkpoint(path, Checkpoint(logits, logits, 1.0, learned))
+    save_checkpoint(path, Checkpoint(logits, logits, logits, 1.0, learned))
     assert torch.equal(load_checkpoint(path, learned).state.Y, logits.Y)
 
 

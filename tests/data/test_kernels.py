@@ -238,17 +238,18 @@ def test_another_release_of_the_compiler_has_its_own_library(cache: Path, compil
     assert len(files(cache)) == 2
 
 
-def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/somebody")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    home, caches = tmp_path / "home", tmp_path / "xdg"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("TRAJMATCH_CACHE", "/here")
     assert cache_folder() == Path("/here")
     for unset in (lambda name: monkeypatch.setenv(name, ""), monkeypatch.delenv):
         unset("TRAJMATCH_CACHE")
-        monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
-        assert cache_folder() == Path("/xdg/trajmatch")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(caches))
+        assert cache_folder() == caches / "trajmatch"
         unset("XDG_CACHE_HOME")
-        assert cache_folder() == Path("/home/somebody/.cache/trajmatch")
+        assert cache_folder() == home / ".cache" / "trajmatch"
 
 
 def test_one_process_builds_them_once() -> None:

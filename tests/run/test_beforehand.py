@@ -110,7 +110,7 @@ REFUSED = [
     (["--memory=-1GB"], "--memory is '-1GB' and must be"),
     (["--memory", "nan"], "--memory is 'nan' and must be"),
     (["--memory", "1e400GB"], "--memory is '1e400GB' and must be"),
-    (["--memory", ""], "--memory is '' and must be"),
+    (["--memory", ""], "--memory is empty and must have a value"),
     (["--memory", "5MB"], "--memory is 5 MB, and the smallest step needs"),
     (["--precision", "tf32", "--device", "cpu"], "--precision is tf32, which CUDA has and cpu does not"),
     (["--engine", "fused", "--network.norm", "none"], "--engine is fused, but the network has no block of convolution"),

@@ -68,8 +68,8 @@ def check_truth(name: str, network: nn.Module, theta: Tensor, shape: Shape, num_
     A user's own operation may have a backward pass that autograd can't look into, or another one on purpose. Where
     the network does not compute in float64, or not in its precision, there is nothing to compare with.
     """
-    loss = cross_entropy(functional(network.double()))
-    theta, z, y, a = (t.double() for t in _point(theta, shape, num_classes))
+    loss = cross_entropy(functional(network.cpu().double()))
+    theta, z, y, a = (t.cpu().double() for t in _point(theta, shape, num_classes))
     try:
         h_theta, h_z, _ = reverse_over_reverse(loss, theta, z, y, a)
         first = _gradients(loss, theta, z, y)

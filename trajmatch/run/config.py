@@ -35,11 +35,11 @@ class Images:
     """Keep the validation images away from the experts. False trains experts on all training images."""
     test_fraction: Annotated[float, ranges.Range(0, 1, above=True, below=True)] = 0.2
     """Share of the images tested on, where the data has no test set of its own."""
-    background: str = "white"
+    background: ranges.Words = "white"
     """Colour that transparent images are laid on: a name, or #rrggbb."""
-    train_split: str | None = None
+    train_split: ranges.Words | None = None
     """What the training split is called in the data, where its name does not tell; . is the folder itself."""
-    test_split: str | None = None
+    test_split: ranges.Words | None = None
     """What the test split is called; none draws test images from the training images."""
 
 

@@ -15,18 +15,21 @@ from trajmatch.data.files import replacing, write_record
 from trajmatch.data.kept import BELONGS, digest, other
 from trajmatch.data.networks import build
 from trajmatch.data.synthetic import SyntheticSet
+from trajmatch.data.trajectories import Trajectory
 from trajmatch.measure.continual import band, class_steps, of_classes, widened
 from trajmatch.measure.evaluate import train_and_test
 from trajmatch.pages.plots import png, streams
 from trajmatch.pages.tables import as_text, mean_and_std
-from trajmatch.run import assemble, shapes
+from trajmatch.run import assemble, beforehand, shapes
 from trajmatch.run.assemble import Material
 from trajmatch.run.compared import STREAM
 from trajmatch.run.compute import training_engine
 from trajmatch.run.config import Config
+from trajmatch.run.expert_stage import open_experts
 from trajmatch.run.folder import CONFIG, commit
 from trajmatch.run.kinds import checked
 from trajmatch.run.lock import Lock
+from trajmatch.run.methods import METHODS
 from trajmatch.run.ranges import Count, Few, is_count
 from trajmatch.run.scoring import SET
 from trajmatch.run.settings import flatten, resolve
@@ -70,6 +73,9 @@ def continual(config: Config, options: Options, folder: Path, command: str, say:
     batch, new = config.matching.batch, config.ipc * len(steps[0][0])
     if batch is not None and batch > new:
         raise ValueError(f"--matching.batch is {batch} and must be at most the {new} images that a step condenses")
+    if not (folder / PLACE.format(0, 0)).exists():
+        # What can't work is found at the first step, and leaves no folder.
+        beforehand.check_run(config, _part(material, steps[0][0]), _known_experts(config, material, steps[0][0]))
     folder.mkdir(parents=True, exist_ok=True)
     with Lock(folder):  # the runs of its steps have their own
         rows = _rows(config, options, material, steps, folder, command, say)
@@ -137,6 +143,21 @@ def _check_experts(stream: Path, options: Options) -> None:
         )
 
 
+def _part(material: Material, group: list[int]) -> Material:
+    """The images of some classes, in the input space of all."""
+    content = f"{material.content}, classes {' '.join(map(str, group))}"
+    return Material(of_classes(material.dataset, group), material.space, content)
+
+
+def _known_experts(config: Config, material: Material, group: list[int]) -> list[Trajectory] | None:
+    """The first step's experts of another stream, or none; None where experts are to be trained."""
+    if not METHODS[config.method].experts:
+        return []
+    if is_count(config.experts):
+        return None
+    return open_experts(config, _part(material, group), Path(config.experts) / EXPERTS_OF.format(0, 0))
+
+
 def _condensed(
     config: Config, material: Material, group: list[int], order: int, step: int, folder: Path, command: str
 ) -> SyntheticSet:
@@ -144,15 +165,8 @@ def _condensed(
     place, experts = folder / PLACE.format(order, step), config.experts
     if not is_count(experts):
         experts = str(Path(experts) / EXPERTS_OF.format(order, step))
-    part = of_classes(material.dataset, group)
-    content = f"{material.content}, classes {' '.join(map(str, group))}"
-    this = Run(
-        replace(config, out=str(place), experts=experts, resume=True),
-        place,
-        command,
-        say=silent,
-        material=Material(part, material.space, content),
-    )
+    about = replace(config, out=str(place), experts=experts, resume=True)
+    this = Run(about, place, command, say=silent, material=_part(material, group))
     this.experts()
     this.distill()
     return sets.load(place)
