@@ -54,11 +54,11 @@ from trajmatch.run.config import Config
 from trajmatch.run.distill_stage import DISTILLED, METRICS, Loop
 from trajmatch.run.evaluate_stage import snapshots
 from trajmatch.run.expert_stage import open_experts
-from trajmatch.run.folder import read_metrics
 from trajmatch.run.interrupts import handling, raise_interrupt
 from trajmatch.run.methods import METHODS
 from trajmatch.run.plan import seconds_of_step
 from trajmatch.run.pool import Report, peak_memory_mb, run_jobs
+from trajmatch.run.step_log import read_metrics
 from trajmatch.run.verbs import Run, say, silent
 
 # Training images that settings are chosen by: on 2,000, two sets of equal worth differ by more than a point.

@@ -11,15 +11,15 @@ from trajmatch.data import synthetic
 from trajmatch.data.synthetic import SyntheticSet, class_labels, one_hot
 from trajmatch.data.whitening import fit
 from trajmatch.run.config import Config
-from trajmatch.run.held import check_held
+from trajmatch.run.folder import parsed
 from trajmatch.run.settings import DEFAULTS, flatten, resolve
 
 WHOLE = flatten(resolve(Config()))
 
 
 def test_all_settings_of_a_resolved_configuration_are_taken() -> None:
-    check_held(Path("x"), WHOLE, "no")
-    check_held(Path("x"), flatten(Config()), "no")
+    assert parsed(WHOLE, "x", "no") == resolve(Config())
+    assert parsed(flatten(Config()), "x", "no") == Config()
 
 
 @pytest.mark.parametrize("value", [None, [[]], "neither", -7.5])
@@ -27,16 +27,26 @@ def test_all_settings_of_a_resolved_configuration_are_taken() -> None:
 def test_a_setting_that_cannot_be_names_file_and_flag(key: str, value: Any, capsys: pytest.CaptureFixture[str]) -> None:
     if key == "images.classes" and isinstance(value, list):
         return  # names of classes are looked for in the data
-    with pytest.raises(ValueError, match=rf"^a/config\.yaml: its setting --{key} is .*; mend it$") as caught:
-        check_held(Path("a/config.yaml"), {**WHOLE, key: value}, "mend it")
+    with pytest.raises(ValueError, match=rf"^a/config\.yaml: --{key} (is|has) .*; mend it$") as caught:
+        parsed({**WHOLE, key: value}, "a/config.yaml", "mend it")
     assert "\n" not in str(caught.value)
     assert capsys.readouterr() == ("", "")
 
 
+def test_settings_that_older_versions_had_are_no_obstacle() -> None:
+    old = {
+        "evaluation.architectures": [],
+        "evaluation.rates": [0.001],
+        "evaluation.ranking": False,
+        "evaluation.sizes": [],
+    }
+    assert parsed({**WHOLE, **old}, "x", "no") == resolve(Config())
+
+
 def test_a_setting_that_there_is_not() -> None:
     assert "ipcs" not in DEFAULTS
-    with pytest.raises(ValueError, match=r"^x: it has a setting 'ipcs', which there is not; mend it$"):
-        check_held(Path("x"), {**WHOLE, "ipcs": 3}, "mend it")
+    with pytest.raises(ValueError, match=r"^x: there is no setting 'ipcs'; did you mean ipc\?; mend it$"):
+        parsed({**WHOLE, "ipcs": 3}, "x", "mend it")
 
 
 @pytest.mark.parametrize("config", [None, [], "x", 3, {}, {**WHOLE, "steps": "x"}, {**WHOLE, "method": None}])

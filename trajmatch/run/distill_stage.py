@@ -27,14 +27,13 @@ from trajmatch.run.checkpoint import Checkpoint, load_checkpoint, save_checkpoin
 from trajmatch.run.condense import Condenser
 from trajmatch.run.config import Config
 from trajmatch.run.expert_stage import expert_settings
-from trajmatch.run.folder import read_metrics
 from trajmatch.run.interrupts import deferred
 from trajmatch.run.methods import METHODS
 from trajmatch.run.precision import precision
 from trajmatch.run.progress import Meter
 from trajmatch.run.settings import DISTILL_FIELDS, flatten, settings
 from trajmatch.run.start import first_images, first_state
-from trajmatch.run.step_log import line
+from trajmatch.run.step_log import line, read_metrics
 
 CHECKPOINT, METRICS, DISTILLED, SNAPSHOTS = (
     "checkpoint.safetensors",

@@ -1,6 +1,7 @@
 """A run folder: whose it is, what is done in it, and how to say so. No torch here."""
 
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ from trajmatch.run.config import Config
 from trajmatch.run.config_file import read_config
 from trajmatch.run.kinds import merged
 from trajmatch.run.settings import INCIDENTAL, RETIRED, difference, flatten
-from trajmatch.run.step_log import read_log
 
 CONFIG = "config.yaml"
 # Where a run stands and how it is called may change between two calls on one folder.
@@ -63,15 +63,15 @@ def nest(flat: dict[str, Any]) -> dict[str, Any]:
     return nested
 
 
-def read_metrics(path: Path) -> tuple[list[dict[str, Any]], str]:
-    """The rows of a run's log, and what is left out as a sentence, if anything is; none where there is no log."""
-    log = read_log(path)
-    return log.rows, log.words()
+def parsed(flat: Mapping[str, Any], where: str = "the settings of a file", remedy: str = "") -> Config:
+    """A configuration from the flat settings of a file, of whatever version.
 
-
-def parsed(flat: dict[str, Any], where: str = "the settings of a file") -> Config:
-    """A configuration from the flat settings of a file, of whatever version. Raises ValueError, which names it."""
-    return merged(Config(), {key: value for key, value in flat.items() if key not in RETIRED}, where)
+    Raises ValueError, which names the file, the setting and its value, with the remedy behind.
+    """
+    try:
+        return merged(Config(), {key: value for key, value in flat.items() if key not in RETIRED}, where)
+    except ValueError as error:
+        raise ValueError(f"{error}; {remedy}" if remedy else str(error)) from None
 
 
 def flags(flat: dict[str, Any]) -> list[str]:

@@ -25,7 +25,6 @@ from trajmatch.run.config import Config
 from trajmatch.run.distill_stage import SNAPSHOTS
 from trajmatch.run.expert_stage import open_experts
 from trajmatch.run.folder import CONFIG, parsed, read_config
-from trajmatch.run.held import check_held
 from trajmatch.run.methods import METHODS
 from trajmatch.run.scoring import base_configuration, check_fit, set_file
 from trajmatch.run.settings import resolve
@@ -119,7 +118,7 @@ class Opener:
         if not (folder / CONFIG).is_file():
             raise ValueError(f"--run is {folder}, which is not a run folder: it has no {CONFIG}")
         flat = read_config(folder / CONFIG)
-        check_held(folder / CONFIG, flat, "put back what it was, or start anew in another --out")
+        parsed(flat, str(folder / CONFIG), "put back what it was, or start anew in another --out")
         config, material = self._prepared(flat)
         place, points = assemble.device(config.device), []
         trajectories = self._experts(config, material, folder / "experts" if config.experts.isdigit() else None)

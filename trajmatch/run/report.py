@@ -10,9 +10,9 @@ from trajmatch.pages import figures
 from trajmatch.pages.html import filled
 from trajmatch.pages.tables import as_html, set_title
 from trajmatch.run import shapes
-from trajmatch.run.folder import read_metrics
 from trajmatch.run.options import DIAGNOSES
 from trajmatch.run.scoring import SET
+from trajmatch.run.step_log import read_metrics
 
 Record = Mapping[str, Any]
 CAPTIONS = {

@@ -9,7 +9,7 @@ from typing import Any
 from trajmatch.pages.tables import score_lines
 from trajmatch.run import shapes
 from trajmatch.run.config import Config
-from trajmatch.run.held import check_held
+from trajmatch.run.folder import parsed
 from trajmatch.run.options import Scored
 from trajmatch.run.ranges import is_count
 
@@ -46,7 +46,7 @@ def base_configuration(path: Path) -> dict[str, Any]:
     config = set_header(file)["info"].get("config")
     if not isinstance(config, dict):
         raise ValueError(f"{file}: the header of this set has no settings (info.config); {remedy(file)}")
-    check_held(file, config, remedy(file))
+    parsed(config, str(file), remedy(file))
     return config
 
 
@@ -61,7 +61,6 @@ def opened_set(
     """
     from trajmatch.data import synthetic as sets
     from trajmatch.run import assemble
-    from trajmatch.run.folder import parsed
     from trajmatch.run.settings import difference, resolve, settings
 
     config = resolve(config)

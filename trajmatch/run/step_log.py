@@ -87,3 +87,9 @@ def _is_value(value: Any) -> bool:
 
 def _refused(word: str) -> None:
     raise ValueError(f"{word} is no number of JSON")
+
+
+def read_metrics(path: Path) -> tuple[list[dict[str, Any]], str]:
+    """The rows of a run's log, and what is left out as a sentence, if anything is; none where there is no log."""
+    log = read_log(path)
+    return log.rows, log.words()

@@ -13,10 +13,11 @@ from trajmatch.methods.outer import probabilities
 from trajmatch.run import assemble, compute
 from trajmatch.run.config import Config, Matching
 from trajmatch.run.distill_stage import METRICS, Loop
-from trajmatch.run.folder import claim, read_metrics
+from trajmatch.run.folder import claim
 from trajmatch.run.interrupts import deferred
 from trajmatch.run.opened import Opened
 from trajmatch.run.settings import resolve
+from trajmatch.run.step_log import read_metrics
 
 
 def changed(run: Opened, matching: Matching, steps: int) -> Config:

@@ -13,9 +13,9 @@ from trajmatch.methods.schedule import Choice
 from trajmatch.pages.plots import banded, panels, titled
 from trajmatch.run.diagnosis import Diagnosis
 from trajmatch.run.distill_stage import METRICS
-from trajmatch.run.folder import read_metrics
 from trajmatch.run.opened import Opened, Point
 from trajmatch.run.options import Options
+from trajmatch.run.step_log import read_metrics
 
 
 def _choices(run: Opened, options: Options) -> list[Choice]:
