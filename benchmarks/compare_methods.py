@@ -43,23 +43,26 @@ from benchmarks.comparison import (
 from benchmarks.summary import COLUMNS, made, made_here, origin_of_table, summarise
 from trajmatch.core.draws import derive, generator
 from trajmatch.data import synthetic as sets
+from trajmatch.data.file_names import METRICS, SET
 from trajmatch.data.files import write_json
 from trajmatch.data.images import Images
-from trajmatch.data.networks import build
+from trajmatch.data.material import Material
+from trajmatch.data.networks.convnet import build
+from trajmatch.machine.interrupts import handling, raise_interrupt
+from trajmatch.machine.processes import Report, peak_memory_mb, run_jobs
 from trajmatch.measure.evaluate import train_and_test
-from trajmatch.run import assemble
-from trajmatch.run.assemble import Material, evaluation_training, factory
-from trajmatch.run.compute import prepare_process, training_engine
-from trajmatch.run.config import Config
-from trajmatch.run.distill_stage import DISTILLED, METRICS, Loop
-from trajmatch.run.evaluate_stage import snapshots
-from trajmatch.run.expert_stage import open_experts
-from trajmatch.run.interrupts import handling, raise_interrupt
-from trajmatch.run.methods import METHODS
-from trajmatch.run.plan import seconds_of_step
-from trajmatch.run.pool import Report, peak_memory_mb, run_jobs
-from trajmatch.run.step_log import read_metrics
-from trajmatch.run.verbs import Run, say, silent
+from trajmatch.pages.step_log import read_metrics
+from trajmatch.run.assembly import setup
+from trajmatch.run.assembly.engine import prepare_process, training_engine
+from trajmatch.run.assembly.letters import evaluation_training
+from trajmatch.run.assembly.setup import factory
+from trajmatch.run.stages.evaluation import snapshots
+from trajmatch.run.stages.experts import open_experts
+from trajmatch.run.stages.loop import Loop
+from trajmatch.run.stages.plan import seconds_of_step
+from trajmatch.run.stages.run import Run, say, silent
+from trajmatch.settings.config import Config
+from trajmatch.settings.methods import METHODS
 
 # Training images that settings are chosen by: on 2,000, two sets of equal worth differ by more than a point.
 CHOICE = 10_000
@@ -68,7 +71,7 @@ CHOICE = 10_000
 @lru_cache(maxsize=1)
 def material(about: Comparison) -> Material:
     """The images, once in each process."""
-    return assemble.load_material(configuration(about, Job("mtt", max(about.ipc), 0)))
+    return setup.load_material(configuration(about, Job("mtt", max(about.ipc), 0)))
 
 
 @lru_cache(maxsize=1)
@@ -108,7 +111,7 @@ def run(about: Comparison, job: Job, report: Report | None = None) -> dict[str, 
     if held and scored >= about.networks:
         return held
     config, networks = configuration(about, job), range(scored, about.networks)
-    distilled = not (path.parent / DISTILLED).exists()
+    distilled = not (path.parent / SET).exists()
     this = Run(config, path.parent, " ".join(sys.argv), say=silent, material=material(about))
     this.experts()
     this.distill()

@@ -8,13 +8,16 @@ from typing import Any
 import tyro
 
 from benchmarks.measure import has
+from trajmatch.data.file_names import CONFIG
 from trajmatch.data.files import is_share, read_json
-from trajmatch.run.config import Config
-from trajmatch.run.folder import CONFIG, FREE, check_claim, read_config
-from trajmatch.run.methods import METHODS, Method, complete
-from trajmatch.run.pool import cores
-from trajmatch.run.presets import preset
-from trajmatch.run.settings import difference, flatten, resolve
+from trajmatch.machine.processes import cores
+from trajmatch.run.folder import FREE, check_claim
+from trajmatch.settings.checks import resolve
+from trajmatch.settings.config import Config
+from trajmatch.settings.config_file import read_config
+from trajmatch.settings.flat import difference, flatten
+from trajmatch.settings.methods import METHODS, Method, complete
+from trajmatch.settings.presets import preset
 
 TIMINGS = "seconds_per_step.json"
 MEND = "mend it, or choose another --out"

@@ -27,14 +27,14 @@ from benchmarks import measure
 from trajmatch.core.augment import STANDARD, augment, draw, families
 from trajmatch.core.draws import generator
 from trajmatch.data.files import write_json
-from trajmatch.data.networks import build, convnet
+from trajmatch.data.networks.convnet import build, convnet
+from trajmatch.machine.processes import cores
 from trajmatch.measure.cost import synchronise
 from trajmatch.methods import engines
 from trajmatch.methods.engines import Engine
 from trajmatch.methods.training import Training, train
-from trajmatch.run import assemble
-from trajmatch.run.compute import prepare_process
-from trajmatch.run.pool import cores
+from trajmatch.run.assembly import setup
+from trajmatch.run.assembly.engine import prepare_process
 
 FAMILIES = families(STANDARD)
 LR = 0.01
@@ -157,7 +157,7 @@ def main(words: list[str] | None = None) -> None:
     sizes = [s for s in (SIZES[1:2] if given.quick else SIZES) if given.batch in (None, s.batch)]
     if not sizes:
         parser.error(f"--batch is {given.batch}, and the sizes to measure have none of it")
-    device, total, rounds = assemble.device(given.device), cores(), 2 if given.quick else 3
+    device, total, rounds = setup.device(given.device), cores(), 2 if given.quick else 3
     rows: list[dict[str, Any]] = []
     print(json.dumps(measure.machine(device, total)))
     for size in sizes:

@@ -21,13 +21,13 @@ from trajmatch.core.draws import generator
 from trajmatch.core.estimators import Task, unrolled
 from trajmatch.core.inner import Problem, training_view
 from trajmatch.core.student import Student, plain
-from trajmatch.data.networks import build, convnet
+from trajmatch.data.networks.convnet import build, convnet
+from trajmatch.machine.memory import peak_over_base
+from trajmatch.machine.processes import cores
 from trajmatch.measure.cost import alternating
 from trajmatch.methods import engines
 from trajmatch.methods.engines import Compiled, Engine
-from trajmatch.run.compute import prepare_process
-from trajmatch.run.pool import cores
-from trajmatch.run.resident import peak_over_base
+from trajmatch.run.assembly.engine import prepare_process
 
 UNROLLED_STEPS = 4
 COLUMNS = {"side": "side", "gradient": "gradient, ms", "sweep": "step of the sweep, ms", "memory": "MB an image"}

@@ -23,19 +23,20 @@ from benchmarks import measure, pictures
 from trajmatch.core.draws import generator
 from trajmatch.core.estimators import Task, adjoint
 from trajmatch.core.hypergradient import Hypergradient
-from trajmatch.data.files import read_tensors, save_tensors, write_json
-from trajmatch.data.networks import build, convnet
+from trajmatch.data.files import write_json
+from trajmatch.data.networks.convnet import build, convnet
+from trajmatch.data.tensors import read_tensors, save_tensors
+from trajmatch.machine.memory import peak_over_base
+from trajmatch.machine.precision import precision
+from trajmatch.machine.processes import cores
 from trajmatch.measure import cost
 from trajmatch.methods import engines
 from trajmatch.methods.engines import Engine
 from trajmatch.methods.training import Training, train
-from trajmatch.run import assemble
-from trajmatch.run.compute import prepare_process
-from trajmatch.run.config import Config, Images
-from trajmatch.run.pool import cores
-from trajmatch.run.precision import precision
-from trajmatch.run.resident import peak_over_base
-from trajmatch.run.verbs import say
+from trajmatch.run.assembly import setup
+from trajmatch.run.assembly.engine import prepare_process
+from trajmatch.run.stages.run import say
+from trajmatch.settings.config import Config, Images
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Segment(NamedTuple):
 def segment(data: str, width: int, num_images: int = 1000) -> Segment:
     """A segment of an expert: s after one epoch, g after three."""
     config = Config(data=data, images=Images(size=32, colour="rgb", normalise="channel"))
-    material = assemble.load_material(config)
+    material = setup.load_material(config)
     chosen = torch.randperm(len(material.dataset.train), generator=generator(0, "benchmark"))[:num_images]
     x, y = material.space.forward(material.dataset.train.x[chosen]), material.dataset.train.y[chosen]
     network, theta = build(lambda: convnet((3, 32, 32), 10, 3, width), 0)
@@ -236,7 +237,7 @@ def main(words: list[str] | None = None) -> None:
         return
     prepare_process()
     torch.set_num_threads(given.threads)
-    device = assemble.device(given.device)
+    device = setup.device(given.device)
     cases = [replace(case, width=given.width) for case in (QUICK if given.quick else CASES)]
     with TemporaryDirectory() as scratch:
         data = Path(scratch) / "segment.safetensors"

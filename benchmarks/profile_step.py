@@ -16,8 +16,8 @@ from torch.utils.flop_counter import flop_registry
 
 from benchmarks import measure
 from benchmarks.outer_step import Case, Side, segment, step
-from trajmatch.run.compute import prepare_process
-from trajmatch.run.pool import cores
+from trajmatch.machine.processes import cores
+from trajmatch.run.assembly.engine import prepare_process
 
 KINDS = {
     "convolution": ("convolution", "mkldnn", "onednn"),

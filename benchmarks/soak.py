@@ -23,7 +23,8 @@ from typing import Any
 
 import torch
 
-from trajmatch.data.files import read_tensors, write_json
+from trajmatch.data.files import write_json
+from trajmatch.data.tensors import read_tensors
 
 STEPS = 8
 FLAGS = (

@@ -13,7 +13,7 @@ from trajmatch.core.loss import cross_entropy
 from trajmatch.core.mixed import MIXED
 from trajmatch.core.student import plain
 from trajmatch.core.vector import functional
-from trajmatch.data.networks import build, convnet
+from trajmatch.data.networks.convnet import build, convnet
 
 F64 = torch.float64
 

@@ -9,8 +9,8 @@ import torch
 
 from benchmarks import measure, outer_step, pictures, summary, tables
 from benchmarks.outer_step import TESLA, UNROLLED, Case, Segment, Side
-from trajmatch.data.files import save_tensors
-from trajmatch.data.networks import build, convnet
+from trajmatch.data.networks.convnet import build, convnet
+from trajmatch.data.tensors import save_tensors
 
 CPU = torch.device("cpu")
 FIELDS = (

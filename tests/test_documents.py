@@ -13,14 +13,15 @@ import tyro
 
 import trajmatch
 from trajmatch.run.cli import VERBS
-from trajmatch.run.config import Config
-from trajmatch.run.continual import Options as Stream
-from trajmatch.run.diagnose import check
-from trajmatch.run.options import Options, Scored
-from trajmatch.run.presets import NAMES, preset
-from trajmatch.run.search import Options as Search
-from trajmatch.run.settings import flag, flatten
-from trajmatch.run.words import SHORT, Nothing, configuration
+from trajmatch.run.scores.continual import Options as Stream
+from trajmatch.run.scores.search import Options as Search
+from trajmatch.settings.command_line import SHORT, Nothing, configuration
+from trajmatch.settings.config import Config
+from trajmatch.settings.diagnoses import check
+from trajmatch.settings.flat import flatten
+from trajmatch.settings.kinds import flag
+from trajmatch.settings.options import Options, Scored
+from trajmatch.settings.presets import NAMES, preset
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

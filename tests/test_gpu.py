@@ -11,13 +11,13 @@ from tests.run.small import command, rows, succeed
 from trajmatch.core.augment import families
 from trajmatch.core.descent import Momentum
 from trajmatch.core.sharpness import SAM
-from trajmatch.data.networks import build, convnet
+from trajmatch.data.networks.convnet import build, convnet
 from trajmatch.data.trajectories import Segment
+from trajmatch.machine.precision import set_precision
 from trajmatch.methods import engines
 from trajmatch.methods.engines import Engine
 from trajmatch.methods.outer import Rule, outer_step
 from trajmatch.methods.state import OuterState, Record, new_state
-from trajmatch.run.precision import set_precision
 
 pytestmark = [
     pytest.mark.gpu,

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trajmatch.data.synthetic import SyntheticSet, load
-    from trajmatch.run.config import Config
-    from trajmatch.run.notebook import distill
-    from trajmatch.run.presets import preset
+    from trajmatch.run.api import distill
+    from trajmatch.settings.config import Config
+    from trajmatch.settings.presets import preset
 
 __all__ = ["Config", "SyntheticSet", "distill", "load", "preset"]
 
 _HOMES = {
-    "Config": "trajmatch.run.config",
+    "Config": "trajmatch.settings.config",
     "SyntheticSet": "trajmatch.data.synthetic",
-    "distill": "trajmatch.run.notebook",
+    "distill": "trajmatch.run.api",
     "load": "trajmatch.data.synthetic",
-    "preset": "trajmatch.run.presets",
+    "preset": "trajmatch.settings.presets",
 }
 
 

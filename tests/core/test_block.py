@@ -9,7 +9,7 @@ from torch.func import grad
 
 from tests.oracles import F64, random, relative_error
 from trajmatch.core.block import norm_relu_pool
-from trajmatch.data.kernels import CompiledKernels, compiled_kernels
+from trajmatch.data.networks.kernels import CompiledKernels, compiled_kernels
 
 EPS = 1e-5
 Block = Callable[[Tensor, Tensor, Tensor], Tensor]

@@ -22,7 +22,7 @@ from trajmatch.core.estimators import (
 )
 from trajmatch.core.hypergradient import Hypergradient
 from trajmatch.core.student import micro_batched
-from trajmatch.data.networks import build, convnet
+from trajmatch.data.networks.convnet import build, convnet
 
 EXACT = ["reverse-over-reverse", "forward-over-reverse"]
 T = len(ALL_FAMILIES)

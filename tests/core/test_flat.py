@@ -15,7 +15,7 @@ from trajmatch.core.draws import generator
 from trajmatch.core.loss import cross_entropy, gradient
 from trajmatch.core.sharpness import ASAM, GSAM, SAM, FlatGSAM, Sharpness, VaSSO
 from trajmatch.core.vector import functional
-from trajmatch.data.networks import build, convnet
+from trajmatch.data.networks.convnet import build, convnet
 from trajmatch.methods.training import Training, train
 
 RHO, ALPHA = 0.3, 0.7

@@ -12,7 +12,7 @@ from trajmatch.core.loss import cross_entropy, lowered
 from trajmatch.core.mixed import MIXED
 from trajmatch.core.student import Student, micro_batched, plain
 from trajmatch.core.vector import Forward, functional
-from trajmatch.data.networks import build, convnet
+from trajmatch.data.networks.convnet import build, convnet
 
 N = 7
 EXACT = ["reverse-over-reverse", "forward-over-reverse"]

@@ -4,7 +4,7 @@ import torch
 
 from tests.oracles import random, relative_error
 from trajmatch.core.vector import Layout, functional
-from trajmatch.data.networks import build, convnet
+from trajmatch.data.networks.convnet import build, convnet
 
 
 def test_join_goes_by_name_and_not_by_the_order_of_its_argument() -> None:

@@ -7,8 +7,8 @@ from torch import nn
 from trajmatch.core.loss import cross_entropy
 from trajmatch.core.student import plain
 from trajmatch.core.vector import functional
-from trajmatch.data.architectures import ARCHITECTURES, alexnet, lenet, resnet18, vgg11
-from trajmatch.data.networks import build
+from trajmatch.data.networks.architectures import ARCHITECTURES, alexnet, lenet, resnet18, vgg11
+from trajmatch.data.networks.convnet import build
 
 # Parameters at 32 x 32 x 3 and ten classes, as the published programs have them.
 PUBLISHED = {"mlp": 411_146, "lenet": 62_006, "alexnet": 1_872_202, "vgg11": 9_231_114, "resnet18": 11_173_962}

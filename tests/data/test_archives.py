@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tests.data.sample_images import cifar10_files, cifar_batch, images, write_files, write_tar
-from trajmatch.data import archives
 from trajmatch.data.images import load
+from trajmatch.data.reading import archives
 
 
 def python2_batch(x: Any, y: Any) -> bytes:

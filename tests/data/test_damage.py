@@ -15,13 +15,14 @@ from torch import Tensor
 from tests.oracles import random
 from trajmatch.data import checksums, synthetic
 from trajmatch.data.checksums import HEADER, identity
-from trajmatch.data.files import read_header, read_tensors, save_tensors
+from trajmatch.data.files import read_header
 from trajmatch.data.snapshots import Snapshot, read_snapshot, save_snapshot
 from trajmatch.data.synthetic import SyntheticSet, class_labels, one_hot
+from trajmatch.data.tensors import read_tensors, save_tensors
 from trajmatch.data.trajectories import Trajectory, save_trajectory
 from trajmatch.data.whitening import InputSpace, fit
 from trajmatch.methods.state import OuterState, new_state
-from trajmatch.run.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from trajmatch.run.stages.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 SETTINGS = {"data": "digits", "outer.labels": "hard"}
 # What a reader finds, in a form that can be compared.
@@ -321,7 +322,7 @@ BAD_STATES: dict[str, tuple[Callable[[OuterState], OuterState], str]] = {
 def test_a_checkpoint_that_cannot_be_gone_on_from_is_neither_written_nor_read(
     name: str, where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trajmatch.run import checkpoint as module
+    from trajmatch.run.stages import checkpoint as module
 
     change, says = BAD_STATES[name]
     path, wrong = tmp_path / "checkpoint.safetensors", module.wrong_state

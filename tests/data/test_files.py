@@ -12,17 +12,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from trajmatch.data import files
-from trajmatch.data.files import (
-    is_share,
-    read_header,
-    read_json,
-    read_tensors,
-    replacing,
-    save_tensors,
-    write_json,
-    write_text,
-)
+from trajmatch.data import checksums, files
+from trajmatch.data import tensors as tensor_files
+from trajmatch.data.files import is_share, read_header, read_json, replacing, write_json, write_text
+from trajmatch.data.tensors import read_tensors, save_tensors
 from trajmatch.data.trajectories import save_trajectory
 
 OLD, NEW = {"x": torch.arange(4.0)}, {"x": torch.zeros(4)}
@@ -59,7 +52,7 @@ def test_a_save_that_fails_half_way(
 ) -> None:
     path = tmp_path / "x"
     save_tensors(path, OLD, {})
-    monkeypatch.setattr(files, "save_file", half_written(error))
+    monkeypatch.setattr(tensor_files, "save_file", half_written(error))
     with unchanged(path):
         with pytest.raises(raised):
             save_tensors(path, NEW, {})
@@ -71,7 +64,7 @@ def test_a_save_that_fails_half_way(
 def test_a_wrapped_system_error_keeps_its_number_and_names_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "save_file", half_written(SafetensorError("I/O error: (os error 28)")))
+    monkeypatch.setattr(tensor_files, "save_file", half_written(SafetensorError("I/O error: (os error 28)")))
     with pytest.raises(OSError, match="No space left on device") as caught:
         save_tensors(tmp_path / "x", NEW, {})
     assert (caught.value.errno, caught.value.filename) == (28, str(tmp_path / "x"))
@@ -144,13 +137,13 @@ def test_a_round_trip_keeps_dtype_shape_and_header(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [[1, 2], "text", 3])
 def test_a_header_that_is_no_record(content: Any, tmp_path: Path) -> None:
-    save_file(OLD, tmp_path / "x", metadata={files.HEADER: json.dumps(content)})
+    save_file(OLD, tmp_path / "x", metadata={checksums.HEADER: json.dumps(content)})
     with pytest.raises(ValueError, match=r"x: its header is not a record"):
         read_header(tmp_path / "x")
 
 
 def test_a_header_that_is_no_json(tmp_path: Path) -> None:
-    save_file(OLD, tmp_path / "x", metadata={files.HEADER: "{"})
+    save_file(OLD, tmp_path / "x", metadata={checksums.HEADER: "{"})
     with pytest.raises(ValueError, match=r"x: this is not a file that trajmatch wrote"):
         read_header(tmp_path / "x")
 

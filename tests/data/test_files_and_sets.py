@@ -10,9 +10,10 @@ from torch.utils.data import DataLoader
 
 from tests.oracles import random
 from trajmatch.data import files, synthetic
-from trajmatch.data.files import read_header, read_tensors, save_tensors, write_json, write_text
+from trajmatch.data.files import read_header, write_json, write_text
 from trajmatch.data.images import Images
 from trajmatch.data.synthetic import SyntheticSet, class_labels, draw_real, initial_images, one_hot
+from trajmatch.data.tensors import read_tensors, save_tensors
 from trajmatch.data.trajectories import Trajectory, save_trajectory
 from trajmatch.data.whitening import fit
 

@@ -10,9 +10,9 @@ from tests.oracles import random, relative_error
 from trajmatch.core.loss import cross_entropy, gradient
 from trajmatch.core.mixed import inputs_alone, reverse_over_reverse
 from trajmatch.core.vector import Layout, functional
-from trajmatch.data.fused import FusedBlock, FusedConvolution, fused
-from trajmatch.data.kernels import compiled_kernels
-from trajmatch.data.networks import NORMS, POOLINGS, InstanceNorm, convnet
+from trajmatch.data.networks.convnet import NORMS, POOLINGS, InstanceNorm, convnet
+from trajmatch.data.networks.fused import FusedBlock, FusedConvolution, fused
+from trajmatch.data.networks.kernels import compiled_kernels
 
 NUM_CLASSES = 3
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from trajmatch.core.block import norm_relu_pool
-from trajmatch.data.fused import FusedBlock, FusedConvolution, fused
-from trajmatch.data.kernels import CompiledKernels, compiled_kernels
-from trajmatch.data.networks import InstanceNorm, build, convnet
+from trajmatch.data.networks.convnet import InstanceNorm, build, convnet
+from trajmatch.data.networks.fused import FusedBlock, FusedConvolution, fused
+from trajmatch.data.networks.kernels import CompiledKernels, compiled_kernels
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from trajmatch.data.images import Dataset, Images, check_ipc, export_folder, load
-from trajmatch.data.pixels import Colour, decode_splits
-from trajmatch.data.records import Split
+from trajmatch.data.reading.pixels import Colour, decode_splits
+from trajmatch.data.reading.source import Split
 
 
 def random_pixels(n: int, c: int = 3, side: int = 6, seed: int = 0) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from trajmatch.data import kernels
-from trajmatch.data.kernels import DTYPES, CompiledKernels, cache_folder, compiled_kernels
+from trajmatch.data.networks import kernels
+from trajmatch.data.networks.kernels import DTYPES, CompiledKernels, cache_folder, compiled_kernels
 
 build_anew = compiled_kernels.__wrapped__
 Compiler = Callable[..., Path]
@@ -62,7 +62,7 @@ def assert_one_library(folder: Path) -> None:
 
 
 def test_the_source_is_part_of_the_package_and_has_every_precision() -> None:
-    source = resources.files("trajmatch.data").joinpath("block.cpp").read_text(encoding="utf-8")
+    source = resources.files("trajmatch.data.networks").joinpath("block.cpp").read_text(encoding="utf-8")
     assert set(re.findall(r"^EXPORT\((\w+),", source, re.MULTILINE)) == set(DTYPES.values())
 
 
@@ -210,7 +210,7 @@ def test_a_library_that_is_cut_short_is_built_again_and_ends_no_process(cache: P
     whole = (cache / name).read_bytes()
     (cache / name).write_bytes(whole[: len(whole) // 2])
     script = (
-        "import torch\nfrom trajmatch.data.kernels import compiled_kernels\nk = compiled_kernels()\n"
+        "import torch\nfrom trajmatch.data.networks.kernels import compiled_kernels\nk = compiled_kernels()\n"
         "c = torch.ones(1, 2, 4, 4)\nprint(k.forward(c, torch.ones(2), torch.ones(2), 2, 1e-5)[0].sum().item())"
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from trajmatch.data import owner
 from trajmatch.data.files import write_text
-from trajmatch.data.litter import MATERIAL, OLD, litter, owner_of, remove_litter, temporary_name
-from trajmatch.data.owner import UNKNOWN, Owner, me, started
+from trajmatch.machine import owner
+from trajmatch.machine.litter import MATERIAL, OLD, litter, owner_of, remove_litter, temporary_name
+from trajmatch.machine.owner import UNKNOWN, Owner, me, started
 
 
 @pytest.fixture(scope="module")

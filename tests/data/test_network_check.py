@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trajmatch.core.vector import Layout, functional
-from trajmatch.data import architectures
-from trajmatch.data.fused import fused
-from trajmatch.data.network_check import check_network
-from trajmatch.data.networks import build, convnet, embedding
+from trajmatch.data.networks import architectures
+from trajmatch.data.networks.check import check_network
+from trajmatch.data.networks.convnet import build, convnet, embedding
+from trajmatch.data.networks.fused import fused
 
 SHAPE, C = (1, 4, 4), 3
 Make = Callable[[], nn.Module]

@@ -5,7 +5,7 @@ from torch import nn
 
 from tests.oracles import random, relative_error
 from trajmatch.core.vector import Layout, functional
-from trajmatch.data.networks import build, convnet
+from trajmatch.data.networks.convnet import build, convnet
 
 
 @pytest.mark.parametrize(("side", "depth"), [(32, 3), (64, 4), (128, 5)])

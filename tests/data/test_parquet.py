@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from tests.data.sample_images import NAMES, TEST, TRAIN, assert_same, images, write_folder, write_table
-from trajmatch.data import hub as hubs
-from trajmatch.data import parquet
 from trajmatch.data.images import load
+from trajmatch.data.reading import hub as hubs
+from trajmatch.data.reading import parquet
 
 
 def test_parquet_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from tests.data.sample_images import (
     write_table,
 )
 from trajmatch.data.images import export_folder, load
-from trajmatch.data.records import natural
+from trajmatch.data.reading.source import natural
 
 
 @pytest.mark.parametrize("kind", WRITERS)

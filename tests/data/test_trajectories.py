@@ -7,7 +7,7 @@ import torch
 
 from tests.oracles import random
 from trajmatch.core.augment import families
-from trajmatch.data.networks import convnet
+from trajmatch.data.networks.convnet import convnet
 from trajmatch.data.trajectories import Trajectory, save_trajectory
 from trajmatch.methods.experts import Real, expert
 from trajmatch.methods.training import Training

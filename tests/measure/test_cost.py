@@ -12,7 +12,7 @@ from trajmatch.core.estimators import adjoint, random_window, truncated
 from trajmatch.core.loss import cross_entropy
 from trajmatch.core.student import plain
 from trajmatch.core.vector import functional
-from trajmatch.data.networks import build, convnet
+from trajmatch.data.networks.convnet import build, convnet
 from trajmatch.measure.cost import FIRST, alternating, estimator, peak_memory, random_task, whole_batches
 
 CPU = torch.device("cpu")

@@ -9,7 +9,7 @@ from trajmatch.core.augment import draw, families
 from trajmatch.core.draws import derive, generator
 from trajmatch.core.loss import cross_entropy, gradient
 from trajmatch.core.vector import functional
-from trajmatch.data.networks import build, convnet
+from trajmatch.data.networks.convnet import build, convnet
 from trajmatch.measure.evaluate import Score, train_and_test
 from trajmatch.methods.training import Training, accuracy, train
 

@@ -13,7 +13,7 @@ from trajmatch.core.estimators import Task
 from trajmatch.core.loss import cross_entropy
 from trajmatch.core.student import plain
 from trajmatch.core.vector import functional
-from trajmatch.data.networks import build, convnet
+from trajmatch.data.networks.convnet import build, convnet
 from trajmatch.data.trajectories import Segment
 from trajmatch.measure.panel import cosines, interference, losses, matching_loss, mean_and_error, panel
 from trajmatch.methods.outer import Rule

@@ -14,8 +14,8 @@ from trajmatch.core.draws import derive, generator
 from trajmatch.core.loss import cross_entropy
 from trajmatch.core.student import plain
 from trajmatch.core.vector import Layout, functional
-from trajmatch.data.networks import build, convnet, embedding
-from trajmatch.methods import baselines as b
+from trajmatch.data.networks.convnet import build, convnet, embedding
+from trajmatch.methods import condensation as b
 from trajmatch.methods.state import OuterState, new_state
 from trajmatch.methods.training import Training, train
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from tests.oracles import F64, random, relative_error
 from trajmatch.core.combine import gramian
 from trajmatch.core.draws import derive, generator
-from trajmatch.methods.combining import RULES, check_rule, weights
+from trajmatch.methods.segment_weights import RULES, check_rule, weights
 
 SEED, STEP = 4, 7
 # What torchjd allows itself: UPGrad's solver adds 1e-4 of the Gramian's trace, and MGDA, by Frank-Wolfe, stops early.

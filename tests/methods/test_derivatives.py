@@ -14,8 +14,8 @@ from trajmatch.core.inner import Problem
 from trajmatch.core.loss import cross_entropy
 from trajmatch.core.student import plain
 from trajmatch.core.vector import functional, plain_attention
-from trajmatch.data.architectures import ViT
-from trajmatch.data.networks import build
+from trajmatch.data.networks.architectures import ViT
+from trajmatch.data.networks.convnet import build
 from trajmatch.methods import engines
 from trajmatch.methods.derivatives import check_features, check_sweep, check_truth
 from trajmatch.methods.engines import EAGER, Engine, student

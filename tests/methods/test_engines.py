@@ -13,8 +13,8 @@ from trajmatch.core.loss import cross_entropy
 from trajmatch.core.mixed import MIXED
 from trajmatch.core.student import Student, plain
 from trajmatch.core.vector import functional
-from trajmatch.data.kernels import compiled_kernels
-from trajmatch.data.networks import build, convnet
+from trajmatch.data.networks.convnet import build, convnet
+from trajmatch.data.networks.kernels import compiled_kernels
 from trajmatch.methods import engines
 from trajmatch.methods.engines import EAGER, PRECISIONS, Compiled, Engine, check, choose, couples, forward, student
 

@@ -11,7 +11,7 @@ from trajmatch.core.augment import Draw, augment, draw
 from trajmatch.core.draws import derive, generator
 from trajmatch.core.loss import cross_entropy, gradient
 from trajmatch.core.vector import functional
-from trajmatch.data.networks import build, convnet
+from trajmatch.data.networks.convnet import build, convnet
 from trajmatch.methods.experts import Expert, Real, expert
 from trajmatch.methods.training import Training, accuracy, train
 

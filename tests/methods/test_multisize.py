@@ -10,12 +10,12 @@ from tests.methods.test_baselines import ALL, DSA, FEATURES, FORWARD, LAYOUT, RE
 from tests.oracles import F64, random, relative_error
 from trajmatch.core.augment import augment
 from trajmatch.core.draws import generator
-from trajmatch.methods import baselines as b
+from trajmatch.methods import condensation as b
 from trajmatch.methods.multisize import Parts, is_measured, moving, next_network, part_distances
 from trajmatch.methods.state import OuterState, new_state
-from trajmatch.run.condense import condensation
-from trajmatch.run.config import Config
-from trajmatch.run.settings import resolve
+from trajmatch.run.stages.steps import condensation
+from trajmatch.settings.checks import resolve
+from trajmatch.settings.config import Config
 
 MDC = replace(DSA, parts=True)
 IPC = 4

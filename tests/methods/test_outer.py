@@ -15,7 +15,7 @@ from trajmatch.core.loss import cross_entropy
 from trajmatch.core.sharpness import ASAM, GSAM, SAM, Perturbation, VaSSO
 from trajmatch.core.student import plain
 from trajmatch.core.vector import functional
-from trajmatch.data.networks import build, convnet
+from trajmatch.data.networks.convnet import build, convnet
 from trajmatch.data.trajectories import Segment
 from trajmatch.methods.outer import Rule, outer_step
 from trajmatch.methods.state import OuterState, new_state

@@ -17,10 +17,10 @@ from trajmatch.core.loss import cross_entropy
 from trajmatch.core.sharpness import SAM, VaSSO
 from trajmatch.core.student import plain
 from trajmatch.core.vector import functional
-from trajmatch.data.networks import build, convnet
+from trajmatch.data.networks.convnet import build, convnet
 from trajmatch.data.trajectories import Segment
-from trajmatch.methods.combining import RULES, weights
 from trajmatch.methods.outer import Rule, outer_step, probabilities
+from trajmatch.methods.segment_weights import RULES, weights
 from trajmatch.methods.state import OuterState, Record, new_state
 
 T, SEED, STEP, N, C = 6, 11, 5, 6, 3

@@ -13,7 +13,7 @@ from trajmatch.core.estimators import Task, adjoint, stack, unrolled
 from trajmatch.core.inner import Problem
 from trajmatch.core.sharpness import SAM
 from trajmatch.core.student import stacked
-from trajmatch.data.networks import build, convnet
+from trajmatch.data.networks.convnet import build, convnet
 from trajmatch.data.trajectories import Segment
 from trajmatch.methods import engines
 from trajmatch.methods.engines import Engine

@@ -7,7 +7,7 @@ from torch import nn
 from tests.oracles import F64, random, relative_error
 from trajmatch.core.loss import cross_entropy, gradient
 from trajmatch.core.vector import Layout, functional
-from trajmatch.data.networks import build, convnet
+from trajmatch.data.networks.convnet import build, convnet
 from trajmatch.methods.experts import Expert, Real, expert
 from trajmatch.methods.schedule import Choice, Window
 from trajmatch.methods.training import Training, accuracy, images_at_once, train

@@ -7,10 +7,10 @@ import pytest
 
 from tests.run.small import FLAGS, command, succeed
 from tests.run.test_commands import refusal
-from trajmatch.data import kernels
-from trajmatch.data.kernels import compiled_kernels
+from trajmatch.data.networks import kernels
+from trajmatch.data.networks.kernels import compiled_kernels
 from trajmatch.methods import engines
-from trajmatch.run import expert_stage
+from trajmatch.run.stages import experts as expert_stage
 
 Captured = pytest.CaptureFixture[str]
 MINE = """

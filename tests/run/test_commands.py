@@ -16,10 +16,13 @@ import torch
 import trajmatch
 from tests.run.small import command, rows, start, succeed
 from trajmatch.data import images
-from trajmatch.data.files import read_tensors
-from trajmatch.run import assemble, distill_stage, pool
+from trajmatch.data.material import shared
+from trajmatch.data.tensors import read_tensors
+from trajmatch.machine import processes as pool
+from trajmatch.run.assembly import setup
 from trajmatch.run.cli import main
-from trajmatch.run.presets import preset
+from trajmatch.run.stages import loop as distill_stage
+from trajmatch.settings.presets import preset
 
 Captured = pytest.CaptureFixture[str]
 
@@ -268,8 +271,8 @@ def test_only_dead_processes_material_is_swept(tmp_path: Path) -> None:
     other = tmp_path / ".material-elsewhere.example-1-x"
     for place in (dead, alive, other):
         place.mkdir()
-    material = assemble.load_material(preset("digits-ipc1"))
-    with assemble.shared(material, tmp_path) as path:
+    material = setup.load_material(preset("digits-ipc1"))
+    with shared(material, tmp_path) as path:
         assert path.exists()
     assert sorted(tmp_path.iterdir()) == sorted([alive, other])
 

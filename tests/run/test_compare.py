@@ -13,15 +13,16 @@ import torch
 import yaml
 
 from tests.run.test_commands import refusal
-from trajmatch.data.files import save_tensors
+from trajmatch.data.tensors import save_tensors
 from trajmatch.run.cli import main
-from trajmatch.run.compared import read, read_stream
-from trajmatch.run.config import Config, Matching
-from trajmatch.run.differing import measured_alike
-from trajmatch.run.folder import nest
-from trajmatch.run.plots import by_network, by_seconds, by_size
-from trajmatch.run.rows import table
-from trajmatch.run.settings import flatten, resolve
+from trajmatch.run.compare.entries import read, read_stream
+from trajmatch.run.compare.plots import by_network, by_seconds, by_size
+from trajmatch.run.compare.protocol import measured_alike
+from trajmatch.run.compare.rows import table
+from trajmatch.settings.checks import resolve
+from trajmatch.settings.config import Config, Matching
+from trajmatch.settings.flat import flatten
+from trajmatch.settings.stored import nest
 
 Captured = pytest.CaptureFixture[str]
 
@@ -444,8 +445,8 @@ def test_runs_and_streams_have_files_of_their_own(tmp_path: Path) -> None:
 
 def test_streams_of_other_settings_do_not_look_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawings: list[list[str]] = []
-    monkeypatch.setattr("trajmatch.run.plots.streams", lambda _, names: drawings.append(names))
-    monkeypatch.setattr("trajmatch.run.plots.png", lambda _: b"")
+    monkeypatch.setattr("trajmatch.run.compare.plots.streams", lambda _, names: drawings.append(names))
+    monkeypatch.setattr("trajmatch.run.compare.plots.png", lambda _: b"")
 
     def rows(*folders: Path) -> list[str]:
         assert main(["compare", *map(str, folders), "--out", str(tmp_path / "out")]) == 0

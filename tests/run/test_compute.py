@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from trajmatch.data.networks import build, convnet
+from trajmatch.data.networks.convnet import build, convnet
 from trajmatch.methods import engines
 from trajmatch.methods.engines import Engine
-from trajmatch.run import compute
-from trajmatch.run.compute import Compute, convolution_flops, outer_compute, training_engine
-from trajmatch.run.config import Config, Matching, Outer
-from trajmatch.run.memory import PER_OUTPUT, PROCESS, held_bytes, micro_batch, parse_memory, step_bytes
-from trajmatch.run.settings import resolve
+from trajmatch.run.assembly import engine as compute
+from trajmatch.run.assembly.budget import PER_OUTPUT, PROCESS, held_bytes, micro_batch, parse_memory, step_bytes
+from trajmatch.run.assembly.engine import Compute, convolution_flops, outer_compute, training_engine
+from trajmatch.settings.checks import resolve
+from trajmatch.settings.config import Config, Matching, Outer
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 SHAPE = (3, 16, 16)

@@ -13,17 +13,17 @@ from trajmatch.core.augment import families
 from trajmatch.core.descent import Adam
 from trajmatch.core.draws import generator
 from trajmatch.data import synthetic as sets
-from trajmatch.data.files import read_tensors
-from trajmatch.methods.baselines import GRADIENTS, MEAN_FEATURES
+from trajmatch.data.tensors import read_tensors
+from trajmatch.methods.condensation import GRADIENTS, MEAN_FEATURES
 from trajmatch.methods.multisize import Parts
 from trajmatch.methods.state import OuterState
-from trajmatch.run import assemble
+from trajmatch.run.assembly import setup
+from trajmatch.run.assembly.distilled import base_configuration
 from trajmatch.run.cli import main
-from trajmatch.run.condense import Condenser, condensation, real_loss
-from trajmatch.run.config import Baseline, Config, MethodName
-from trajmatch.run.folder import parsed
-from trajmatch.run.scoring import base_configuration
-from trajmatch.run.settings import resolve
+from trajmatch.run.stages.steps import Condenser, condensation, real_loss
+from trajmatch.settings.checks import resolve
+from trajmatch.settings.config import Baseline, Config, MethodName
+from trajmatch.settings.stored import parsed
 
 FEW = ["--baseline.batch", "20", "--ipc", "2", "--baseline.updates", "3", "--baseline.epochs", "2"]
 
@@ -109,7 +109,7 @@ def test_the_published_loops_and_rates() -> None:
 def test_real_images_are_of_their_class_and_drawn_anew_at_every_step(tmp_path: Path) -> None:
     succeed(*command("distill", "--method", "dm", "--steps", 1, *FEW, "--out", tmp_path / "r"))
     made = resolve(parsed(base_configuration(tmp_path / "r")))
-    material = assemble.load_material(made)
+    material = setup.load_material(made)
     condenser = Condenser(made, material, torch.device("cpu"))
     train = material.space.forward(material.dataset.train.x)
     first, second = (condenser.real.draw(generator(condenser.seed, "real", step)) for step in (0, 1))
@@ -177,5 +177,5 @@ def test_small_condensers_take_one_thread(tmp_path: Path) -> None:
     succeed(*words)
     config = resolve(parsed(base_configuration(tmp_path / "r")))
     config = replace(config, outer=replace(config.outer, threads=None))
-    found = Condenser(config, assemble.load_material(config), torch.device("cpu")).compute()
+    found = Condenser(config, setup.load_material(config), torch.device("cpu")).compute()
     assert found.threads == 1

@@ -10,8 +10,8 @@ import torch
 from tests.run.small import FLAGS, succeed
 from tests.run.test_commands import refusal
 from trajmatch.data import synthetic as sets
-from trajmatch.run import continual as module
 from trajmatch.run.cli import main
+from trajmatch.run.scores import continual as module
 
 Captured = pytest.CaptureFixture[str]
 STREAM = ["--orders", "2", "--class-steps", "2", "--fresh-networks", "2", "--experts", "1", "--steps", "3"]
@@ -113,7 +113,7 @@ def unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*arguments: object) -> None:
         raise AssertionError("nothing may be loaded")
 
-    monkeypatch.setattr(module.assemble, "load_material", load)
+    monkeypatch.setattr(module.setup, "load_material", load)
 
 
 def stream_of_experts(folder: Path, *counts: list[int]) -> Path:
@@ -181,7 +181,7 @@ def test_streams_and_empty_folders_are_taken(names: list[str], tmp_path: Path, m
     def load(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module.assemble, "load_material", load)
+    monkeypatch.setattr(module.setup, "load_material", load)
     for name in names:
         (tmp_path / "r" / name).mkdir(parents=True)
     assert main(words("--out", tmp_path / "r")) == 130, "it came to load the images"

@@ -17,9 +17,10 @@ from trajmatch.core.combine import cosine_matrix, gramian
 from trajmatch.core.estimators import unrolled
 from trajmatch.methods.schedule import Choice
 from trajmatch.run.cli import main
-from trajmatch.run.diagnose import NAMES, diagnosis, with_radius
-from trajmatch.run.opened import Opener, evenly
-from trajmatch.run.options import Options
+from trajmatch.run.diagnose.frame import diagnosis, with_radius
+from trajmatch.run.diagnose.subject import Opener, evenly
+from trajmatch.settings.diagnoses import NAMES
+from trajmatch.settings.options import Options
 
 Captured = pytest.CaptureFixture[str]
 SMALL = ["--panel", "2", "--starts", "3", "--points", "2"]
@@ -163,7 +164,7 @@ def test_the_landscapes_centre_is_the_loss_of_the_set(run: Path, tmp_path: Path,
 def test_costs_grow_and_the_graph_is_what_costs_memory(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trajmatch.run.diagnoses import cost
+    from trajmatch.run.diagnose import cost
 
     monkeypatch.setattr(cost, "AXES", {"inner_steps": (4, 40), "batch": (20, 100), "width": (8, 32)})
     monkeypatch.setattr(cost, "COMPARED", ("unrolled", "truncated"))  # every one of them starts six processes

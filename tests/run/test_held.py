@@ -10,9 +10,10 @@ from tests.run.test_commands import refusal
 from trajmatch.data import synthetic
 from trajmatch.data.synthetic import SyntheticSet, class_labels, one_hot
 from trajmatch.data.whitening import fit
-from trajmatch.run.config import Config
-from trajmatch.run.folder import parsed
-from trajmatch.run.settings import DEFAULTS, flatten, resolve
+from trajmatch.settings.checks import resolve
+from trajmatch.settings.config import Config
+from trajmatch.settings.flat import DEFAULTS, flatten
+from trajmatch.settings.stored import parsed
 
 WHOLE = flatten(resolve(Config()))
 

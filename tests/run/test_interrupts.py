@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from tests.run import small
-from trajmatch.data import holding
 from trajmatch.data.files import write_text
+from trajmatch.machine import holding
+from trajmatch.machine.interrupts import SIGNALS, deferred, handling, listening, raise_interrupt
 from trajmatch.run import cli
 from trajmatch.run.ending import ended
-from trajmatch.run.interrupts import SIGNALS, deferred, handling, listening, raise_interrupt
 
 
 @pytest.fixture(autouse=True)
@@ -230,7 +230,7 @@ def test_every_verb_says_what_is_kept(verb: str, capsys: pytest.CaptureFixture[s
 
 
 def test_an_interrupt_while_the_report_is_written(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from trajmatch.run import report
+    from trajmatch.pages import report
 
     def interrupted(rows: object, damaged: object, experts: object) -> str:
         in_a_library()

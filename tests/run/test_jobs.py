@@ -9,16 +9,17 @@ import torch
 
 from tests.run.small import FLAGS, succeed
 from trajmatch.data import synthetic as sets
+from trajmatch.data.material import Material, shared
+from trajmatch.machine.processes import Peak
 from trajmatch.measure.evaluate import train_and_test
 from trajmatch.methods.training import Training
-from trajmatch.run import assemble, jobs
-from trajmatch.run.assemble import Material
-from trajmatch.run.config import Config, Network
-from trajmatch.run.folder import parsed
-from trajmatch.run.jobs import Job, accuracies_of, real_job, set_jobs
-from trajmatch.run.pool import Peak
-from trajmatch.run.scoring import base_configuration
-from trajmatch.run.settings import resolve
+from trajmatch.run.assembly import letters, setup
+from trajmatch.run.assembly.distilled import base_configuration
+from trajmatch.run.stages import trials as jobs
+from trajmatch.run.stages.trials import Job, accuracies_of, real_job, set_jobs
+from trajmatch.settings.checks import resolve
+from trajmatch.settings.config import Config, Network
+from trajmatch.settings.stored import parsed
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Material, se
     folder = tmp_path_factory.mktemp("jobs") / "run"
     succeed("distill", *FLAGS, "--method", "random", "--ipc", 3, "--out", folder)
     config = resolve(parsed(base_configuration(folder)))
-    return config, assemble.load_material(config), sets.load(folder)
+    return config, setup.load_material(config), sets.load(folder)
 
 
 def counting(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -55,16 +56,16 @@ def test_what_was_trained_is_not_trained_again(
         return whole(*arguments, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(jobs, "train_and_test", counted)
-    with assemble.shared(material, tmp_path) as path, pytest.raises(KeyboardInterrupt):
+    with shared(material, tmp_path) as path, pytest.raises(KeyboardInterrupt):
         accuracies_of(config, path, Peak(), True, wanted)
     assert len(json.loads((tmp_path / "networks.json").read_text())) == 2
     came.clear()
-    with assemble.shared(material, tmp_path) as path:
+    with shared(material, tmp_path) as path:
         found = accuracies_of(config, path, Peak(), True, wanted)
     assert len(came) == 1
     monkeypatch.setattr(jobs, "train_and_test", whole)
     (tmp_path / "anew").mkdir()
-    with assemble.shared(material, tmp_path / "anew") as path:
+    with shared(material, tmp_path / "anew") as path:
         assert accuracies_of(config, path, Peak(), True, wanted) == found
     assert len(set(found["a"])) > 1
 
@@ -76,7 +77,7 @@ def test_one_network_under_two_names_is_trained_once(
     wanted = [job for key in "ab" for job in set_jobs(key, config, synthetic.X, synthetic.Y, 0.05, 2)]
     wanted += set_jobs("c", config, synthetic.X, synthetic.Y, 0.06, 1)
     came = counting(monkeypatch)
-    with assemble.shared(material, tmp_path) as path:
+    with shared(material, tmp_path) as path:
         found = accuracies_of(config, path, Peak(), True, wanted)
     assert len(came) == 3
     assert found["a"] == found["b"]
@@ -89,7 +90,7 @@ def test_one_network_that_is_asked_for_twice_counts_once(
     config, material, synthetic = made
     twice = [job for _ in range(2) for job in set_jobs("a", config, synthetic.X, synthetic.Y, 0.05, 2)]
     came = counting(monkeypatch)
-    with assemble.shared(material, tmp_path) as path:
+    with shared(material, tmp_path) as path:
         found = accuracies_of(config, path, Peak(), True, twice)
         once = accuracies_of(config, path, Peak(), True, twice[:2])
     assert len(came) == 2
@@ -102,7 +103,7 @@ def test_two_networks_of_equal_accuracy_count_twice(
 ) -> None:
     config, material, synthetic = made
     monkeypatch.setattr(jobs, "train_and_test", lambda *arguments, **named: 0.25)
-    with assemble.shared(material, tmp_path) as path:
+    with shared(material, tmp_path) as path:
         found = accuracies_of(config, path, Peak(), True, set_jobs("a", config, synthetic.X, synthetic.Y, 0.05, 3))
     assert found == {"a": [0.25] * 3}
 
@@ -116,7 +117,7 @@ def test_damaged_accuracies_are_one_sentence_and_stay(
     kept.write_text(content)
     came = counting(monkeypatch)
     says = r"networks\.json: this record is damaged .*; delete it, and its networks are trained again$"
-    with assemble.shared(material, tmp_path) as path, pytest.raises(ValueError, match=says):
+    with shared(material, tmp_path) as path, pytest.raises(ValueError, match=says):
         accuracies_of(config, path, Peak(), True, set_jobs("a", config, synthetic.X, synthetic.Y, 0.05, 1))
     assert not came
     assert kept.read_text() == content
@@ -137,7 +138,7 @@ def test_networks_of_the_users_own_are_trained_again(
     jobs_of = [first._replace(network=network) for network in (own, known)]
     came = counting(monkeypatch)
     for count in (2, 3):
-        with assemble.shared(material, tmp_path) as path:
+        with shared(material, tmp_path) as path:
             accuracies_of(config, path, Peak(), True, jobs_of)
         assert len(came) == count
     assert len(json.loads((tmp_path / "networks.json").read_text())) == 1
@@ -175,11 +176,11 @@ def test_digests_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_real_jobs_are_of_all_training_images(made: tuple[Config, Material, sets.SyntheticSet], tmp_path: Path) -> None:
     config, material, _ = made
-    recipe = replace(assemble.expert_training(config), epochs=1)
-    with assemble.shared(material, tmp_path) as path:
+    recipe = replace(letters.expert_training(config), epochs=1)
+    with shared(material, tmp_path) as path:
         found = accuracies_of(config, path, Peak(), True, [real_job("real", recipe, 4, Network("mlp"))])
     data = material.dataset
-    make = assemble.factory(Network("mlp"), data.shape, data.num_classes)
+    make = setup.factory(Network("mlp"), data.shape, data.num_classes)
     x, test = material.space.forward(data.train.x), material.space.forward(data.test.x)
     wanted = train_and_test(make, x, torch.eye(10)[data.train.y], recipe, test, data.test.y, 4)
     assert found["real"] == [pytest.approx(wanted, abs=0.01)]

@@ -18,14 +18,14 @@ import pytest
 
 import trajmatch
 from tests.run import small
-from trajmatch.data.owner import me
+from trajmatch.machine.lock import LOCK, HeldError, Lock, tidy
+from trajmatch.machine.owner import me
 from trajmatch.run.cli import main
-from trajmatch.run.lock import LOCK, HeldError, Lock, tidy
 
 HOLD = """
 import sys
 from pathlib import Path
-from trajmatch.run.lock import Lock
+from trajmatch.machine.lock import Lock
 with Lock(Path(sys.argv[1]), sys.argv[2]):
     print("held", flush=True)
     sys.stdin.read()
@@ -135,7 +135,7 @@ def test_the_thread_that_holds_it_may_take_it_again_and_another_may_not(tmp_path
 
 def test_many_at_once_never_hold_it_together(tmp_path: Path) -> None:
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom trajmatch.run.lock import HeldError, Lock\n"
+        "import sys, time\nfrom pathlib import Path\nfrom trajmatch.machine.lock import HeldError, Lock\n"
         "folder, got = Path(sys.argv[1]), 0\n"
         "until = time.monotonic() + 1.5\n"
         "while time.monotonic() < until:\n"
@@ -195,7 +195,8 @@ def test_every_verb_that_writes_is_refused_and_changes_nothing(made: Path, capsy
 
 
 def small_config(folder: Path) -> trajmatch.Config:
-    from trajmatch.run.folder import parsed, read_config
+    from trajmatch.settings.config_file import read_config
+    from trajmatch.settings.stored import parsed
 
     return parsed(read_config(folder / "config.yaml"))
 
@@ -237,7 +238,7 @@ def test_the_second_of_two_runs_is_refused_while_the_first_goes_on(
 
 def test_workers_end_with_their_parent(tmp_path: Path) -> None:
     code = (
-        "import sys, time\nfrom trajmatch.run.pool import run_jobs\nfrom tests.run.test_lock import sleep\n"
+        "import sys, time\nfrom trajmatch.machine.processes import run_jobs\nfrom tests.run.test_lock import sleep\n"
         "if __name__ == '__main__':\n    list(run_jobs(sleep, [(sys.argv[1], k) for k in range(2)], 2, 1))\n"
     )
     (tmp_path / "parent.py").write_text(code)
@@ -265,6 +266,6 @@ def sleep(folder: str, k: int, report: object) -> None:
 
 
 def runs(pid: int) -> bool:
-    from trajmatch.data.owner import started
+    from trajmatch.machine.owner import started
 
     return started(pid) is not None

@@ -14,18 +14,22 @@ from tests.run.small import FLAGS, command, rows, succeed
 from trajmatch.core.estimators import ESTIMATORS
 from trajmatch.core.sharpness import SAM, FlatGSAM
 from trajmatch.core.vector import functional
-from trajmatch.data.files import read_header, read_tensors
-from trajmatch.data.networks import build
+from trajmatch.data.files import read_header
+from trajmatch.data.networks.convnet import build
+from trajmatch.data.tensors import read_tensors
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.methods.initial import label_logits
 from trajmatch.methods.schedule import Window
 from trajmatch.methods.state import OuterState
-from trajmatch.run import assemble, distill_stage, start
+from trajmatch.run.assembly import letters, setup
 from trajmatch.run.cli import main
-from trajmatch.run.config import Config, Matching, MethodName
-from trajmatch.run.methods import METHODS, OPEN
-from trajmatch.run.presets import preset
-from trajmatch.run.settings import flatten, resolve
+from trajmatch.run.stages import loop as distill_stage
+from trajmatch.run.stages import start
+from trajmatch.settings.checks import resolve
+from trajmatch.settings.config import Config, Matching, MethodName
+from trajmatch.settings.flat import flatten
+from trajmatch.settings.methods import METHODS, OPEN
+from trajmatch.settings.presets import preset
 
 Captured = pytest.CaptureFixture[str]
 CPU = torch.device("cpu")
@@ -166,7 +170,7 @@ def test_a_method_is_nothing_but_its_settings(name: MethodName) -> None:
 
 
 def test_ours_clips_by_the_running_mean_and_the_published_ones_do_not() -> None:
-    clips = {name: assemble.rule(resolve(replace(LONG, method=name))).relative_clip for name in NAMES}
+    clips = {name: letters.rule(resolve(replace(LONG, method=name))).relative_clip for name in NAMES}
     assert clips.pop("satm-contra") == 2
     assert set(clips.values()) == {None}
 
@@ -183,7 +187,7 @@ OFF = [
 @pytest.mark.parametrize("name", NAMES)
 def test_every_method_without_its_extras_is_mtt(name: str) -> None:
     mtt, bare = parsed("--method", "mtt", "--steps", "100"), parsed("--method", name, "--steps", "100", *OFF)
-    assert assemble.rule(bare) == assemble.rule(mtt)
+    assert letters.rule(bare) == letters.rule(mtt)
     assert replace(bare, method="mtt") == mtt
 
 
@@ -210,7 +214,7 @@ def test_a_setting_has_every_estimator_but_the_one_that_halved_asks_for() -> Non
 
 
 def test_a_rule_says_what_the_settings_say() -> None:
-    da = assemble.rule(parsed("--method", "satm-da", "--steps", "100"))
+    da = letters.rule(parsed("--method", "satm-da", "--steps", "100"))
     assert (da.T, da.iota, da.tau, da.gamma, da.sharpness) == (6, 2, 4, 0.05, SAM(0.1))
     assert (da.estimator, da.second_order_rate, da.labels, da.guard, da.ema) == (
         "truncated",
@@ -220,15 +224,15 @@ def test_a_rule_says_what_the_settings_say() -> None:
         None,
     )
     assert (da.label.lr, da.label.mu) == (2.0, 0.9)
-    tesla = assemble.rule(parsed("--method", "tesla", "--matching.halved", "--outer.lr-labels", "3"))
+    tesla = letters.rule(parsed("--method", "tesla", "--matching.halved", "--outer.lr-labels", "3"))
     assert (tesla.estimator, tesla.labels, tesla.label.lr) == ("tesla-halved", "teacher", 3.0)
     ftd = parsed("--method", "ftd", "--steps", "100", "--expert.flat-radius", "0.02")
-    assert assemble.expert_training(ftd).sharpness == FlatGSAM(0.02, 0.3)
-    assert assemble.rule(ftd).ema == pytest.approx(0.95)
+    assert letters.expert_training(ftd).sharpness == FlatGSAM(0.02, 0.3)
+    assert letters.rule(ftd).ema == pytest.approx(0.95)
     contra = parsed("--method", "contra", "--matching.combine", "adaptive")
-    assert assemble.rule(contra).combining == "adaptive"
+    assert letters.rule(contra).combining == "adaptive"
     datm = parsed("--method", "datm", "--steps", "50")
-    assert assemble.schedule(datm) == Window(0, 3, 1, 5)
+    assert letters.schedule(datm) == Window(0, 3, 1, 5)
 
 
 def test_satm_as_a_rule_of_sharpness_is_sam_with_smoothing_for_any_method() -> None:
@@ -355,11 +359,11 @@ def test_an_interrupted_run_goes_on_to_the_identical_set(
 
 def test_datm_starts_from_what_experts_get_right_and_from_their_logits(experts: Path) -> None:
     config = parsed("--method", "datm", "--ipc", "3")
-    material = assemble.load_material(config)
+    material = setup.load_material(config)
     trajectories = [Trajectory.open(path) for path in sorted(experts.glob("expert_*"))]
     before = start.first_state(config, material, trajectories, CPU)
     labels = torch.arange(10).repeat_interleave(3)
-    network, _ = build(assemble.factory(config.network, material.dataset.shape, 10), 0)
+    network, _ = build(setup.factory(config.network, material.dataset.shape, 10), 0)
     ends = [functional(network)(one.row(one.num_rows - 1), before.X).detach() for one in trajectories]
     assert bool((ends[0].argmax(1) == labels).all())  # the first one gets enough of every class right
     assert relative_error(before.Y, label_logits(torch.stack(ends), labels)) < 1e-5

@@ -6,10 +6,10 @@ import pytest
 
 from tests.run.small import FLAGS, command, succeed
 from trajmatch.methods.schedule import Window
-from trajmatch.run import plan as planning
 from trajmatch.run.cli import main
-from trajmatch.run.config import Config, Matching
-from trajmatch.run.plan import Plan, Stage, per_step
+from trajmatch.run.stages import plan as planning
+from trajmatch.run.stages.plan import Plan, Stage, per_step
+from trajmatch.settings.config import Config, Matching
 
 
 @pytest.fixture(autouse=True)

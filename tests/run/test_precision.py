@@ -14,17 +14,19 @@ import torch
 
 import trajmatch
 from tests.run.small import command, succeed
+from trajmatch.machine import processes as pool
+from trajmatch.machine.precision import precision, set_precision
 from trajmatch.methods.training import Training
-from trajmatch.run import assemble, jobs, pool
-from trajmatch.run.compute import prepare_process
-from trajmatch.run.config import Config
-from trajmatch.run.distill_stage import Loop
-from trajmatch.run.expert_stage import open_experts
-from trajmatch.run.folder import parsed
-from trajmatch.run.precision import precision, set_precision
-from trajmatch.run.scoring import base_configuration
-from trajmatch.run.settings import resolve
-from trajmatch.run.verbs import Run
+from trajmatch.run.assembly import setup
+from trajmatch.run.assembly.distilled import base_configuration
+from trajmatch.run.assembly.engine import prepare_process
+from trajmatch.run.stages import trials as jobs
+from trajmatch.run.stages.experts import open_experts
+from trajmatch.run.stages.loop import Loop
+from trajmatch.run.stages.run import Run
+from trajmatch.settings.checks import resolve
+from trajmatch.settings.config import Config
+from trajmatch.settings.stored import parsed
 
 PLAIN, TF32 = ["ieee"] * 6, ["tf32"] * 3 + ["ieee"] * 3
 
@@ -102,7 +104,7 @@ def test_the_loop_s_precision_is_around_its_steps_alone(
     whole: Path, experts: Path, tmp_path: Path, before: list[str]
 ) -> None:
     config = resolve(parsed(base_configuration(whole)))
-    material = assemble.load_material(config)
+    material = setup.load_material(config)
     trajectories = open_experts(config, material, experts)
     loop = Loop(config, material, trajectories, tmp_path)
     loop.config, take, seen = replace(config, precision="tf32"), loop.take, []
@@ -137,8 +139,8 @@ import torch
 torch.set_float32_matmul_precision("high")
 torch.backends.cuda.matmul.allow_tf32 = True
 torch.backends.cudnn.allow_tf32 = {cudnn}
-from trajmatch.run.compute import prepare_process
-from trajmatch.run.precision import precision
+from trajmatch.run.assembly.engine import prepare_process
+from trajmatch.machine.precision import precision
 x = torch.randn(5, 5)
 for name in ("float32", "tf32"):
     with precision(name):

@@ -7,12 +7,13 @@ import pytest
 import tyro
 
 from trajmatch.core.vector import Layout
-from trajmatch.data.networks import build, convnet
+from trajmatch.data.networks.convnet import build, convnet
 from trajmatch.run.cli import main
-from trajmatch.run.config import Config, MethodName
-from trajmatch.run.presets import NAMES, PRESETS, PUBLISHED, about, preset
-from trajmatch.run.published import CELLS, DATA, parameters, row
-from trajmatch.run.settings import flatten, resolve
+from trajmatch.settings.checks import resolve
+from trajmatch.settings.config import Config, MethodName
+from trajmatch.settings.flat import flatten
+from trajmatch.settings.presets import NAMES, PRESETS, PUBLISHED, about, preset
+from trajmatch.settings.published import CELLS, DATA, parameters, row
 
 METHODS: tuple[MethodName, ...] = get_args(MethodName)
 
@@ -98,7 +99,7 @@ def test_the_command_line_takes_the_method_s_numbers(capsys: pytest.CaptureFixtu
 
 
 def test_a_preset_survives_the_round_trip_through_flags() -> None:
-    from trajmatch.run.folder import flags
+    from trajmatch.settings.stored import flags
 
     config = resolve(preset("cifar100-ipc10", "satm-da"))
     assert tyro.cli(Config, args=flags(flatten(config))) == config

@@ -7,8 +7,8 @@ from torch import Tensor
 from trajmatch.core.draws import generator
 from trajmatch.data.images import Images
 from trajmatch.data.whitening import InputSpace, fit
-from trajmatch.run import real_batches
-from trajmatch.run.real_batches import RealBatches
+from trajmatch.run.stages import real_batches
+from trajmatch.run.stages.real_batches import RealBatches
 
 X = torch.randint(0, 256, (301, 3, 8, 8), dtype=torch.uint8, generator=generator(0, "images"))
 Y = torch.tensor([0] * 100 + [1] * 150 + [2] * 51)[torch.randperm(301, generator=generator(0, "labels"))]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from trajmatch.data import files
-from trajmatch.run.report import write_report
+from trajmatch.pages.report import write_report
 
 SUMMARY: dict[str, Any] = {
     "preset": "digits-ipc1", "dataset": "digits <script>", "method": "satm", "ipc": 1, "classes": ["a", "b"],

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.run import small
-from trajmatch.data.files import read_tensors
+from trajmatch.data.tensors import read_tensors
 from trajmatch.run.cli import main
 
 

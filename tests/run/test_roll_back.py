@@ -10,14 +10,16 @@ import torch
 
 from tests.run.small import command, rows, succeed
 from tests.run.test_resume import assert_same_result
-from trajmatch.data.files import read_header, read_tensors, save_tensors
+from trajmatch.data.file_names import CHECKPOINT, METRICS
+from trajmatch.data.files import read_header
+from trajmatch.data.tensors import read_tensors, save_tensors
 from trajmatch.methods.state import OuterState, Record
-from trajmatch.run import assemble
+from trajmatch.run.assembly import setup
 from trajmatch.run.cli import main
-from trajmatch.run.config import Config, Outer
-from trajmatch.run.distill_stage import ANCHOR_STEPS, CHECKPOINT, METRICS, DivergedError, Loop, guarded
-from trajmatch.run.folder import parsed
-from trajmatch.run.settings import resolve
+from trajmatch.run.stages.loop import ANCHOR_STEPS, DivergedError, Loop, guarded
+from trajmatch.settings.checks import resolve
+from trajmatch.settings.config import Config, Outer
+from trajmatch.settings.stored import parsed
 
 ONE = torch.tensor(1.0)
 
@@ -55,7 +57,7 @@ def loop(config: Config, folder: Path) -> Loop:
 
 def material(config: Config, held: dict[str, Any] = {}) -> Any:  # noqa: B006 - read once for all tests
     if not held:
-        held["material"] = assemble.load_material(config)
+        held["material"] = setup.load_material(config)
     return held["material"]
 
 

@@ -10,16 +10,17 @@ import torch
 
 from tests.run.small import FLAGS, succeed
 from tests.run.test_commands import refusal
+from trajmatch.data.file_names import SET
 from trajmatch.data.images import Images
 from trajmatch.measure.agreement import spearman
-from trajmatch.run import jobs
-from trajmatch.run import search as module
+from trajmatch.run.assembly.distilled import base_configuration, opened_set
 from trajmatch.run.cli import main
-from trajmatch.run.folder import parsed
-from trajmatch.run.jobs import Job
-from trajmatch.run.scoring import SET, base_configuration, opened_set
-from trajmatch.run.search import Options, agreement
-from trajmatch.run.verbs import silent
+from trajmatch.run.scores import search as module
+from trajmatch.run.scores.search import Options, agreement
+from trajmatch.run.stages import trials as jobs
+from trajmatch.run.stages.run import silent
+from trajmatch.run.stages.trials import Job
+from trajmatch.settings.stored import parsed
 
 Captured = pytest.CaptureFixture[str]
 SPACE = ["--depths", "1", "2", "--widths", "4", "--norms", "instance", "--real-epochs", "1", "--proxy-networks", "2"]

@@ -9,13 +9,13 @@ from tests.run.small import command, succeed
 from tests.run.test_commands import refusal
 from trajmatch.core.vector import functional
 from trajmatch.data import synthetic as sets
-from trajmatch.data.networks import build, convnet, embedding
+from trajmatch.data.networks.convnet import build, convnet, embedding
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.methods.selection import by_class
-from trajmatch.run import assemble
-from trajmatch.run.folder import parsed
-from trajmatch.run.scoring import base_configuration
-from trajmatch.run.settings import resolve
+from trajmatch.run.assembly import setup
+from trajmatch.run.assembly.distilled import base_configuration
+from trajmatch.settings.checks import resolve
+from trajmatch.settings.stored import parsed
 
 Captured = pytest.CaptureFixture[str]
 
@@ -27,7 +27,7 @@ def test_real_images_are_delivered_as_they_are(method: str, experts: Path, tmp_p
     succeed(*words)  # and found done
     found = sets.load(tmp_path / "r")
     config = resolve(parsed(base_configuration(tmp_path / "r")))
-    material = assemble.load_material(config)
+    material = setup.load_material(config)
     train = material.dataset.train
     real = material.space.forward(train.x)
     exact = "donot_use_mm_for_euclid_dist"
@@ -39,7 +39,7 @@ def test_real_images_are_delivered_as_they_are(method: str, experts: Path, tmp_p
     assert found.eta == pytest.approx(config.outer.step_size)
     if method != "random":
         trajectory = Trajectory.open(sorted(experts.glob("expert_*"))[0])
-        network, _ = build(assemble.factory(config.network, material.dataset.shape, 10), 0)
+        network, _ = build(setup.factory(config.network, material.dataset.shape, 10), 0)
         features = functional(embedding(network))(trajectory.row(trajectory.num_rows - 1), real)
         wanted = by_class(method, features.detach(), train.y, 10, 3)
         assert len(set(index.tolist()) & set(wanted.tolist())) >= 28  # rounding may swap equals

@@ -7,11 +7,14 @@ import pytest
 import tyro
 import yaml
 
-from trajmatch.run.config import Config, Expert, Matching
-from trajmatch.run.expert_stage import shard_of
-from trajmatch.run.folder import check_claim, claim, flags, nest, read_config
-from trajmatch.run.presets import PRESETS, preset
-from trajmatch.run.settings import DISTILL_FIELDS, EXPERT_FIELDS, difference, flatten, resolve, settings
+from trajmatch.run.folder import check_claim, claim
+from trajmatch.run.stages.experts import shard_of
+from trajmatch.settings.checks import resolve
+from trajmatch.settings.config import Config, Expert, Matching
+from trajmatch.settings.config_file import read_config
+from trajmatch.settings.flat import DISTILL_FIELDS, EXPERT_FIELDS, difference, flatten, settings
+from trajmatch.settings.presets import PRESETS, preset
+from trajmatch.settings.stored import flags, nest
 
 
 def test_satm_and_mtt_fill_in_their_own_defaults() -> None:

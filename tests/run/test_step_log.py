@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from trajmatch.run.checkpoint import truncate_metrics
-from trajmatch.run.step_log import line, read_log
+from trajmatch.pages.step_log import line, read_log
+from trajmatch.run.stages.checkpoint import truncate_metrics
 
 LINES = [b"{", b"", b"[]", b"3", b"null", b'"x"', b"{}", b'{"step": null}', b'{"step": "3"}', b'{"step": 2.5}',
          b'{"step": true}', b'{"step": -1}', b'{"step": 3, "loss": "x"}', b'{"step": 3, "loss": NaN}',

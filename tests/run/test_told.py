@@ -10,8 +10,8 @@ import trajmatch
 from tests.data.user_images import split_tree
 from tests.run.small import FLAGS
 from trajmatch.data.files import write_text
+from trajmatch.machine.messages import LOGGER, heard
 from trajmatch.run.cli import main
-from trajmatch.run.messages import LOGGER, heard
 
 Captured = pytest.CaptureFixture[str]
 DIGITS = (

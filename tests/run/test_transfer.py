@@ -13,14 +13,16 @@ from torch import nn
 from tests.run.small import command, succeed
 from tests.run.test_commands import refusal
 from trajmatch.core.vector import functional
-from trajmatch.data import architectures
 from trajmatch.data import synthetic as sets
-from trajmatch.data.networks import build
-from trajmatch.run import assemble, ranking
-from trajmatch.run.expert_stage import open_experts
-from trajmatch.run.folder import parsed
-from trajmatch.run.scoring import base_configuration, opened_set
-from trajmatch.run.settings import DEFAULTS, difference, resolve
+from trajmatch.data.networks import architectures
+from trajmatch.data.networks.convnet import build
+from trajmatch.run.assembly import setup
+from trajmatch.run.assembly.distilled import base_configuration, opened_set
+from trajmatch.run.scores import ranking
+from trajmatch.run.stages.experts import open_experts
+from trajmatch.settings.checks import resolve
+from trajmatch.settings.flat import DEFAULTS, difference
+from trajmatch.settings.stored import parsed
 
 Captured = pytest.CaptureFixture[str]
 FEW = ["--evaluation.networks", "2", "--evaluation.epochs", "4", "--evaluation.workers", "1"]
@@ -104,7 +106,7 @@ def test_real_images_are_seen_through_the_input_space_of_the_set(whole: Path, tm
     _, _, material, _ = opened_set(tmp_path / "shifted.safetensors", config)
     assert torch.equal(material.space.mean, shifted.space.mean)
     _, _, material, _ = opened_set(whole, config)
-    assert torch.equal(material.space.mean, assemble.load_material(resolve(config)).space.mean)
+    assert torch.equal(material.space.mean, setup.load_material(resolve(config)).space.mean)
 
 
 @pytest.mark.parametrize(
@@ -241,12 +243,12 @@ def test_random_images_of_a_set_with_soft_labels_are_labelled_by_experts(experts
     words = command("distill", "--experts", experts, "--steps", 2, "--outer.labels", "learned", "--out", tmp_path / "r")
     succeed(*words)
     config = resolve(parsed(base_configuration(tmp_path / "r")))
-    material, synthetic = assemble.load_material(config), sets.load(tmp_path / "r" / "distilled.safetensors")
+    material, synthetic = setup.load_material(config), sets.load(tmp_path / "r" / "distilled.safetensors")
     trajectories = open_experts(config, material, experts)
     given = (config, material, synthetic, trajectories)
     soft, hard = (ranking._jobs(*given, key, 0.1, 2, "test") for key in ("random", "hard"))
     X, Y = torch.from_numpy(soft[1].X), torch.from_numpy(soft[1].Y)
-    network, _ = build(assemble.factory(config.network, material.dataset.shape, 10), 0)
+    network, _ = build(setup.factory(config.network, material.dataset.shape, 10), 0)
     rows = [t.row(t.num_rows - 1) for t in trajectories]
     wanted = torch.stack([functional(network)(row, X).softmax(1) for row in rows]).mean(0)
     assert torch.allclose(Y, wanted, rtol=1e-4, atol=1e-6)

@@ -12,19 +12,23 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.run.test_commands import refusal
-from trajmatch.data import kernels
-from trajmatch.run import assemble, cli, words
-from trajmatch.run.config import Config
-from trajmatch.run.config_file import read_config
-from trajmatch.run.continual import Options as Stream
-from trajmatch.run.folder import check_claim, claim, flags, nest, parsed
-from trajmatch.run.heeded import RULES, VERBS, idle
-from trajmatch.run.kinds import Kind, checked, converted, flag, kinds, merged
-from trajmatch.run.options import Options, Scored
-from trajmatch.run.presets import preset
-from trajmatch.run.search import Options as Search
-from trajmatch.run.settings import DEFAULTS, flatten, resolve
-from trajmatch.run.verbs import count_or_folder
+from trajmatch.data.networks import kernels
+from trajmatch.run import cli
+from trajmatch.run.assembly import setup
+from trajmatch.run.folder import check_claim, claim
+from trajmatch.run.scores.continual import Options as Stream
+from trajmatch.run.scores.search import Options as Search
+from trajmatch.run.stages.run import count_or_folder
+from trajmatch.settings import command_line as words
+from trajmatch.settings.checks import resolve
+from trajmatch.settings.config import Config
+from trajmatch.settings.config_file import read_config
+from trajmatch.settings.flat import DEFAULTS, flatten
+from trajmatch.settings.heeded import RULES, VERBS, idle
+from trajmatch.settings.kinds import Kind, checked, converted, flag, kinds, merged
+from trajmatch.settings.options import Options, Scored
+from trajmatch.settings.presets import preset
+from trajmatch.settings.stored import flags, nest, parsed
 
 Captured = pytest.CaptureFixture[str]
 FIELDS = kinds(Config)
@@ -74,7 +78,7 @@ def told(capsys: Captured, arguments: list[str]) -> tuple[int, str]:
 @pytest.fixture(autouse=True)
 def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands end where images would be read, after every check of values."""
-    monkeypatch.setattr(assemble, "load_material", _enough)
+    monkeypatch.setattr(setup, "load_material", _enough)
 
 
 class Enough(BaseException):
@@ -415,10 +419,10 @@ def test_experts_are_counted_by_plain_digits() -> None:
 
 def test_a_network_that_no_memory_holds_is_refused_before_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     network = dataclasses.replace(Config().network, width=65_536)
-    monkeypatch.setattr(assemble, "memory_bytes", lambda: 8e9)
+    monkeypatch.setattr(setup, "memory_bytes", lambda: 8e9)
     with pytest.raises(ValueError, match=r"--network\.width is 65536, with which 3 blocks have 309 GB of weights"):
-        assemble.factory(network, (1, 8, 8), 2)
-    assert assemble.factory(dataclasses.replace(network, width=8), (1, 8, 8), 2)
+        setup.factory(network, (1, 8, 8), 2)
+    assert setup.factory(dataclasses.replace(network, width=8), (1, 8, 8), 2)
 
 
 def test_the_cache_is_never_a_folder_called_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

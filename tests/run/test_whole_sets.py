@@ -16,19 +16,21 @@ from tests.run.small import command, succeed
 from tests.run.test_compute import CPU, SHAPE, network
 from trajmatch.core.loss import cross_entropy
 from trajmatch.core.student import Student, in_parts, micro_batched, plain
-from trajmatch.data.networks import build
+from trajmatch.data.networks.convnet import build
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.pages.tables import set_title
-from trajmatch.run import assemble, distill_stage, start
-from trajmatch.run.compute import at_once, training_engine
-from trajmatch.run.config import Config
-from trajmatch.run.distill_stage import Loop
-from trajmatch.run.evaluate_stage import chosen_on
-from trajmatch.run.expert_stage import open_experts
-from trajmatch.run.folder import parsed
-from trajmatch.run.memory import held_bytes, step_bytes
-from trajmatch.run.scoring import base_configuration
-from trajmatch.run.settings import resolve
+from trajmatch.run.assembly import setup
+from trajmatch.run.assembly.budget import held_bytes, step_bytes
+from trajmatch.run.assembly.distilled import base_configuration
+from trajmatch.run.assembly.engine import at_once, training_engine
+from trajmatch.run.stages import loop as distill_stage
+from trajmatch.run.stages import start
+from trajmatch.run.stages.evaluation import chosen_on
+from trajmatch.run.stages.experts import open_experts
+from trajmatch.run.stages.loop import Loop
+from trajmatch.settings.checks import resolve
+from trajmatch.settings.config import Config
+from trajmatch.settings.stored import parsed
 
 
 def watched(forward: Callable[[Tensor, Tensor], Tensor], sizes: list[int]) -> Callable[[Tensor, Tensor], Tensor]:
@@ -81,7 +83,7 @@ def test_first_features_and_labels_take_no_more_than_a_micro_batch(
     initial: str, experts: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = resolve(parsed({**base_configuration(whole), "outer.initial": initial, "outer.labels": "learned"}))
-    material, sizes = assemble.load_material(config), []
+    material, sizes = setup.load_material(config), []
     trajectories, made = open_experts(config, material, experts), start.engines.forward
     monkeypatch.setattr(start.engines, "forward", lambda *given: watched(made(*given), sizes))
     free = start.first_state(config, material, trajectories, CPU)
@@ -101,9 +103,9 @@ def test_a_teacher_labels_no_more_images_at_once_than_memory_allows(
     flat |= {"matching.restart_step": 0, "matching.estimator": "tesla", "matching.differentiated_steps": 6}
     # Of a mini-batch of 4 every image fits, of all 10 they do not.
     config = resolve(replace(parsed({**flat, "matching.batch": 4}), memory="300GB" if limited else None))
-    material = assemble.load_material(config)
+    material = setup.load_material(config)
     trajectories: list[Trajectory] = open_experts(config, material, experts)
-    monkeypatch.setattr("trajmatch.run.compute.micro_batch", lambda limit, held, each, n: None if n == 4 else 6)
+    monkeypatch.setattr("trajmatch.run.assembly.engine.micro_batch", lambda limit, held, each, n: None if n == 4 else 6)
     sizes: list[int] = []
     make = distill_stage.engines.student
 
@@ -132,5 +134,5 @@ def test_it_is_said_when_the_images_of_a_choice_were_trained_on(held_out: bool, 
     assert ("among training images" in set_title("chosen", score)) == (not held_out)
     report = (folder / "report.html").read_text()
     assert ("distilled, chosen on validation (among training images)" in report) == (not held_out)
-    material = assemble.load_material(resolve(parsed(base_configuration(folder))))
+    material = setup.load_material(resolve(parsed(base_configuration(folder))))
     assert chosen_on(material) in score["how"]

@@ -2,7 +2,7 @@
 
 This is all of a ConvNet beside its convolutions, and memory traffic is all that it costs: as one operation each
 derivative reads and writes every activation once or twice, where autograd's chain of operations does so ten times.
-The formulas stand at the head of `data/block.cpp`, which holds the kernels; here they meet autograd.
+The formulas stand at the head of `data/networks/block.cpp`, which holds the kernels; here they meet autograd.
 Legend: c (n, C, h, w) channels last, the convolution's output; w, b (C,) scale and shift; p (n, C, h', w') pooled.
 """
 

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trajmatch.data import sources, transparency
-from trajmatch.data.pixels import Colour, Pixels, decode_splits, save_png
-from trajmatch.data.records import Labels, Source, Split, natural, printable, suggestion
-from trajmatch.data.told import duplicates, told, untested
-from trajmatch.data.walk import is_hidden
+from trajmatch.data.reading import sources, transparency
+from trajmatch.data.reading.pixels import Colour, Pixels, decode_splits, save_png
+from trajmatch.data.reading.source import Labels, Source, Split, natural, printable, suggestion
+from trajmatch.data.reading.told import duplicates, told, untested
+from trajmatch.data.reading.walk import is_hidden
 
 
 @dataclass(frozen=True, eq=False)

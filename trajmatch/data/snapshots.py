@@ -9,8 +9,9 @@ from typing import NamedTuple
 from torch import Tensor
 
 from trajmatch.data.checksums import remedy
-from trajmatch.data.files import read_header, read_tensors, save_tensors
+from trajmatch.data.files import read_header
 from trajmatch.data.synthetic import wrong_values
+from trajmatch.data.tensors import read_tensors, save_tensors
 
 
 class Snapshot(NamedTuple):

@@ -17,8 +17,10 @@ from torch.utils.data import Dataset as TorchDataset
 
 from trajmatch.core.draws import generator
 from trajmatch.data.checksums import remedy
-from trajmatch.data.files import read_header, read_tensors, save_tensors
+from trajmatch.data.file_names import SET
+from trajmatch.data.files import read_header
 from trajmatch.data.images import Images
+from trajmatch.data.tensors import read_tensors, save_tensors
 from trajmatch.data.whitening import InputSpace
 
 SpaceName = Literal["input", "pixels"]
@@ -125,7 +127,7 @@ def load(path: str | Path) -> SyntheticSet:
     """
     path = Path(path)
     if path.is_dir():
-        path = path / "distilled.safetensors"
+        path = path / SET
     header = set_header(path)
     tensors = read_tensors(path)
     statistics = {name.removeprefix("space."): t for name, t in tensors.items() if name.startswith("space.")}

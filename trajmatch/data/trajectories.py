@@ -14,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from trajmatch.data.checksums import Checksums
-from trajmatch.data.files import checksum_of, is_share, read_checked, save_tensors
+from trajmatch.data.files import is_share, read_checked
+from trajmatch.data.tensors import checksum_of, save_tensors
 
 STORAGE = ("float32", "fp16-deltas")
 REMEDY = "delete it and train the expert again"

@@ -17,7 +17,7 @@ from trajmatch.core.loss import cross_entropy
 from trajmatch.core.loss import gradient as gradient_of
 from trajmatch.core.student import Gradient
 from trajmatch.core.vector import keeps_statistics, with_parameters
-from trajmatch.data.networks import build
+from trajmatch.data.networks.convnet import build
 from trajmatch.methods import engines
 from trajmatch.methods.engines import EAGER, Engine
 from trajmatch.methods.training import Training, accuracy, train

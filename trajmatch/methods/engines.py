@@ -2,7 +2,8 @@
 
 eager     torch's own operations, on any device and any network.
 fused     on a CPU, for networks with [convolution, instance norm, ReLU, pooling]: kernels that do norm, ReLU and
-          pooling in one pass (data/kernels.py), and convolutions with fast second derivatives (core/convolution.py).
+          pooling in one pass (data/networks/kernels.py), and convolutions with fast second derivatives
+          (core/convolution.py).
 compiled  whole derivatives through torch.compile, of the fused network where there is one.
 
 docs/performance.md has what each of them gains.
@@ -23,8 +24,8 @@ from trajmatch.core.loss import cross_entropy, gradient, lowered
 from trajmatch.core.mixed import MIXED, inputs_alone
 from trajmatch.core.student import Student, micro_batched, stacked
 from trajmatch.core.vector import Forward, functional
-from trajmatch.data.fused import fused
-from trajmatch.data.kernels import compiled_kernels
+from trajmatch.data.networks.fused import fused
+from trajmatch.data.networks.kernels import compiled_kernels
 
 PRECISIONS = ("float32", "bf16-sweep", "bf16", "tf32")
 # Compiling takes half a minute and saves about three milliseconds per inner step (docs/LOG.md).
@@ -37,7 +38,7 @@ class Engine:
 
     name: eager, fused or compiled. precision: one of PRECISIONS; bf16-sweep rounds networks and images to bfloat16 in
     the sweep alone, bf16 in training too; weights, losses, adjoints and hypergradients are float32 always. tf32 is a
-    setting of CUDA's (run/compute.py) and changes nothing here. micro_batch: most images at a time, or None.
+    setting of CUDA's (run/assembly/engine.py) and changes nothing here. micro_batch: most images at a time, or None.
     """
 
     name: str = "eager"

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trajmatch.core.draws import derive
-from trajmatch.data.networks import build
+from trajmatch.data.networks.convnet import build
 from trajmatch.methods import engines
 from trajmatch.methods.engines import EAGER, Engine
 from trajmatch.methods.training import Training, accuracy, train

@@ -22,7 +22,7 @@ from trajmatch.core.rate import first_order_rate, is_valid_rate, logarithmic
 from trajmatch.core.sharpness import Sharpness, remembered
 from trajmatch.core.student import Student
 from trajmatch.data.trajectories import Segment
-from trajmatch.methods.combining import weights
+from trajmatch.methods.segment_weights import weights
 from trajmatch.methods.state import OuterState, Record
 
 FIXED = Momentum(0.0)
@@ -46,7 +46,7 @@ class Rule:
     ema:        decay of the delivered average of X, or None to deliver X itself.
     estimator:  a name in core.estimators.ESTIMATORS; truncated is exact where iota = T. method.md section 2.
     interval:   keep one iterate in this many and compute the others again, for networks of many parameters.
-    combining:  how the hypergradients of K segments become one (methods/combining.py).
+    combining:  how the hypergradients of K segments become one (methods/segment_weights.py).
     labels:     fixed; learned, as logits; or teacher: what the expert at the segment's end says of the images.
     label:      optimiser of learned labels.
     guard:      a step whose loss is above this changes nothing, or None.

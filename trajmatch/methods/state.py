@@ -17,7 +17,7 @@ class OuterState(NamedTuple):
     X, eta: images and step size. Y (n, C): label probabilities, or their logits where labels are learned. average: the
     delivered images (X where there is no EMA). ascent: the sharpness rule's state; where the ascent is stale, the
     direction of the next one. scale: factor on the image learning rate. steps: outer steps taken, (). network: weights
-    (P,) that a baseline goes on from (methods/baselines.py), else empty. norm: running mean of the direction's norm,
+    (P,) that a baseline goes on from (methods/condensation.py), else empty. norm: running mean of the direction's norm,
     after clipping, (), where it is clipped by that, else 0. parts: what mdc knows of the leading parts
     (methods/multisize.py).
     """

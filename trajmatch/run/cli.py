@@ -6,11 +6,11 @@ from contextlib import nullcontext
 from difflib import get_close_matches
 from pathlib import Path
 
-from trajmatch.data.holding import Held
+from trajmatch.data.file_names import SUMMARY
+from trajmatch.machine.holding import Held
+from trajmatch.machine.messages import heard
 from trajmatch.run.ending import ended
-from trajmatch.run.messages import heard
-from trajmatch.run.presets import DEFAULT, NAMES, about, preset
-from trajmatch.run.words import (
+from trajmatch.settings.command_line import (
     Asked,
     Nothing,
     UsageError,
@@ -21,10 +21,10 @@ from trajmatch.run.words import (
     named,
     parse,
     positional,
-    prepare,
     settings_of,
     tell_idle,
 )
+from trajmatch.settings.presets import DEFAULT, NAMES, about, preset
 
 OVERVIEW = """usage: trajmatch VERB [PRESET] [--config FILE] [flags]
 
@@ -85,7 +85,9 @@ def _dispatch(words: list[str]) -> int:
 def _prepare() -> None:
     """Import torch in one piece: an interrupt in the middle of it can end the process in many ways."""
     with Held():
-        prepare()
+        from trajmatch.run.assembly.engine import prepare_process
+
+        prepare_process()
 
 
 def _work(verb: str, rest: list[str], words: list[str]) -> int:
@@ -99,7 +101,7 @@ def _work(verb: str, rest: list[str], words: list[str]) -> int:
     )
     _prepare()
     with Held():
-        from trajmatch.run import verbs
+        from trajmatch.run.stages import run as verbs
 
     command = verbs.quoted([word for word in words if word != "--resume"])
     if verb == "experts":
@@ -118,8 +120,8 @@ def _work(verb: str, rest: list[str], words: list[str]) -> int:
 
 def _of_set(verb: str, rest: list[str], own: type = Nothing) -> tuple[Path, Asked]:
     """A distilled set's path, and its own settings with flags over them."""
-    from trajmatch.run.folder import parsed
-    from trajmatch.run.scoring import base_configuration
+    from trajmatch.run.assembly.distilled import base_configuration
+    from trajmatch.settings.stored import parsed
 
     name, rest = positional(rest)
     program = f"trajmatch {verb} [FOLDER|FILE|PRESET]"
@@ -133,9 +135,10 @@ def _of_set(verb: str, rest: list[str], own: type = Nothing) -> tuple[Path, Aske
 
 
 def _evaluate(rest: list[str], words: list[str]) -> int:
-    from trajmatch.run.lock import Lock
-    from trajmatch.run.options import Scored
-    from trajmatch.run.scoring import evaluate_set, set_file
+    from trajmatch.machine.lock import Lock
+    from trajmatch.run.assembly.distilled import set_file
+    from trajmatch.run.scores.evaluate import evaluate_set
+    from trajmatch.settings.options import Scored
 
     path, asked = _of_set("evaluate", rest, Scored)
     with Lock(set_file(path).parent):
@@ -144,10 +147,10 @@ def _evaluate(rest: list[str], words: list[str]) -> int:
 
 
 def _search(rest: list[str], words: list[str]) -> int:
-    from trajmatch.run.lock import Lock
-    from trajmatch.run.scoring import opened_set, set_file
-    from trajmatch.run.search import Options, check, lines, search
-    from trajmatch.run.verbs import quoted, say
+    from trajmatch.machine.lock import Lock
+    from trajmatch.run.assembly.distilled import opened_set, set_file
+    from trajmatch.run.scores.search import Options, check, lines, search
+    from trajmatch.run.stages.run import quoted, say
 
     path, asked = _of_set("search", rest, Options)
     check(asked.options)
@@ -160,8 +163,8 @@ def _search(rest: list[str], words: list[str]) -> int:
 
 def _continual(rest: list[str], words: list[str]) -> int:
     name, rest = positional(rest)
-    from trajmatch.run.continual import Options, continual, lines
-    from trajmatch.run.verbs import quoted, say
+    from trajmatch.run.scores.continual import Options, continual, lines
+    from trajmatch.run.stages.run import quoted, say
 
     base, config, _, options = settings_of("continual", name, rest, Options)
     folder = Path(config.out) if config.out else Path(f"{default_folder(name, base, config)}-continual")
@@ -172,7 +175,7 @@ def _continual(rest: list[str], words: list[str]) -> int:
 
 
 def _compare(rest: list[str], words: list[str]) -> int:
-    from trajmatch.run.compare import Options, compare
+    from trajmatch.run.compare.compare import Options, compare
 
     count = next((k for k, word in enumerate(rest) if word.startswith("-")), len(rest))
     usage = "trajmatch compare FOLDER [FOLDER ...]"
@@ -183,9 +186,9 @@ def _compare(rest: list[str], words: list[str]) -> int:
 
 def _diagnose(rest: list[str], words: list[str]) -> int:
     name, rest = positional(rest)
-    from trajmatch.run.diagnose import NAMES as DIAGNOSES
-    from trajmatch.run.diagnose import diagnose
-    from trajmatch.run.options import Options
+    from trajmatch.run.diagnose.frame import diagnose
+    from trajmatch.settings.diagnoses import NAMES as DIAGNOSES
+    from trajmatch.settings.options import Options
 
     if name is None and not rest:
         print("usage: trajmatch diagnose NAME --run FOLDER [FOLDER ...]\n")
@@ -195,7 +198,7 @@ def _diagnose(rest: list[str], words: list[str]) -> int:
     about = "Look at runs; they stay as is."
     options = at_home(parse(Options, "trajmatch diagnose NAME", rest, Options(), about))
     _prepare()
-    from trajmatch.run import verbs
+    from trajmatch.run.stages import run as verbs
 
     print(diagnose(name or "", options, verbs.quoted(words), verbs.say))
     return 0
@@ -206,12 +209,12 @@ def _report(rest: list[str], words: list[str]) -> int:
     if rest:
         print("usage: trajmatch report [FOLDER|PRESET]\n\nWrite report.html of a run folder again.")
         return 0 if rest[0] in ("-h", "--help") else 2
-    from trajmatch.run.lock import Lock
-    from trajmatch.run.report import write_report
+    from trajmatch.machine.lock import Lock
+    from trajmatch.pages.report import write_report
 
     folder = named(name)
     # Without a summary nothing is written, the lock's file included.
-    with Lock(folder) if (folder / "summary.json").is_file() else nullcontext():
+    with Lock(folder) if (folder / SUMMARY).is_file() else nullcontext():
         print(write_report(folder))
     return 0
 
@@ -227,8 +230,8 @@ def _presets(rest: list[str], words: list[str]) -> int:
         return 0
     import yaml
 
-    from trajmatch.run.folder import nest
-    from trajmatch.run.settings import flatten
+    from trajmatch.settings.flat import flatten
+    from trajmatch.settings.stored import nest
 
     config = settings_of("presets", name, rest).config
     print(yaml.safe_dump(nest(flatten(config)), sort_keys=False, allow_unicode=True), end="")

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from trajmatch.data.holding import came
-from trajmatch.run.interrupts import end_decided, listening
+from trajmatch.machine.holding import came
+from trajmatch.machine.interrupts import end_decided, listening
 
 # What an interrupted verb has saved, and what it has not.
 KEPT = {

@@ -1,18 +1,17 @@
 """A run folder: whose it is, what is done in it, and how to say so. No torch here."""
 
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from trajmatch.run.config import Config
-from trajmatch.run.config_file import read_config
-from trajmatch.run.kinds import merged
-from trajmatch.run.settings import INCIDENTAL, RETIRED, difference, flatten
+from trajmatch.data.file_names import CONFIG
+from trajmatch.data.files import write_text
+from trajmatch.settings.config import Config
+from trajmatch.settings.config_file import read_config
+from trajmatch.settings.flat import INCIDENTAL, difference, flatten
+from trajmatch.settings.stored import nest
 
-CONFIG = "config.yaml"
 # Where a run stands and how it is called may change between two calls on one folder.
 FREE = {"out", "resume", "device", *INCIDENTAL}
 
@@ -42,54 +41,11 @@ def check_claim(folder: Path, config: Config) -> bool:
 
 def claim(folder: Path, config: Config) -> None:
     """Make the folder and write config.yaml, where that is not done. Raises as `check_claim`, and OSError."""
-    from trajmatch.data.files import write_text
-
     if check_claim(folder, config):
         return
     folder.mkdir(parents=True, exist_ok=True)
     kept = {k: v for k, v in flatten(config).items() if k not in ("out", "resume")}
     write_text(folder / CONFIG, yaml.safe_dump(nest(kept), sort_keys=False, allow_unicode=True))
-
-
-def nest(flat: dict[str, Any]) -> dict[str, Any]:
-    """The inverse of flattening: {"images.size": 16} -> {"images": {"size": 16}}."""
-    nested: dict[str, Any] = {}
-    for key, value in flat.items():
-        group, dot, name = key.partition(".")
-        if dot:
-            nested.setdefault(group, {})[name] = value
-        else:
-            nested[key] = value
-    return nested
-
-
-def parsed(flat: Mapping[str, Any], where: str = "the settings of a file", remedy: str = "") -> Config:
-    """A configuration from the flat settings of a file, of whatever version.
-
-    Raises ValueError, which names the file, the setting and its value, with the remedy behind.
-    """
-    try:
-        return merged(Config(), {key: value for key, value in flat.items() if key not in RETIRED}, where)
-    except ValueError as error:
-        raise ValueError(f"{error}; {remedy}" if remedy else str(error)) from None
-
-
-def flags(flat: dict[str, Any]) -> list[str]:
-    """Settings as the flags of a command line."""
-    words: list[str] = []
-    defaults = flatten(Config())
-    for key, value in flat.items():
-        *group, name = key.replace("_", "-").split(".")
-        prefix = "".join(f"{part}." for part in group)
-        if isinstance(value, bool) and isinstance(defaults.get(key), str):  # YAML reads the word yes as true
-            words += [f"--{prefix}{name}", "yes" if value else "no"]
-        elif isinstance(value, bool):
-            words.append(f"--{prefix}{name}" if value else f"--{prefix}no-{name}")
-        elif isinstance(value, list):
-            words += [f"--{prefix}{name}", *map(str, value)]
-        else:
-            words += [f"--{prefix}{name}", str(value)]
-    return words
 
 
 def commit() -> str | None:

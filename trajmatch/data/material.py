@@ -1,0 +1,82 @@
+"""The real images in the input space of the networks, and the file of them that processes share."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from torch import Tensor
+
+from trajmatch.data.files import read_header
+from trajmatch.data.images import Dataset
+from trajmatch.data.tensors import read_tensors, save_tensors
+from trajmatch.data.whitening import InputSpace
+from trajmatch.machine.holding import Held
+from trajmatch.machine.litter import MATERIAL, remove_litter
+from trajmatch.machine.owner import me
+
+
+@dataclass(frozen=True)
+class Material:
+    """Real images as pixels and the input space fitted to the training images."""
+
+    dataset: Dataset
+    space: InputSpace
+    content: str
+    """Hash of the pixels, labels and class names: what "the same data" means, wherever it was read from."""
+    seen: str = ""
+    """Where the input space is not the one that is fitted to these images, such as a set's own: its hash, in words."""
+
+    @property
+    def nbytes(self) -> float:
+        """Bytes of the pixels and of the input space."""
+        pixels = sum(split.x.nbytes for split in (self.dataset.train, self.dataset.validation, self.dataset.test))
+        return float(pixels + self.space.basis.nbytes)
+
+
+@contextmanager
+def shared(material: Material, folder: Path) -> Iterator[Path]:
+    """A temporary file of the images in the input space, which every process maps into memory once.
+
+    One file serves any number of workers with one copy in memory, and this process can let go of its own.
+    """
+    remove_litter(folder)  # left by killed processes; other shards may be at work
+    place = Path(tempfile.mkdtemp(prefix=f"{MATERIAL}{me().word}-", dir=folder))
+    try:
+        dataset = material.dataset
+        splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+        tensors: dict[str, Tensor] = {}
+        for name, split in splits.items():
+            tensors |= {f"{name}.x": material.space.forward(split.x), f"{name}.y": split.y}
+        path = place / "images.safetensors"
+        content = material.content + material.seen
+        header = {"classes": list(dataset.classes), "shape": list(dataset.shape), "content": content}
+        # Without checksums: it lives as long as this command, and every worker would read all of it to check it.
+        save_tensors(path, tensors, header, unchecked=True)
+        yield path
+    finally:
+        with Held():
+            shutil.rmtree(place, ignore_errors=True)
+            remove_litter(folder)  # of workers that were ended while they wrote
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """A file of `shared`, opened: splits in the input space."""
+
+    tensors: dict[str, Tensor]
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]
+    content: str
+    """What accuracies on these images belong to: the images' hash, and a foreign input space's."""
+
+
+@lru_cache(maxsize=1)
+def opened(path: Path) -> Mapped:
+    """Open a file of `shared`, once in a process."""
+    header = read_header(path)
+    c, h, w = header["shape"]
+    return Mapped(read_tensors(path), tuple(header["classes"]), (c, h, w), header["content"])

@@ -1,0 +1,249 @@
+"""The networks to which the field transfers distilled sets: MLP, LeNet, AlexNet, VGG11, ResNet18, a ViT, and any other.
+
+As the published programs build them for 32 pixels (peers.md 1.1), where they begin with small convolutions; for other
+sides, poolings and strides that would leave a norm a single pixel are left out, and what is larger at the end than at
+32 pixels is averaged to that size.
+Legend: shape (c, h, w) of one image.
+"""
+
+import sys
+from collections.abc import Callable
+from difflib import get_close_matches
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trajmatch.data.networks.convnet import norm_layer
+
+Shape = tuple[int, int, int]
+Factory = Callable[[Shape, int], nn.Module]
+SMALLEST, LARGEST = 8, 256
+# What code of the user's may raise, and is told in a sentence; Ctrl-C is the user's own.
+RAISED_BY_USERS = (Exception, SystemExit)
+VGG11 = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")
+
+
+def mlp(shape: Shape, num_classes: int) -> nn.Module:
+    """Two hidden layers of 128."""
+    c, h, w = _checked(shape, "mlp")
+    hidden = [nn.Linear(c * h * w, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU()]
+    return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(128, num_classes))
+
+
+def lenet(shape: Shape, num_classes: int) -> nn.Module:
+    """Two convolutions of 5 x 5 with max pooling, and three linear layers."""
+    c, h, w = _checked(shape, "lenet")
+    first, second = 0 if min(h, w) >= 32 else 2, 0 if min(h, w) >= 20 else 2
+    h, w = ((((side + 2 * first - 4) // 2) + 2 * second - 4) // 2 for side in (h, w))
+    features = [nn.Conv2d(c, 6, 5, padding=first), nn.ReLU(), nn.MaxPool2d(2)]
+    features += [nn.Conv2d(6, 16, 5, padding=second), nn.ReLU(), nn.MaxPool2d(2)]
+    rest, size = _averaged(h, w, 5)
+    classifier = [nn.Linear(16 * size, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, num_classes)]
+    return nn.Sequential(*features, *rest, nn.Flatten(), *classifier)
+
+
+def alexnet(shape: Shape, num_classes: int) -> nn.Module:
+    """Five convolutions, three max poolings, one linear layer; no norm."""
+    c, h, w = _checked(shape, "alexnet")
+    pad = 4 if c == 1 and h == w == 28 else 2
+    h, w = ((side + 2 * pad - 4) // 8 for side in (h, w))
+    layers: list[nn.Module] = [nn.Conv2d(c, 128, 5, padding=pad), nn.ReLU(), nn.MaxPool2d(2)]
+    layers += [nn.Conv2d(128, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)]
+    for before, after in ((192, 256), (256, 192), (192, 192)):
+        layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU()]
+    rest, size = _averaged(h, w, 4)
+    return nn.Sequential(*layers, nn.MaxPool2d(2), *rest, nn.Flatten(), nn.Linear(192 * size, num_classes))
+
+
+def vgg11(shape: Shape, num_classes: int, norm: str = "instance") -> nn.Module:
+    """Eight convolutions of 3 x 3 with norm, five max poolings, one linear layer."""
+    c, h, w = _checked(shape, "vgg11")
+    pad = 3 if c == 1 and h == w == 28 else 1
+    h, w = h + 2 * (pad - 1), w + 2 * (pad - 1)
+    layers: list[nn.Module] = []
+    convolutions = 0
+    for what in VGG11:
+        if isinstance(what, int):
+            layers += [nn.Conv2d(c, what, 3, padding=1 if convolutions else pad), norm_layer(norm, what), nn.ReLU()]
+            c, convolutions = what, convolutions + 1
+        elif min(h, w) >= 4 or convolutions == 8:  # a norm comes after all but the last
+            layers.append(nn.MaxPool2d(2))
+            h, w = h // 2, w // 2
+    rest, size = _averaged(h, w, 1)
+    return nn.Sequential(*layers, *rest, nn.Flatten(), nn.Linear(512 * size, num_classes))
+
+
+class Residual(nn.Module):
+    """ReLU(x' + two convolutions of 3 x 3 with norm); x' is x, or a convolution of it where sizes differ."""
+
+    def __init__(self, before: int, after: int, stride: int, norm: str) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(before, after, 3, stride, padding=1, bias=False),
+            norm_layer(norm, after),
+            nn.ReLU(),
+            nn.Conv2d(after, after, 3, padding=1, bias=False),
+            norm_layer(norm, after),
+        )
+        same = stride == 1 and before == after
+        across = [nn.Conv2d(before, after, 1, stride, bias=False), norm_layer(norm, after)]
+        self.across = nn.Identity() if same else nn.Sequential(*across)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (n, before, h, w) -> (n, after, h / stride, w / stride)."""
+        return F.relu(self.across(x) + self.body(x))
+
+
+def resnet18(shape: Shape, num_classes: int, norm: str = "instance") -> nn.Module:
+    """A first convolution of 3 x 3, four times two residual blocks, the mean over pixels, one linear layer."""
+    c, h, w = _checked(shape, "resnet18")
+    layers: list[nn.Module] = [nn.Conv2d(c, 64, 3, padding=1, bias=False), norm_layer(norm, 64), nn.ReLU()]
+    before, side = 64, min(h, w)
+    for after, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
+        stride = stride if side >= 2 * stride else 1
+        side //= stride
+        layers += [Residual(before, after, stride, norm), Residual(after, after, 1, norm)]
+        before = after
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, num_classes))
+
+
+class ViT(nn.Module):
+    """A vision transformer: patches, a class token, learned places, layers with the norm first."""
+
+    def __init__(self, shape: Shape, num_classes: int, patch: int, width: int, depth: int, heads: int) -> None:
+        super().__init__()
+        c, h, w = shape
+        self.patches = nn.Conv2d(c, width, patch, patch)
+        self.token = nn.Parameter(torch.zeros(1, 1, width))
+        self.places = nn.Parameter(0.02 * torch.randn(1, 1 + (h // patch) * (w // patch), width))
+        layers = [
+            nn.TransformerEncoderLayer(width, heads, 4 * width, 0.0, "gelu", batch_first=True, norm_first=True)
+            for _ in range(depth)
+        ]
+        self.layers = nn.Sequential(*layers, nn.LayerNorm(width))
+        self.head = nn.Linear(width, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (n, c, h, w) -> outputs (n, num_classes)."""
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.token.expand(len(x), -1, -1), tokens], 1) + self.places
+        outputs: Tensor = self.head(self.layers(tokens)[:, 0])
+        return outputs
+
+
+def vit(shape: Shape, num_classes: int) -> nn.Module:
+    """A small vision transformer: 8 x 8 patches, 6 layers of width 192 with 3 heads."""
+    _, h, w = _checked(shape, "vit")
+    if h != w or h % 8:
+        raise ValueError(
+            f"--network.name is vit, which takes square images whose side 8 divides, and these are {h} x {w}"
+        )
+    return ViT(shape, num_classes, patch=h // 8, width=192, depth=6, heads=3)
+
+
+def named(name: str) -> Factory:
+    """What makes the network of a name: one of ARCHITECTURES, timm:NAME, or MODULE:FACTORY, the user's own code.
+
+    Raises ValueError for a name that is none of them, and for one that can't be had here.
+    """
+    if name in ARCHITECTURES:
+        return ARCHITECTURES[name]
+    before, colon, after = name.partition(":")
+    if not colon:
+        known = ("convnet", *ARCHITECTURES)
+        near = get_close_matches(name, known, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]}? There are" if near else "there are"
+        raise ValueError(f"--network.name is '{name}'; {hint} {', '.join(known)}, timm:NAME and MODULE:FACTORY")
+    return partial(_of_timm, after) if before == "timm" else _of_user(before, after)
+
+
+def _timm(name: str) -> Any:
+    try:
+        return import_module("timm")
+    except ImportError:
+        raise ValueError(f"--network.name is {name}, which needs timm: pip install 'trajmatch[timm]'") from None
+    except RuntimeError as error:  # a torchvision that is built for another torch
+        raise ValueError(f"--network.name is {name}, and timm can't be imported here: {error}") from None
+
+
+def _of_timm(name: str, shape: Shape, num_classes: int) -> nn.Module:
+    timm = _timm(f"timm:{name}")
+    if not timm.is_model(name):
+        near = get_close_matches(name, timm.list_models(), n=1, cutoff=0.4)
+        raise ValueError(
+            f"--network.name is timm:{name}, which timm does not have{f'; it has {near[0]}' if near else ''}"
+        )
+    wanted = {"pretrained": False, "num_classes": num_classes, "in_chans": shape[0]}
+    try:
+        network: nn.Module = timm.create_model(name, img_size=shape[1:], **wanted)
+    except TypeError:  # a network of any size takes no size
+        network = timm.create_model(name, **wanted)
+    return network
+
+
+def _of_user(module: str, factory: str) -> Factory:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    asked = f"--network.name is {module}:{factory}"
+    if not module or not factory:
+        raise ValueError(f"{asked} and must be MODULE:FACTORY, such as networks:small")
+    try:
+        found: Factory = getattr(import_module(module), factory)
+    except RAISED_BY_USERS as error:  # whatever the module does while it is imported
+        raise ValueError(f"{asked}, which can't be imported: {reason(error)}") from None
+    if not callable(found):
+        raise ValueError(
+            f"{asked}, which is of type {type(found).__name__} and must be a function of the images' shape (c, h, w) "
+            "and the number of classes that returns a torch.nn.Module"
+        )
+    return found
+
+
+def reason(error: BaseException) -> str:
+    """Why something failed, in one line: the first of what the error says, and its kind where that alone says little.
+
+    >>> reason(KeyError("width")), reason(RuntimeError()), reason(SystemExit(3))
+    ("KeyError: 'width'", 'RuntimeError', 'it ends the program (SystemExit: 3)')
+    """
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    if isinstance(error, SystemExit):
+        return f"it ends the program (SystemExit{f': {text}' if text else ''})"
+    if isinstance(error, RuntimeError | TypeError | ValueError | ImportError | AttributeError) and text:
+        return text
+    return f"{type(error).__name__}{f': {text}' if text else ''}"
+
+
+def _averaged(h: int, w: int, most: int) -> tuple[list[nn.Module], int]:
+    """What averages a map of h x w to at most `most` x `most`, and the pixels that are left."""
+    if max(h, w) <= most:
+        return [], h * w
+    h, w = min(h, most), min(w, most)
+    return [nn.AdaptiveAvgPool2d((h, w))], h * w
+
+
+def _checked(shape: Shape, name: str) -> Shape:
+    _, h, w = shape
+    if not (min(h, w) >= SMALLEST and max(h, w) <= LARGEST):
+        raise ValueError(f"network: {name} takes images of {SMALLEST} to {LARGEST} pixels, and these are {h} x {w}")
+    return shape
+
+
+# By name; those with a norm come with instance norm, which the field's tables of transfer use. Those with batch norm
+# can be trained on a set and scored; experts are weights alone, and can't be of them.
+ARCHITECTURES: dict[str, Factory] = {
+    "mlp": mlp,
+    "lenet": lenet,
+    "alexnet": alexnet,
+    "vgg11": vgg11,
+    "vgg11-batch": partial(vgg11, norm="batch"),
+    "resnet18": resnet18,
+    "resnet18-group": partial(resnet18, norm="group"),
+    "resnet18-batch": partial(resnet18, norm="batch"),
+    "vit": vit,
+}

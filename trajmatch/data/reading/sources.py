@@ -1,0 +1,262 @@
+"""Where images come from: one function that recognises the kind of source and calls its reader."""
+
+import os
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from trajmatch.data.reading import archives, folders, hub, parquet
+from trajmatch.data.reading.source import (
+    NO_LABELS,
+    REORDERED,
+    Source,
+    Split,
+    aligned,
+    integer_labels,
+    is_unlabelled,
+    labelled,
+    row_namer,
+    suggestion,
+)
+from trajmatch.data.reading.splits import listed
+
+_FORMATS = "'digits', a folder of class folders, .npz, .parquet, a CIFAR .tar.gz or a Hub name 'owner/name'"
+_TAR = (".tar.gz", ".tgz", ".tar")
+_ARRAY_SUFFIXES = (".npz", ".parquet", ".arrow", *_TAR)
+
+
+def read(source: object, train: str | None = None, test: str | None = None) -> Source:
+    """Recognise `source` (see `images.load`) and read it, undecoded. ValueError when it is none of the known kinds.
+
+    train, test: what its splits are called, where their names do not tell; "none" for a test split that is not read.
+    """
+    if isinstance(source, str | os.PathLike) and source != "digits":
+        return _read_path(os.fspath(source), train, test)
+    _refuse(train, test, "the digits" if isinstance(source, str | os.PathLike) else "data sets in Python")
+    if isinstance(source, str | os.PathLike):
+        return read_digits()
+    if isinstance(source, tuple):
+        if len(source) != 2:
+            raise ValueError(f"a tuple of {len(source)} is no source of images: a pair (train, test) is.")
+        return read_torch(*source)
+    return read_torch(source, None)
+
+
+def _refuse(train: str | None, test: str | None, what: str) -> None:
+    """ValueError where splits are named of a source that has none to choose."""
+    for flag, value in (("--images.train-split", train), ("--images.test-split", test)):
+        if value is not None:
+            raise ValueError(f"{flag} is {value!r} and has no effect on {what}: leave it out.")
+
+
+def _read_path(text: str, train: str | None, test: str | None) -> Source:
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError(f"--data is {text}, and there is no such home folder") from None
+    if path.is_dir():
+        return _read_directory(path, train, test)
+    if not path.exists():
+        # 'data/cifar' beside an existing folder 'data' is a slip of the pen, not a name on the Hub.
+        if hub.is_hub_name(text) and not path.parent.is_dir() and not text.lower().endswith(_ARRAY_SUFFIXES):
+            return hub.read_hub(text, train, test)
+        raise ValueError(_missing(path))
+    name = path.name.lower()
+    if name.endswith(".npz"):
+        return read_npz(path, train, test)
+    _refuse(train, test, str(path))
+    if name.endswith((".parquet", ".arrow")):
+        return parquet.read_file(path)
+    if name.endswith(_TAR):
+        return archives.read_cifar_tar(path)
+    raise ValueError(f"{path} is no known source of images: give {_FORMATS}.")
+
+
+def _read_directory(path: Path, train: str | None, test: str | None) -> Source:
+    if archives.is_cifar_folder(path):
+        _refuse(train, test, str(path))
+        return archives.read_cifar_folder(path)
+    if parquet.has_tables(path):
+        return parquet.read_parquet(path, train, test)
+    return folders.read_folder(path, train, test)
+
+
+def _missing(path: Path) -> str:
+    siblings = [child.name for child in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = suggestion(path.name, [*siblings, "digits"])
+    return f"{path} does not exist{near or f': give {_FORMATS}.'}"
+
+
+def read_digits() -> Source:
+    """The embedded 1,797 handwritten digits of the UCI optical recognition set, 8 x 8, their 17 greys spread to 0..255.
+
+    E. Alpaydin and C. Kaynak, 1998, CC BY 4.0, doi 10.24432/C50P49. No test split of its own.
+    """
+    with np.load(Path(__file__).with_name("digits.npz"), allow_pickle=False) as file:
+        x, y = file["x"], file["y"]
+    greys = np.round(np.arange(17) * 255 / 16).astype(np.uint8)
+    return labelled(
+        "digits", Split(greys[x], y.astype(np.int64), row_namer("digits")), None, [str(i) for i in range(10)]
+    )
+
+
+def read_npz(path: Path, train: str | None = None, test: str | None = None) -> Source:
+    """Arrays x_train, y_train, x_test, y_test (or train_images, train_labels, ...), or x and y alone.
+
+    Images are uint8 or uint16 (n, h, w), (n, h, w, c) or (n, c, h, w); labels integers (n,) or (n, 1); `classes` or
+    `class_names` may name the classes. val_* is the test split when there is no labelled test and is not read
+    otherwise. train, test: the names of other splits, such as 'extra' for x_extra; "none" is no test split.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} cannot be read as .npz arrays: {error}") from error
+    # Not `a or b`: a split without images counts as false.
+    first = train if train is not None else "train" if {"x_train", "train_images"} & arrays.keys() else ""
+    train_split = _npz_split(arrays, first, path)
+    if train_split is None:
+        wanted = "x_train and y_train, or x and y"
+        wanted = wanted if train is None else f"x_{train} and y_{train}, as --images.train-split says"
+        raise ValueError(f"{path} has the keys {', '.join(arrays)}: it must have {wanted}.")
+    names = None
+    key = next((key for key in ("classes", "class_names") if key in arrays), None)
+    if key is not None:
+        names = [
+            name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in arrays[key].ravel()
+        ]
+    chosen, test_split, notes = _npz_test(arrays, path, test, first)
+    used = {_npz_keys(arrays, split) for split in (first, chosen) if split is not None}
+    unread = [k for k in arrays if k != key and not any(pair is not None and k in pair for pair in used)]
+    if unread:
+        notes.append(f"left out: the arrays {listed(unread)}")
+    test_from = "" if chosen is None else f"'{(_npz_keys(arrays, chosen) or ('',))[0]}'"
+    return labelled(path.stem, train_split, test_split, names, test_from, notes)
+
+
+def _npz_test(
+    arrays: Mapping[str, NDArray[Any]], path: Path, wanted: str | None, train: str
+) -> tuple[str | None, Split | None, list[str]]:
+    """The name of the test split, the split, and notes. Labels that are all -1 are none: validation takes its place."""
+    if wanted == "none":
+        return None, None, []
+    if wanted is not None:
+        split = _npz_split(arrays, wanted, path)
+        if split is None or wanted == train or not wanted:
+            raise ValueError(f"--images.test-split is {wanted!r} and {path} has the keys {', '.join(arrays)}.")
+        return wanted, split, []
+    notes: list[str] = []
+    for name in ("test", "val", "valid", "validation"):
+        split = None if name == train else _npz_split(arrays, name, path)
+        if split is None:
+            continue
+        if not is_unlabelled(split.labels):
+            return name, split, notes
+        notes.append(f"left out: the split '{name}', whose labels are all -1")
+    if notes:
+        raise ValueError(NO_LABELS.format(f"the test split of {path}"))
+    return None, None, notes
+
+
+def _npz_keys(arrays: Mapping[str, NDArray[Any]], split: str) -> tuple[str, str] | None:
+    pairs = [(f"x_{split}", f"y_{split}"), (f"{split}_images", f"{split}_labels")] if split else [("x", "y")]
+    return next((pair for pair in pairs if pair[0] in arrays), None)
+
+
+def _npz_split(arrays: Mapping[str, NDArray[Any]], split: str, path: Path) -> Split | None:
+    found = _npz_keys(arrays, split)
+    if found is None:
+        return None
+    x_key, y_key = found
+    if y_key not in arrays:
+        raise ValueError(f"{path} has images '{x_key}' but no labels '{y_key}'.")
+    x = _channels_last(arrays[x_key], f"'{x_key}' of {path}")
+    y = integer_labels(arrays[y_key], f"'{y_key}' of {path}")
+    if len(x) != len(y):
+        raise ValueError(f"{path} has {len(x)} images in '{x_key}' but {len(y)} labels in '{y_key}'.")
+    return Split(x, y, row_namer(f"'{x_key}' of {path}"))
+
+
+def _channels_last(x: NDArray[Any], where: str) -> NDArray[Any]:
+    if x.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"{where} has type {x.dtype}: images must be uint8, 0 to 255, or uint16.")
+    if x.ndim == 4 and x.shape[1] in (1, 3, 4):
+        # Both may be channels where images have 1, 3 or 4 pixels a side: then square images are meant.
+        is_square = x.shape[2] == x.shape[3] and x.shape[1] != x.shape[2]
+        if x.shape[3] not in (1, 3, 4) or is_square:
+            x = x.transpose(0, 2, 3, 1)
+    if x.ndim != 3 and (x.ndim != 4 or x.shape[3] not in (1, 3, 4)):
+        raise ValueError(f"{where} has shape {x.shape}: images must be (n, h, w), (n, h, w, c) or (n, c, h, w).")
+    return x
+
+
+def read_torch(train: Any, test: Any | None) -> Source:
+    """Map-style data sets of (image, int): PIL images, uint8 or [0, 1] float tensors (c, h, w) or arrays (h, w, c).
+
+    Names come from a `classes` attribute. Each item is fetched once, so transforms should not be random.
+    """
+    name = type(train).__name__
+    train_split = _torch_split(train, f"the {'data set' if test is None else 'training set'} {name}")
+    test_split = None if test is None else _torch_split(test, f"the test set {type(test).__name__}")
+    names, notes = _class_names(train), []
+    if test_split is not None:
+        where = f"the test set {type(test).__name__}"
+        test_split, has_changed = aligned(test_split, _class_names(test), names, where)
+        notes += [REORDERED.format(where)] if has_changed else []
+    return labelled(name, train_split, test_split, names, "the second data set", notes)
+
+
+def _class_names(dataset: Any) -> list[str] | None:
+    classes = getattr(dataset, "classes", None)
+    return [str(item) for item in classes] if isinstance(classes, Sequence) else None
+
+
+def _torch_split(dataset: Any, where: str) -> Split:
+    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+        raise ValueError(f"{where} is no source of images: give {_FORMATS}, or a map-style data set of (image, label).")
+    items: list[Any] = []
+    labels: list[int] = []
+    for i in range(len(dataset)):
+        name = row_namer(where)(i)
+        item = dataset[i]
+        if not isinstance(item, tuple | list) or len(item) != 2:
+            raise ValueError(f"{name} is a {type(item).__name__}: it must be a pair (image, label).")
+        items.append(_as_item(item[0], name))
+        labels.append(_as_label(item[1], name))
+    return Split(items, np.asarray(labels, np.int64), row_namer(where))
+
+
+def _as_label(value: Any, where: str) -> int:
+    array = np.asarray(value)
+    if array.size != 1 or array.dtype.kind not in "iu":
+        raise ValueError(f"{where} has the label {value!r}: labels must be integers.")
+    return int(array.item())
+
+
+def _as_item(image: Any, where: str) -> Any:
+    """A PIL image, or a uint8 array (h, w) or (h, w, c)."""
+    if isinstance(image, Image.Image):
+        return image
+    if isinstance(image, torch.Tensor):
+        image = image.detach().cpu()
+        array = (image.movedim(0, -1) if image.ndim == 3 else image).numpy()
+    elif isinstance(image, np.ndarray):
+        array = image
+    else:
+        raise ValueError(f"{where} is a {type(image).__name__}: it must be a PIL image, a tensor or an array.")
+    if array.dtype.kind == "f":
+        if not (array.min() >= 0 and array.max() <= 1):  # so that NaN is refused too
+            raise ValueError(
+                f"{where} has values from {array.min():.3g} to {array.max():.3g}: "
+                f"floating-point images must be in [0, 1], without normalisation."
+            )
+        array = np.round(array * 255).astype(np.uint8)
+    if array.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"{where} has type {array.dtype}: images must be uint8, uint16, or floating-point in [0, 1].")
+    return array

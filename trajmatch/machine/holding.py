@@ -1,0 +1,58 @@
+"""Requests to end (Ctrl-C and its kin): each is recorded, and held back while something has to be finished.
+
+`machine/interrupts.py` installs the handlers that fill the record. An interrupt in the middle of writing a file would
+lose what has been computed. No torch here.
+"""
+
+import threading
+from types import TracebackType
+
+# Numbers of the signals that came, in their order.
+came: list[int] = []
+
+
+class _Depth(threading.local):
+    """How many blocks hold interrupts back now, in each thread."""
+
+    blocks = 0
+
+
+_depth = _Depth()
+
+
+class Held:
+    """`with Held():` an interrupt that comes inside the block is raised at its end."""
+
+    # A class and no generator: between its plain lines Python calls no signal handler.
+    def __enter__(self) -> None:
+        _depth.blocks += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _depth.blocks -= 1
+        if kind is None:
+            check()
+
+
+def is_held() -> bool:
+    """Whether a block of this thread holds interrupts back."""
+    return _depth.blocks > 0
+
+
+def check() -> None:
+    """Raise KeyboardInterrupt where one came and nothing holds it back: also one that a library has swallowed."""
+    if came and not is_held():
+        check_now()
+
+
+def check_now() -> None:
+    """Raise KeyboardInterrupt where one came, whatever holds it back: for a place where nothing is half done."""
+    if came and threading.current_thread() is threading.main_thread():
+        raise KeyboardInterrupt
+
+
+def forget() -> None:
+    """Begin anew: none came, and nothing is held back."""
+    came.clear()
+    _depth.blocks = 0

@@ -1,0 +1,167 @@
+"""Independent jobs in fresh processes, with messages from inside them and a clean end on Ctrl-C."""
+
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing.queues import SimpleQueue
+from typing import Any
+
+import torch
+
+from trajmatch.machine import holding
+from trajmatch.machine.allocator import keep_freed_memory
+from trajmatch.machine.interrupts import SIGNALS
+from trajmatch.machine.orphans import end_with_parent
+from trajmatch.machine.precision import precision, set_precision
+
+# What a job is given to say how far it is, and what its caller hears: (the job's index, what was said).
+Report = Callable[[Any], None]
+Listen = Callable[[int, Any], None]
+
+
+class WorkerLostError(ChildProcessError):
+    """A worker process ended without a result."""
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processes(asked: int | None, device: str) -> int:
+    """Processes that train at once on a kind of device: those that were asked for, or one per core (one on a GPU)."""
+    return asked or (cores() if device == "cpu" else 1)
+
+
+def peak_memory_mb() -> float:
+    """Largest resident size of this process so far, in MB (10^6 bytes)."""
+    # Kilobytes on Linux, bytes on macOS.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1e-6 if sys.platform == "darwin" else 1.024e-3)
+
+
+_queue: "SimpleQueue[tuple[int, Any]]"
+
+
+def _start(queue: "SimpleQueue[tuple[int, Any]]", threads: int) -> None:
+    global _queue  # a worker's only way to be handed something that cannot travel with a job
+    _queue = queue
+    end_with_parent()
+    keep_freed_memory()
+    set_precision("float32")
+    torch.set_num_threads(threads)
+
+
+def _work(function: Callable[..., Any], index: int, arguments: tuple[Any, ...]) -> tuple[Any, float]:
+    result = function(*arguments, lambda value: _queue.put((index, value)))
+    return result, peak_memory_mb()
+
+
+class Peak:
+    """The largest memory that workers reached, summed over as many of them as ran at once."""
+
+    def __init__(self) -> None:
+        self.mb = 0.0
+
+
+def run_jobs(
+    function: Callable[..., Any],
+    jobs: Sequence[tuple[Any, ...]],
+    workers: int,
+    threads: int,
+    listen: Listen = lambda index, value: None,
+    peak: Peak | None = None,
+) -> Iterator[tuple[int, Any]]:
+    """Run `function(*job, report)` for every job; yield (index, result) as they finish, and pass on what they report.
+
+    workers: processes at once; 1 runs the jobs here, one after another. threads: torch's, in each process. A job's
+    result must not depend on which process runs it. An exception in a job stops all of them and is raised here;
+    WorkerLostError where a worker was killed.
+    """
+    workers = min(workers, len(jobs))
+    if workers <= 1:
+        yield from _run_here(function, jobs, threads, listen)
+        return
+    context = multiprocessing.get_context("spawn")  # forking a process that has used torch's threads can hang
+    queue: SimpleQueue[tuple[int, Any]] = context.SimpleQueue()
+    with ProcessPoolExecutor(workers, context, _start, (queue, threads)) as executor:
+        try:
+            with _blocked():
+                waiting: dict[Future[tuple[Any, float]], int] = {
+                    executor.submit(_work, function, index, job): index for index, job in enumerate(jobs)
+                }
+            while waiting:
+                holding.check()
+                finished, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
+                while not queue.empty():
+                    listen(*queue.get())
+                for future in finished:
+                    result, memory = future.result()
+                    if peak is not None:
+                        peak.mb = max(peak.mb, memory * workers)
+                    yield waiting.pop(future), result
+        except BrokenProcessPool:
+            _wait_for_own_signal()
+            raise WorkerLostError(
+                "a worker process was killed, most likely for lack of memory: fewer --expert.workers or "
+                "--evaluation.workers need less, and what is complete is kept"
+            ) from None
+        except BaseException:
+            _end(executor)
+            raise
+
+
+def _end(executor: ProcessPoolExecutor) -> None:
+    """End all processes at once.
+
+    `shutdown(cancel_futures=True)` alone would wait for the jobs that run now, and workers are deaf to `terminate`.
+    """
+    for process in list((executor._processes or {}).values()):
+        process.kill()
+    executor.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _blocked() -> Iterator[None]:
+    """Start processes that are deaf to requests to end: those reach a whole group, and the parent alone decides.
+
+    What comes meanwhile waits for the parent. A worker inherits the mask, from its first moment on.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _wait_for_own_signal(seconds: float = 1.0) -> None:
+    """Where somebody ends all processes, one after another, a worker's end may be seen before the own request comes."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        holding.check_now()
+        time.sleep(0.02)
+
+
+def _run_here(
+    function: Callable[..., Any], jobs: Sequence[tuple[Any, ...]], threads: int, listen: Listen
+) -> Iterator[tuple[int, Any]]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for index, job in enumerate(jobs):
+            holding.check()
+            with precision("float32"):
+                result = function(*job, partial(listen, index))
+            yield index, result
+    finally:
+        torch.set_num_threads(before)

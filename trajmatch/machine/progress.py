@@ -1,0 +1,85 @@
+"""Progress with rate, details and time left: a live bar on a terminal, a line now and then elsewhere."""
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from trajmatch.machine import holding
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class Meter:
+    """Counts towards a total. `with Meter("distill", 300) as meter: meter.advance("loss 0.4")`.
+
+    start: units that were done before and that the rate must not count.
+    """
+
+    def __init__(self, title: str, total: int, start: int = 0, unit: str = "steps", quiet: bool = False) -> None:
+        self.title, self.total, self.start, self.unit = title, total, start, unit
+        self.done, self.began, self.said = start, time.monotonic(), time.monotonic()
+        self.quiet = quiet
+        self.bar: Progress | None = None
+        self.task: TaskID | None = None
+
+    def __enter__(self) -> "Meter":
+        console = Console(stderr=True)
+        if console.is_terminal and not self.quiet:
+            columns = (
+                TextColumn("{task.description:<9}"),
+                BarColumn(),
+                TextColumn("{task.completed}/{task.total}"),
+                TextColumn("{task.fields[rate]}"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[details]}"),
+            )
+            self.bar = Progress(*columns, console=console)
+            self.task = self.bar.add_task(self.title, total=self.total, completed=self.start, rate="", details="")
+            self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+        elif self.done > self.start and not self.quiet:
+            self._say("")
+
+    def advance(self, details: str = "", count: int = 1) -> None:
+        """Count `count` more units and show `details` beside them. Raises an interrupt that came and was swallowed."""
+        holding.check()
+        self.done += count
+        self.details = details
+        if self.bar is not None and self.task is not None:
+            self.bar.update(self.task, completed=self.done, rate=self.rate(), details=details)
+        elif not self.quiet and time.monotonic() - self.said > SECONDS_BETWEEN_LINES:
+            self._say(details)
+
+    def rate(self) -> str:
+        """Units per second or seconds per unit since the start, in words."""
+        passed, count = time.monotonic() - self.began, self.done - self.start
+        if not count or not passed:
+            return ""
+        singular = self.unit.removesuffix("s")
+        return f"{count / passed:.1f} {self.unit}/s" if count > passed else f"{passed / count:.1f} s/{singular}"
+
+    def _say(self, details: str) -> None:
+        self.said = time.monotonic()
+        left = (self.total - self.done) * (self.said - self.began) / max(1, self.done - self.start)
+        ending = f"{duration(left)} left" if self.done < self.total else f"took {duration(self.said - self.began)}"
+        words = [f"{self.title}: {self.done}/{self.total} {self.unit}", self.rate(), details, ending]
+        print(", ".join(word for word in words if word), file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 42 s, 3:07 min or 2:05 h."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02} min"
+    return f"{whole // 3600}:{whole % 3600 // 60:02} h"

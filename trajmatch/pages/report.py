@@ -1,0 +1,172 @@
+"""One self-contained page about a run: what was run, what came out, what it cost, how to repeat it. No torch here."""
+
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from trajmatch.data.checksums import identity
+from trajmatch.data.file_names import AFTER, BEFORE, CONFIG, EXPERTS_JSON, METRICS, REPORT, SET, SUMMARY
+from trajmatch.data.files import write_text
+from trajmatch.data.kept import other
+from trajmatch.pages import figures
+from trajmatch.pages import records as shapes
+from trajmatch.pages.diagnoses import read
+from trajmatch.pages.html import filled
+from trajmatch.pages.step_log import read_metrics
+from trajmatch.pages.tables import as_html, set_title
+from trajmatch.settings.options import DIAGNOSES
+
+Record = Mapping[str, Any]
+CAPTIONS = {
+    BEFORE: "Before: where the images started.",
+    AFTER: "After: distilled. Values that a screen cannot show are compressed, image by image.",
+}
+
+
+def write_report(folder: Path) -> Path:
+    """Write `report.html` of a run folder from the files in it, whole or not at all; returns its path.
+
+    Needs summary.json; a section whose file is missing is left out, and says so.
+    Raises ValueError naming the summary where it is missing or malformed, OSError where the page can't be written.
+    """
+    summary = _summary(folder / SUMMARY)
+    rows, left_out = read_metrics(folder / METRICS)
+    curves, notes = _curves(rows, left_out, folder / EXPERTS_JSON)
+    found, others = _diagnoses(folder / DIAGNOSES)
+    page = filled(
+        "report.html.j2",
+        summary=summary,
+        result=_result(summary["accuracy"], summary.get("synthetic_images", "?"), summary.get("whole_images")),
+        made=_made(summary),
+        bars=_bars(summary),
+        accuracies=_accuracies(summary["accuracy"]),
+        pictures=[(name, caption, _content(folder / name)) for name, caption in CAPTIONS.items()],
+        curves=curves,
+        notes=notes,
+        diagnoses=found,
+        others=others,
+        costs=_costs(summary),
+        configuration=_text(folder / CONFIG),
+    )
+    path = folder / REPORT
+    _replace(path, page)
+    return path
+
+
+def _replace(path: Path, text: str) -> None:
+    write_text(path, text)
+
+
+def _summary(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise ValueError(f"{path}: there is no such file; a report needs a finished run")
+    summary = shapes.record(path, shapes.REPORTED, "this is not the summary of a run")
+    shapes.check_belongs(path, summary, _belongs(path.parent))
+    return summary
+
+
+def _belongs(folder: Path) -> dict[str, str | None]:
+    """What records in a run folder must be of: its set, where it has one."""
+    return {"set": identity(folder / SET) if (folder / SET).is_file() else None}
+
+
+def _content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.exists() else None
+
+
+def _text(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8", errors="backslashreplace") if path.exists() else None
+
+
+def _per_cent(score: Record) -> str:
+    return f"{score['mean']:.1%} ± {100 * score['std']:.1f} (n = {score['n']})"
+
+
+def _result(scores: Record, count: Any, real: int | None) -> str:
+    """What came out, in a sentence. count: synthetic images; real: images of the whole data set, where it is known."""
+    parts = [f"{count} synthetic images train a network to {_per_cent(scores['distilled'])}"]
+    if "random" in scores:
+        parts.append(f"{count} random real ones to {_per_cent(scores['random'])}")
+    if "whole" in scores and real:
+        parts.append(f"{real:,} real images to {_per_cent(scores['whole'])}")
+    return "; ".join(parts)
+
+
+def _made(summary: Record) -> str:
+    made = f"{summary['method'].upper()}, {summary['ipc']} per class, {summary.get('steps', '?')} outer steps, "
+    return made + (f"learned step size {summary['step_size']:.4g}" if "step_size" in summary else "")
+
+
+def _bars(summary: Record) -> str:
+    scores, classes = summary["accuracy"], summary.get("classes")
+    bars = [figures.Bar(set_title(key, of), of["mean"], of["std"], key == "distilled") for key, of in scores.items()]
+    return figures.accuracy_bars(bars, 1 / len(classes) if classes else None)
+
+
+def _accuracies(scores: Record) -> str:
+    rows = [
+        {
+            "set": set_title(key, score),
+            "mean": f"{score['mean']:.2%}",
+            "std": f"{score['std']:.2%}",
+            "n": score["n"],
+            "how": score.get("how", ""),
+        }
+        for key, score in scores.items()
+    ]
+    return as_html(rows, {"set": "", "how": "how"})
+
+
+def _curves(rows: Sequence[Record], left_out: str, experts: Path) -> tuple[list[tuple[str, str]], list[str]]:
+    """Captions and SVGs of the curves, and what there is to say of those that are missing."""
+
+    def points(key: str) -> list[tuple[float, float]]:
+        values = [(row["step"], row.get(key)) for row in rows]
+        return [(step, value) for step, value in values if value is not None and isfinite(value)]
+
+    losses = {"at the images": points("loss"), "after the ascent": points("loss_perturbed")}
+    wanted: list[tuple[str, str, dict[str, list[tuple[float, float]]]]] = [
+        ("loss", "Matching loss", {label: found for label, found in losses.items() if found}),
+        ("step_size", "Learned step size", {"step size": points("step_size")}),
+        ("hypergradient", "Norm of the hypergradient", {"norm": points("hypergradient_norm")}),
+    ]
+    plots = [(title, figures.step_curves(name, title.lower(), of)) for name, title, of in wanted if any(of.values())]
+    notes = [] if rows else ["metrics.jsonl has no rows."]
+    if left_out:
+        notes.append(f"metrics.jsonl: {left_out}.")
+    if not experts.exists():
+        return plots, [*notes, "experts.json is not in the run folder."]
+    held = shapes.record(experts, shapes.EXPERTS, "this is not the record of experts")
+    measured = {"test": held["test_accuracy"], "training": held["train_accuracy"]}
+    measured = {label: found for label, found in measured.items() if any(map(len, found))}
+    if measured:
+        caption = "Accuracy of the experts: mean, and band from worst to best"
+        plots.append((caption, figures.expert_curves(measured)))
+    return plots, notes
+
+
+def _diagnoses(folder: Path) -> tuple[list[tuple[str, str, bytes]], list[str]]:
+    """What `trajmatch diagnose` has found: of each diagnosis what it is about, its command, and its figure's PNG.
+
+    Then a sentence about each that is of another set, and is left out.
+    """
+    found: list[tuple[str, str, bytes]] = []
+    others, belongs = [], _belongs(folder.parent)
+    for numbers, path in read(folder):
+        if other(numbers, belongs) is None:
+            found.append((numbers["about"], numbers["command"], path.read_bytes()))
+        else:
+            others.append(f"{path.with_suffix('.json').name} is of another set than the one here, and left out.")
+    return found, others
+
+
+def _costs(summary: Record) -> str:
+    rows = [(f"seconds, {stage}", f"{value:,.1f}", "") for stage, value in summary["seconds"].items()]
+    if "peak_memory_mb" in summary:
+        rows.append(("peak memory, MB", f"{summary['peak_memory_mb']:,.0f}", str(summary.get("memory_how", ""))))
+    rows.append(("compression", f"{summary['compression']:,.0f}", "real images for each synthetic one"))
+    known = {"device": "", "cores": "", "torch": "", "commit": "of trajmatch; + means changed", "seed": ""}
+    rows += [(key, str(summary[key]), how) for key, how in known.items() if summary.get(key) is not None]
+    named = [dict(zip(("what", "value", "how"), row, strict=True)) for row in rows]
+    return as_html(named, {"what": "", "how": "how"}, head=False)

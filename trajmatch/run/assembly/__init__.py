@@ -1,0 +1,1 @@
+"""From settings to things: images, networks, engines and rules."""

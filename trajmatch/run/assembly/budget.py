@@ -1,0 +1,70 @@
+"""What the outer loop holds in memory, by count, and the micro-batch that keeps it below a limit."""
+
+import re
+
+import torch
+from torch import nn
+
+from trajmatch.settings.config import Config
+
+UNITS = {"B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+# A process that has loaded torch and our own modules, and on a GPU the CUDA context beside it (measured).
+PROCESS = {"cpu": 330e6, "cuda": 500e6, "mps": 0.0}
+# Bytes that a step of the sweep holds at once, over the bytes of all its layers' outputs; measured at most 4.9 and 1.6
+# on images of 32 and 64 pixels (docs/LOG.md).
+PER_OUTPUT = {"eager": 5.5, "fused": 2.0, "compiled": 2.5}
+
+
+def parse_memory(text: str) -> float:
+    """Bytes of "4GB", "500 MB" or "2GiB". Raises ValueError."""
+    found = re.fullmatch(r"\s*(\d{1,9}(?:\.\d+)?)\s*((?:[KMGT]i?)?B)\s*", text, re.IGNORECASE)
+    if found is None or float(found[1]) == 0:
+        raise ValueError(f"--memory is '{text}' and must be a number and a unit, such as 4GB or 800MB")
+    return float(found[1]) * UNITS[found[2].upper()]
+
+
+def held_bytes(config: Config, device: torch.device, num_parameters: int, num_pixels: int, data_bytes: float) -> float:
+    """What stays in memory during the outer loop, beside the step itself.
+
+    num_pixels: numbers in the synthetic images. data_bytes: the real images and their input space.
+    """
+    m = config.matching
+    assert m.differentiated_steps is not None, "resolve() has filled it in"
+    assert m.restart_step is not None
+    swept = m.differentiated_steps if m.estimator in ("adjoint", "truncated") else m.inner_steps
+    kept = swept / m.keep_every + m.keep_every
+    if m.sharpness != "none" and m.ascent == "fresh":  # trajectory 2, beside 1, whose ends the step size needs
+        kept += m.inner_steps - m.restart_step
+    iterates = kept * (m.segments or 1) + 8  # and the segment, the adjoint, gradients on their way
+    copies = 30  # state, two anchors, all with moments and average; noise, hypergradients
+    on_cpu = data_bytes if device.type == "cpu" else 0.0
+    return PROCESS[device.type] + on_cpu + 4.0 * (iterates * num_parameters + copies * num_pixels)
+
+
+def step_bytes(network: nn.Module, shape: tuple[int, int, int], engine: str) -> float:
+    """Bytes that each image of a mini-batch needs during a step of the sweep: a bound from its layers' outputs."""
+    outputs = []
+    hooks = [
+        module.register_forward_hook(lambda module, inputs, output: outputs.append(output.numel()))
+        for module in network.modules()
+        if not any(module.children())
+    ]
+    with torch.no_grad():
+        network(torch.zeros(1, *shape, device=next(network.parameters()).device))
+    for hook in hooks:
+        hook.remove()
+    return 4.0 * PER_OUTPUT[engine] * sum(outputs)
+
+
+def micro_batch(limit: float, held: float, per_image: float, n: int) -> int | None:
+    """The largest micro-batch of n images within the limit, None where all fit. Raises ValueError where none does."""
+    fits = int((limit - held) / per_image)
+    if fits < 1:
+        raise ValueError(
+            f"--memory is {limit / 1e6:.0f} MB, and the smallest step needs {(held + per_image) / 1e6:.0f} MB: "
+            "raise it, or try --matching.keep-every or a smaller network"
+        )
+    if fits >= n:
+        return None
+    parts = -(-n // fits)
+    return -(-n // parts)  # parts of equal size, so that no step has a small one at its end

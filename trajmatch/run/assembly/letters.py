@@ -1,0 +1,77 @@
+"""Words to letters: the rules of the mathematics that a configuration names."""
+
+from trajmatch.core.augment import families
+from trajmatch.core.descent import Adam, Momentum
+from trajmatch.core.sharpness import ASAM, GSAM, SAM, FlatGSAM, Sharpness, VaSSO
+from trajmatch.methods.outer import Rule
+from trajmatch.methods.schedule import Window
+from trajmatch.methods.training import Training
+from trajmatch.settings.config import Config
+
+
+def expert_training(config: Config) -> Training:
+    """How experts are trained."""
+    e = config.expert
+    flat = FlatGSAM(e.flat_radius, e.flat_alpha) if e.flat == "yes" else None
+    return Training(e.lr, e.epochs, e.batch, e.momentum, e.weight_decay, families(e.augment), sharpness=flat)
+
+
+def evaluation_training(config: Config, step_size: float) -> Training:
+    """How networks are trained on a synthetic set: presets.md's recipe, at the learned step size."""
+    e = config.evaluation
+    return Training(step_size, e.epochs, e.batch, e.momentum, e.weight_decay, families(e.augment), lr_drop=0.5)
+
+
+def distillation_seed(config: Config) -> int:
+    """Seed of a resolved configuration's distillation."""
+    assert config.outer.seed is not None, "resolve() has filled it in"
+    return config.outer.seed
+
+
+def schedule(config: Config) -> Window:
+    """Which segments are matched."""
+    m = config.matching
+    window = m.first_epoch, m.last_epoch, m.window_start, m.window_steps or 0
+    return Window(*window, m.segments or 1, m.concurrent_from or 0)
+
+
+def _sharpness(config: Config) -> Sharpness | None:
+    m = config.matching
+    rules: dict[str, Sharpness | None] = {
+        "none": None,
+        "sam": SAM(m.radius),
+        "asam": ASAM(m.radius, m.asam_offset),
+        "gsam": GSAM(m.radius, m.gsam_alpha),
+        "vasso": VaSSO(m.radius, m.vasso_decay),
+    }
+    return rules[m.sharpness]
+
+
+def rule(config: Config) -> Rule:
+    """The outer step of a resolved configuration."""
+    m, o = config.matching, config.outer
+    assert m.differentiated_steps is not None, "resolve() has filled it in"
+    assert m.restart_step is not None
+    assert m.smoothing is not None
+    return Rule(
+        T=m.inner_steps,
+        iota=m.differentiated_steps,
+        images=Momentum(o.lr_images, o.momentum) if o.optimiser == "sgd" else Adam(o.lr_images),
+        rate=Momentum(0.0 if m.rate == "fixed" else o.lr_step_size, o.momentum_step_size),
+        batch=m.batch,
+        families=families(m.augment),
+        sharpness=_sharpness(config),
+        stale=m.ascent == "previous" and m.sharpness != "none",
+        gamma=m.smoothing,
+        tau=m.restart_step,
+        second_order_rate=m.rate == "exact",
+        clip=o.clip,
+        relative_clip=o.relative_clip or None,
+        ema=o.ema or None,
+        estimator="tesla-halved" if m.halved else m.estimator,
+        interval=m.keep_every,
+        combining=m.combine,
+        labels="fixed" if o.labels == "hard" else o.labels,
+        label=Momentum(o.lr_labels, o.momentum_labels),
+        guard=o.guard or None,
+    )

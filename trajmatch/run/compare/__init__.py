@@ -1,0 +1,1 @@
+"""Runs side by side. Nothing here imports torch."""

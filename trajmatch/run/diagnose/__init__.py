@@ -1,0 +1,1 @@
+"""What matching does to the data: one module for each diagnosis."""

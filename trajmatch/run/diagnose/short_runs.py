@@ -1,0 +1,65 @@
+"""Short distillations beside a run, each in a folder of its own, by the run's settings but for a few."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean, pstdev
+from typing import Any
+
+from trajmatch.core.draws import derive
+from trajmatch.data.file_names import METRICS
+from trajmatch.data.networks.convnet import build
+from trajmatch.machine.interrupts import deferred
+from trajmatch.measure.evaluate import train_and_test
+from trajmatch.methods.outer import probabilities
+from trajmatch.pages.step_log import read_metrics
+from trajmatch.run.assembly import engine as compute
+from trajmatch.run.assembly import letters, setup
+from trajmatch.run.diagnose.subject import Opened
+from trajmatch.run.folder import claim
+from trajmatch.run.stages.loop import Loop
+from trajmatch.settings.checks import resolve
+from trajmatch.settings.config import Config, Matching
+
+
+def changed(run: Opened, matching: Matching, steps: int) -> Config:
+    """The settings of a run with the given ones for matching, and with so many steps."""
+    outer = replace(run.config.outer, snapshots=1, snapshot_at=())
+    return resolve(replace(run.config, matching=matching, outer=outer, steps=steps, resume=True))
+
+
+def distilled(run: Opened, config: Config, folder: Path, advance: Callable[[int], None]) -> Loop:
+    """Distil in `folder`, or go on with what was begun there; advance() is told every outer step."""
+    claim(folder, config)
+    loop = Loop(config, run.material, run.trajectories, folder)
+    advance(loop.checkpoint.step)
+    with deferred() as check_interrupt:
+        try:
+            while loop.checkpoint.step < config.steps:
+                check_interrupt()
+                before = loop.checkpoint.step
+                loop.step()
+                advance(loop.checkpoint.step - before)
+        finally:
+            loop.save()
+    return loop
+
+
+def log(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a distillation's log."""
+    return read_metrics(folder / METRICS)[0]
+
+
+def score(run: Opened, loop: Loop, networks: int, advance: Callable[[int], None]) -> dict[str, float]:
+    """Test accuracy of networks trained on the last images of a distillation: mean, std, n."""
+    state, dataset = loop.checkpoint.state, run.material.dataset
+    make = setup.factory(run.config.network, dataset.shape, dataset.num_classes)
+    engine = compute.training_engine(run.config, build(make, 0)[0].to(run.device), run.device)
+    recipe = letters.evaluation_training(run.config, float(state.eta))
+    x, y = run.material.space.forward(dataset.test.x).to(run.device), dataset.test.y.to(run.device)
+    X, Y = state.average, probabilities(loop.rule, state)
+    found = []
+    for i in range(networks):
+        found.append(train_and_test(make, X, Y, recipe, x, y, derive(run.config.seed, "evaluation", i), engine))
+        advance(1)
+    return {"mean": fmean(found), "std": pstdev(found), "n": len(found)}

@@ -1,1 +1,0 @@
-"""The diagnoses by name; each is a module that computes numbers and draws them."""

@@ -1,0 +1,102 @@
+"""`trajmatch evaluate`: score any distilled set, with the settings that travel in its file."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from trajmatch.data.checksums import identity
+from trajmatch.data.file_names import RANKING, SET, SIZES, TRANSFER
+from trajmatch.data.files import write_record
+from trajmatch.data.kept import BELONGS, other
+from trajmatch.data.synthetic import content
+from trajmatch.machine.processes import Peak
+from trajmatch.pages import records as shapes
+from trajmatch.pages.tables import score_lines
+from trajmatch.run.assembly.distilled import opened_set
+from trajmatch.run.scores import ranking, sizes, transfer
+from trajmatch.run.stages import evaluation as evaluate_stage
+from trajmatch.run.stages import experts as expert_stage
+from trajmatch.run.stages.run import say
+from trajmatch.settings.config import Config
+from trajmatch.settings.flat import settings
+from trajmatch.settings.options import Scored
+from trajmatch.settings.ranges import is_count
+
+# How the networks of a score are trained.
+PROTOCOL = {f"evaluation.{name}" for name in ("networks", "epochs", "momentum", "weight_decay", "batch", "augment")}
+
+
+def scores_file(file: Path, name: str) -> Path:
+    """Where scores of a set's file are kept: one folder may hold several sets.
+
+    >>> scores_file(Path("runs/a/distilled.safetensors"), "sizes.json").name
+    'sizes.json'
+    >>> scores_file(Path("mine.safetensors"), "sizes.json").name
+    'mine.sizes.json'
+    """
+    return file.parent / (name if file.name == SET else f"{file.stem}.{name}")
+
+
+def evaluate_set(path: Path, config: Config, options: Scored) -> dict[str, Any]:
+    """Score a set beside random real images and the experts of its folder; print and return the scores.
+
+    With --networks, score it on those instead, and write `transfer.json` beside the set; with --ranking, DD-Ranking's
+    scores, in `ranking.json`; with --sizes, its leading parts, in `sizes.json`. A set that is no run's writes
+    NAME.transfer.json and so on.
+    """
+    options = options.asked()
+    config, synthetic, material, file = opened_set(path, config, options.networks, options.sizes)
+    what = f"mean and standard deviation of {config.evaluation.networks} networks on test images"
+    keep = partial(_keep, file, _about(config, synthetic, material, file))
+    if options.networks:
+        scores = transfer.transfer(config, material, synthetic, options, file.parent, Peak())
+        found = {"networks": scores, "rates": list(options.rates)}
+        return keep(TRANSFER, found, transfer.lines(scores), f"{what} (learning rate)")
+    if options.sizes:
+        scores = sizes.sizes(config, material, synthetic, options.sizes, file.parent, Peak())
+        return keep(SIZES, {"sizes": scores}, sizes.lines(scores), what)
+    experts = file.parent / "experts" if is_count(config.experts) else Path(config.experts)
+    trajectories = expert_stage.open_experts(config, material, experts) if experts.is_dir() else []
+    if options.ranking:
+        found = ranking.rank(config, material, synthetic, trajectories, options.rates, file.parent, Peak())
+        return keep(
+            RANKING, {**found, "rates": list(options.rates)}, ranking.lines(found), "scores and how they were obtained"
+        )
+    candidates = evaluate_stage.snapshots(config, path, synthetic) if path.is_dir() else []
+    accuracy = evaluate_stage.evaluate(config, material, synthetic, trajectories, file.parent, Peak(), candidates)
+    for line in score_lines(accuracy):
+        print(line)
+    say(f"distilled: {accuracy['distilled']['how']}")
+    return accuracy
+
+
+def _about(config: Config, synthetic: Any, material: Any, file: Path) -> dict[str, Any]:
+    """What scores belong to: the set, the real images, and how networks are trained."""
+    training = {key: value for key, value in settings(config, ("evaluation",)).items() if key in PROTOCOL}
+    belongs = {"set": identity(file), "data": material.content}
+    found = {"set": str(file), "content": [content(synthetic), material.content], "settings": training}
+    return {**found, BELONGS: belongs}
+
+
+def _keep(
+    file: Path, about: dict[str, Any], name: str, found: dict[str, Any], text: list[str], what: str
+) -> dict[str, Any]:
+    """Print scores and write them beside the set, with those of other networks or sizes that are there already."""
+    for line in text:
+        print(line)
+    place = scores_file(file, name)
+    write_record(place, {**about, **_with_others(place, {**about, **found})})
+    say(f"{what}: {place}")
+    return found
+
+
+def _with_others(place: Path, found: dict[str, Any]) -> dict[str, Any]:
+    """Scores by network or size, and those of others that stand in the file and were measured in the same way."""
+    old = shapes.record(place, {"networks?": {}, "sizes?": {}}, "this record is damaged") if place.exists() else {}
+    several = [key for key in ("networks", "sizes") if key in found]
+    alike = {key: value for key, value in found.items() if key not in (*several, BELONGS)}
+    if other(old, found[BELONGS]) is not None or any(old.get(key) != value for key, value in alike.items()):
+        if old:
+            say(f"{place}: what it held was measured in another way or of another set, and is replaced")
+        return found
+    return {**found, **{key: {**old.get(key, {}), **found[key]} for key in several}}

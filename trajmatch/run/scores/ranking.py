@@ -1,0 +1,166 @@
+"""DD-Ranking's scores of a set: every accuracy that they need, measured here under one protocol."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trajmatch.core.augment import STANDARD, families
+from trajmatch.core.draws import generator
+from trajmatch.data.material import Material, shared
+from trajmatch.data.networks.convnet import build
+from trajmatch.data.synthetic import SyntheticSet, class_labels, one_hot
+from trajmatch.data.trajectories import Trajectory
+from trajmatch.machine.processes import Peak
+from trajmatch.measure import ranking
+from trajmatch.measure.evaluate import Score
+from trajmatch.methods import engines
+from trajmatch.pages.tables import as_text, score_lines
+from trajmatch.run.assembly import setup
+from trajmatch.run.assembly.engine import training_engine
+from trajmatch.run.stages.evaluation import chosen_on, random_set, whole, whole_jobs
+from trajmatch.run.stages.trials import Job, accuracies_of, set_jobs
+from trajmatch.settings.config import Config
+
+# What is trained on; "otherwise" is without augmentation where the protocol augments, and with it where it does not.
+TITLES = {
+    "any": "the set, by its own protocol",
+    "any otherwise": "the set, augmented otherwise",
+    "hard": "the set with hard labels",
+    "random": "random images, labelled alike",
+    "random otherwise": "random images, augmented otherwise",
+}
+
+
+def rank(
+    config: Config,
+    material: Material,
+    synthetic: SyntheticSet,
+    trajectories: list[Trajectory],
+    rates: Sequence[float],
+    folder: Path,
+    peak: Peak,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """HLR, IOR, LRS and ARS of a set, with the accuracies that they are made of.
+
+    Every accuracy is of `config.evaluation.networks` networks, at the learning rate of `rates` and
+    the set's own step size that one network likes best on validation images. The whole data set's is the experts', or
+    that of --evaluation.whole-epochs. Random images of a set with soft labels get the experts' mean probabilities.
+    Raises ValueError where experts or validation images are missing.
+    """
+    _check(config, material, synthetic, trajectories)
+    e = config.evaluation
+    rates = tuple(dict.fromkeys((synthetic.eta, *rates)))
+    with shared(material, folder) as path:
+        tried = [
+            job
+            for key in TITLES
+            for rate in rates
+            for job in _jobs(config, material, synthetic, trajectories, key, rate, 1, "validation")
+        ]
+        seen = accuracies_of(config, path, peak, quiet, tried)
+        best = {key: max(rates, key=lambda rate, key=key: seen[f"{key} {rate}"][0]) for key in TITLES}  # type: ignore[misc]
+        jobs = [
+            job
+            for key, rate in best.items()
+            for job in _jobs(config, material, synthetic, trajectories, key, rate, e.networks, "test")
+        ]
+        jobs += whole_jobs(config) if e.whole_epochs else []
+        found = accuracies_of(config, path, peak, quiet, jobs)
+    how = f"the best of {', '.join(f'{rate:.4g}' for rate in rates)} by one network on {chosen_on(material)}"
+    accuracy = {
+        key: {**Score.of(found[f"{key} {best[key]}"], f"{TITLES[key]}; {how}").record(), "rate": best[key]}
+        for key in TITLES
+    }
+    real = whole(config, found, trajectories)
+    assert real is not None, "checked"
+    accuracy["real"] = real.record()
+    return {"accuracy": accuracy, **scores({key: score["mean"] for key, score in accuracy.items()})}
+
+
+def _check(config: Config, material: Material, synthetic: SyntheticSet, trajectories: list[Trajectory]) -> None:
+    """Raise ValueError where experts or validation images are missing."""
+    if not trajectories and not config.evaluation.whole_epochs:
+        raise ValueError(
+            "--ranking needs experts, whose accuracy stands for the whole set: score a run folder, name them by "
+            "--experts, or give --evaluation.whole-epochs"
+        )
+    if not trajectories and _is_soft(synthetic.Y):
+        raise ValueError(
+            "--ranking needs experts, by which random images get soft labels as the set has: name --experts"
+        )
+    if not len(material.dataset.validation):
+        raise ValueError("--images.validation is 0, and the learning rates of --ranking are chosen on such images")
+
+
+def scores(mean: dict[str, float]) -> dict[str, float]:
+    """The scores from mean accuracies by name."""
+    recovery = ranking.hard_label_recovery(mean["real"], mean["hard"])
+    improvement = ranking.improvement_over_random(mean["any"], mean["random"])
+    otherwise = ranking.improvement_over_random(mean["any otherwise"], mean["random otherwise"])
+    return {
+        "hlr": recovery,
+        "ior": improvement,
+        "lrs": ranking.label_robust_score(recovery, improvement),
+        "ars": ranking.augmentation_robust_score(improvement, otherwise),
+    }
+
+
+def _jobs(
+    config: Config,
+    material: Material,
+    synthetic: SyntheticSet,
+    trajectories: list[Trajectory],
+    key: str,
+    rate: float,
+    count: int,
+    split: str,
+) -> list[Job]:
+    """`count` networks of one kind at one rate; random images are drawn anew for each."""
+    jobs = []
+    for i in range(count):
+        X, Y = synthetic.X, synthetic.Y
+        if key.startswith("random"):
+            X, Y = random_set(config, material, generator(config.seed, "random real images", i))
+            if _is_soft(synthetic.Y):
+                Y = _soft(config, material, trajectories, X)
+        elif key == "hard":
+            labels = class_labels(material.dataset.num_classes, config.ipc)
+            Y = one_hot(labels, material.dataset.num_classes)
+        job = set_jobs(f"{key} {rate}", config, X, Y, rate, i + 1, split)[i]
+        if key.endswith("otherwise"):
+            other = () if job.recipe.families else families(STANDARD)
+            job = job._replace(recipe=replace(job.recipe, families=other))
+        jobs.append(job)
+    return jobs
+
+
+def _is_soft(Y: Tensor) -> bool:
+    return bool(((Y != 0) & (Y != 1)).any())
+
+
+@torch.no_grad()
+def _soft(config: Config, material: Material, trajectories: list[Trajectory], X: Tensor) -> Tensor:
+    """The experts' mean probabilities (n, C) for images (n, c, h, w)."""
+    dataset = material.dataset
+    network, _ = build(setup.factory(config.network, dataset.shape, dataset.num_classes), 0)
+    forward = engines.forward(network, training_engine(config, network, torch.device("cpu")))
+    return torch.stack([forward(t.row(t.num_rows - 1), X).softmax(1) for t in trajectories]).mean(0)
+
+
+def lines(found: dict[str, Any]) -> list[str]:
+    """The scores and their accuracies as text."""
+    names = {
+        "hlr": "hard-label recovery (lower is better)",
+        "ior": "improvement over random images",
+        "lrs": "label-robust score",
+        "ars": "augmentation-robust score",
+    }
+    return [
+        *score_lines(found["accuracy"], {**TITLES, "real": "the whole data set"}),
+        *as_text([{"of": title, "score": f"{found[key]:.4f}"} for key, title in names.items()], head=False),
+    ]

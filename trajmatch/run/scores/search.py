@@ -1,0 +1,212 @@
+"""`trajmatch search`: does a distilled set rank networks as the whole data set does?"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import product
+from math import isfinite
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from trajmatch.core.draws import derive, generator
+from trajmatch.data.checksums import identity
+from trajmatch.data.file_names import SEARCH
+from trajmatch.data.files import write_record
+from trajmatch.data.kept import BELONGS
+from trajmatch.data.material import Material, shared
+from trajmatch.data.networks.convnet import NORMS, POOLINGS, build
+from trajmatch.data.synthetic import SyntheticSet
+from trajmatch.machine.processes import Peak
+from trajmatch.measure.agreement import kendall, spearman
+from trajmatch.pages import records
+from trajmatch.pages.tables import as_text
+from trajmatch.run.assembly.letters import expert_training
+from trajmatch.run.assembly.setup import factory
+from trajmatch.run.folder import commit
+from trajmatch.run.scores.evaluate import scores_file
+from trajmatch.run.stages.evaluation import chosen_on, random_set
+from trajmatch.run.stages.trials import Job, accuracies_of, real_job, set_jobs
+from trajmatch.settings.config import Config, Network
+from trajmatch.settings.kinds import checked
+from trajmatch.settings.ranges import Count, Depth, Few, Share, Width
+
+AXES = "depths", "widths", "norms", "poolings"
+
+
+@dataclass(frozen=True)
+class Options:
+    """The space: ConvNets of every combination."""
+
+    depths: tuple[Depth, ...] = (1, 2, 3)
+    """Blocks."""
+    widths: tuple[Width, ...] = (16, 32, 64)
+    """Channels."""
+    norms: tuple[str, ...] = ("instance", "none")
+    """Norms."""
+    poolings: tuple[str, ...] = ("avg", "max")
+    """Poolings."""
+    proxy_networks: Few = 2
+    """Networks of each kind, trained on the set and on as many random images."""
+    real_epochs: Count = 3
+    """Epochs of the one network of each kind that is trained on all training images."""
+    real_momentum: Share = 0.9
+    """Momentum there; rate and batch are the experts'."""
+
+
+def once(options: Options) -> Options:
+    """The same space, with every value of its axes once: a network that stands there twice is no second network."""
+    return replace(
+        options,
+        depths=tuple(dict.fromkeys(options.depths)),
+        widths=tuple(dict.fromkeys(options.widths)),
+        norms=tuple(dict.fromkeys(options.norms)),
+        poolings=tuple(dict.fromkeys(options.poolings)),
+    )
+
+
+def space(options: Options, shape: tuple[int, int, int], num_classes: int) -> list[Network]:
+    """The networks of the space, in order. Raises ValueError for one that can't be had on these images."""
+    check(options)
+    found = [
+        Network("convnet", depth, width, norm, pooling)  # type: ignore[arg-type]
+        for depth, width, norm, pooling in product(options.depths, options.widths, options.norms, options.poolings)
+    ]
+    if len(found) < 2:
+        raise ValueError(f"--depths, --widths, --norms and --poolings make {len(found)} network: there is no order")
+    for network in found:
+        build(factory(network, shape, num_classes), 0)
+    return found
+
+
+def check(options: Options) -> None:
+    """Raise ValueError for what is none of the values of its flag."""
+    for field in AXES:
+        _check_axis(field, getattr(options, field))
+    checked(options)
+
+
+def _check_axis(field: str, values: tuple[int | str, ...]) -> None:
+    """Raise ValueError where an axis of the space is empty, or has a value that can't be."""
+    if not values:
+        raise ValueError(f"--{field} is empty and must have at least one value")
+    known = {"norms": NORMS, "poolings": POOLINGS}.get(field)
+    for value in values:
+        if known and value not in known:
+            raise ValueError(f"--{field} has '{value}', which is none of {', '.join(known)}")
+
+
+def name(network: Network) -> str:
+    """A network of the space in words."""
+    return f"depth {network.depth}, width {network.width}, {network.norm} norm, {network.pooling} pooling"
+
+
+def search(
+    config: Config,
+    options: Options,
+    material: Material,
+    synthetic: SyntheticSet,
+    file: Path,
+    command: str,
+    say: Callable[[str], None],
+    quiet: bool = False,
+) -> Path:
+    """Accuracies of every network of a space, trained on the set, on random images and on all training images.
+
+    The first two are of validation images, and a network is chosen by them; the last are of test images, and are what
+    the choice loses by. Writes rank correlations between them. Every trained network is kept, so that an interrupted
+    search goes on. file: the set's, beside which the result is written. Returns its path. Raises ValueError, also where
+    there are no validation images.
+    """
+    dataset = material.dataset
+    if not len(dataset.validation):
+        raise ValueError("--images.validation is 0, and search chooses networks by their accuracy on such images")
+    options = once(options)
+    networks = space(options, dataset.shape, dataset.num_classes)
+    say(f"{len(networks)} networks, {options.proxy_networks} of each on the set and on random images, one on all")
+    jobs: list[Job] = []
+    for network in networks:
+        jobs += _jobs(config, options, material, synthetic, network)
+    with shared(material, file.parent) as path:
+        found = accuracies_of(config, path, Peak(), quiet, jobs)
+    rows = [{"network": name(n), **{k: fmean(found[f"{k}: {name(n)}"]) for k in SOURCES}} for n in networks]
+    result = {
+        "space": {field: list(getattr(options, field)) for field in AXES},
+        "how": _how(config, options, material, synthetic),
+        "networks": rows,
+        "agreement": {source: agreement(rows, source) for source in ("set", "random")},
+        "command": command,
+        "commit": commit(),
+    }
+    place = scores_file(file, SEARCH)
+    write_record(place, {**result, BELONGS: {"set": identity(file), "data": material.content}})
+    return place
+
+
+SOURCES = ("set", "random", "real")
+
+
+def _jobs(config: Config, options: Options, material: Material, synthetic: SyntheticSet, network: Network) -> list[Job]:
+    """What is trained of one network."""
+    eta, count = synthetic.eta, options.proxy_networks
+    jobs = set_jobs(f"set: {name(network)}", config, synthetic.X, synthetic.Y, eta, count, "validation")
+    for i in range(count):
+        X, Y = random_set(config, material, generator(config.seed, "random real images", i))
+        jobs += set_jobs(f"random: {name(network)}", config, X, Y, eta, i + 1, "validation")[i:]
+    recipe = replace(
+        expert_training(config), momentum=options.real_momentum, epochs=options.real_epochs, sharpness=None
+    )
+    jobs = [job._replace(network=network) for job in jobs]
+    return [*jobs, real_job(f"real: {name(network)}", recipe, derive(config.seed, "search"), network)]
+
+
+def _how(config: Config, options: Options, material: Material, synthetic: SyntheticSet) -> dict[str, str]:
+    """What was measured on what, for each of `SOURCES`, and how the choice was made."""
+    dataset, training = material.dataset, expert_training(config)
+    return {
+        "set": f"accuracy on {len(dataset.validation)} {chosen_on(material)}; mean of {options.proxy_networks} "
+        f"networks trained on the set, by the evaluation's recipe at the set's step size {synthetic.eta:.4g}",
+        "random": f"accuracy on the same validation images; mean of {options.proxy_networks} networks trained in the "
+        "same way on as many random real images, drawn anew for each",
+        "real": f"accuracy on {len(dataset.test)} test images; one network trained on all {len(dataset.train)} "
+        f"training images, epochs: {options.real_epochs}, SGD at {training.lr:g} in batches of {training.batch} with "
+        f"momentum {options.real_momentum:g}",
+        "choice": "the best on validation images, trained on the set or on random images; what it loses is read off "
+        "test images, trained on all",
+    }
+
+
+def agreement(rows: list[dict[str, Any]], source: str) -> dict[str, Any]:
+    """Rank correlations of a source's accuracies with those after training on all images, and the source's choice.
+
+    regret: accuracy, after training on all images, of the best network less that of the one that the source puts
+    first. A correlation is None where all accuracies of one side are the same.
+    """
+    proxy, real = [row[source] for row in rows], [row["real"] for row in rows]
+    first = max(rows, key=lambda row: row[source])
+    return {
+        "spearman": _known(spearman(proxy, real)),
+        "kendall": _known(kendall(proxy, real)),
+        "chosen": first["network"],
+        "regret": max(real) - first["real"],
+    }
+
+
+def _known(value: float) -> float | None:
+    """None for nan, which JSON does not have."""
+    return value if isfinite(value) else None
+
+
+def lines(path: Path) -> list[str]:
+    """A result as text."""
+    found = records.record(path, records.SEARCH)
+    rows = sorted(found["networks"], key=lambda row: -row["real"])
+    titles = {"real": "all (test)", "set": "set (validation)", "random": "random (validation)"}
+    text = as_text([{"network": row["network"]} | {t: f"{row[key]:.2%}" for key, t in titles.items()} for row in rows])
+    for source, of in found["agreement"].items():
+        rho, tau = ("-" if of[key] is None else f"{of[key]:.2f}" for key in ("spearman", "kendall"))
+        text.append(
+            f"  {source}: Spearman {rho}, Kendall {tau}; its choice, {of['chosen']}, is "
+            f"{100 * of['regret']:.2f} points below the best"
+        )
+    text += [f"  {source}: {how}" for source, how in found["how"].items()]
+    return [*text, f"  written to {path}"]

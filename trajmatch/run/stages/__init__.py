@@ -1,0 +1,1 @@
+"""The stations of a run: experts, distillation, evaluation."""

@@ -1,0 +1,175 @@
+"""Training experts: many networks, in processes or shards, each written to its file as soon as it is done."""
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trajmatch.core.vector import Layout
+from trajmatch.data.material import Mapped, Material, opened, shared
+from trajmatch.data.networks.convnet import build
+from trajmatch.data.trajectories import REMEDY, Trajectory, save_trajectory
+from trajmatch.machine.lock import Lock, tidy
+from trajmatch.machine.processes import Peak, Report, processes, run_jobs
+from trajmatch.machine.progress import Meter
+from trajmatch.methods.experts import Real, expert
+from trajmatch.run.assembly.engine import training_engine
+from trajmatch.run.assembly.letters import expert_training
+from trajmatch.run.assembly.setup import device, factory
+from trajmatch.settings.config import Config
+from trajmatch.settings.flat import EXPERT_FIELDS, difference, settings
+
+# What the header of an expert must have for a run.
+HEADER = ("settings", "index", "epochs", "test_accuracy", "train_accuracy", "seconds")
+
+
+def expert_path(folder: Path, index: int) -> Path:
+    """The file of one expert."""
+    return folder / f"expert_{index:04}.safetensors"
+
+
+def expert_settings(config: Config, material: Material) -> dict[str, Any]:
+    """What an expert depends on: the pixels it was shown, whatever file they came from, and how it was trained."""
+    flat = settings(config, EXPERT_FIELDS)
+    # How the pixels were read is in their hash; a folder of the same pixels makes the same expert.
+    kept = {k: v for k, v in flat.items() if not k.startswith("images.") and k != "expert.storage"}
+    return {**kept, "images.normalise": config.images.normalise, "data": material.content}
+
+
+def open_experts(config: Config, material: Material, folder: Path, count: int | None = None) -> list[Trajectory]:
+    """The complete experts of a folder, the first `count` of them (all, if None), in order of their number.
+
+    Raises ValueError where an expert was trained with other settings, naming its file and the setting.
+    """
+    found: list[Trajectory] = []
+    parameters: int | None = None
+    for path in sorted(folder.glob("expert_*.safetensors")):
+        trajectory = Trajectory.open(path)
+        if missing := [key for key in HEADER if key not in trajectory.header]:
+            raise ValueError(f"{path}: the header of this expert has no {missing[0]}; {REMEDY}")
+        wanted = expert_settings(config, material)
+        if (what := difference(trajectory.header["settings"], wanted)) is not None:
+            what = "the images are others" if what.startswith("--data") else what
+            raise ValueError(f"{path} is an expert trained with other settings: {what}; choose another folder")
+        if parameters is None:
+            dataset = material.dataset
+            parameters = len(build(factory(config.network, dataset.shape, dataset.num_classes), 0)[1])
+        if (held := trajectory.header["parameters"]) != parameters:
+            raise ValueError(
+                f"{path} has snapshots of {held} weights, and the network of these settings {parameters}: delete it, "
+                "and the expert is trained again"
+            )
+        if count is None or int(trajectory.header["index"]) < count:
+            found.append(trajectory)
+    return found
+
+
+def shard_of(shard: str | None, count: int) -> list[int]:
+    """The experts of shard i/n: i, i + n, i + 2n, ... below count; all without a shard. Raises ValueError."""
+    if shard is None:
+        return list(range(count))
+    i, slash, n = shard.partition("/")
+    if not (slash and i.isdigit() and n.isdigit() and int(i) < int(n)):
+        raise ValueError(f"--expert.shard is '{shard}' and must be i/n with i from 0 to n - 1, such as 0/4")
+    return list(range(int(i), count, int(n)))
+
+
+def train_experts(
+    config: Config, material: Material, folder: Path, count: int, peak: Peak, quiet: bool = False
+) -> list[Trajectory]:
+    """Train experts 0..count-1, or this shard's part of them, that the folder does not hold; return those it then has.
+
+    Raises ValueError (settings), OSError (files), FloatingPointError (an expert diverged).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tidy(folder)
+    asked = shard_of(config.expert.shard, count)
+    with ExitStack() as locks:
+        for index in _missing(config, material, folder, asked):
+            name = f".expert_{index:04}.lock"
+            locks.enter_context(Lock(folder, name, f"expert {index}; shards of one folder are --expert.shard"))
+        # Asked for again: another process may have ended in between.
+        if missing := _missing(config, material, folder, asked):
+            _train_missing(config, material, folder, missing, peak, quiet)
+    return open_experts(config, material, folder, count)
+
+
+def _missing(config: Config, material: Material, folder: Path, asked: list[int]) -> list[int]:
+    """Those experts that a folder does not hold."""
+    have = {int(t.header["index"]) for t in open_experts(config, material, folder)}
+    return [index for index in asked if index not in have]
+
+
+def _train_missing(
+    config: Config, material: Material, folder: Path, missing: list[int], peak: Peak, quiet: bool
+) -> None:
+    where = device(config.device)
+    workers = processes(config.expert.workers, where.type)
+    total = len(missing) * config.expert.epochs
+    about = expert_settings(config, material)
+    with shared(material, folder) as path, Meter("experts", total, unit="epochs", quiet=quiet) as meter:
+        jobs = [(path, config, str(where), index, expert_path(folder, index), about) for index in missing]
+
+        def listen(job: int, said: tuple[int, float]) -> None:
+            epoch, accuracy = said
+            meter.advance(f"expert {missing[job]}, epoch {epoch}: {accuracy:.1%} on test")
+
+        for _ in run_jobs(_train_one, jobs, workers, config.expert.threads, listen, peak):
+            pass  # each job has written its own file
+
+
+def real(mapped: Mapped, split: str, place: torch.device) -> Real:
+    """One split of the shared images, on a device."""
+    return Real(mapped.tensors[f"{split}.x"].to(place), mapped.tensors[f"{split}.y"].to(place))
+
+
+def _train_one(
+    material: Path, config: Config, where: str, index: int, path: Path, about: dict[str, Any], report: Report
+) -> None:
+    mapped = opened(material)
+    place = torch.device(where)
+    training, test = (real(mapped, split, place) for split in ("train", "test"))
+    make = factory(config.network, mapped.shape, len(mapped.classes))
+    began = time.monotonic()
+    recipe = expert_training(config)
+    network, _ = build(make, 0)
+    result = expert(
+        make,
+        training,
+        test,
+        len(mapped.classes),
+        recipe,
+        config.seed,
+        index,
+        config.expert.save_every,
+        lambda epoch, accuracy: report((epoch, accuracy)),
+        training_engine(config, network, place),
+    )
+    layout = Layout.of(network)
+    header = {
+        "settings": about,
+        "index": index,
+        "epochs": config.expert.epochs,
+        "test_accuracy": result.test_accuracy,
+        "train_accuracy": result.train_accuracy,
+        "names": layout.names,
+        "shapes": layout.shapes,
+        "seconds": round(time.monotonic() - began, 3),
+        "threads": torch.get_num_threads(),
+        "device": where,
+        "torch": torch.__version__,
+    }
+    save_trajectory(path, result.rows, header, config.expert.storage)
+
+
+@contextmanager
+def stopwatch(into: dict[str, float], name: str) -> Iterator[None]:
+    """Add the block's seconds to into[name], also when it ends in an exception."""
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        into[name] = into.get(name, 0.0) + time.monotonic() - began

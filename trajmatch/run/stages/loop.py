@@ -1,0 +1,263 @@
+"""The outer loop: steps, checkpoints, snapshots, rollback and resume."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trajmatch.core.draws import derive
+from trajmatch.core.student import in_parts
+from trajmatch.data.file_names import AFTER, BEFORE, CHECKPOINT, METRICS, SET, SNAPSHOTS
+from trajmatch.data.grid import displayable, image_grid, save_png
+from trajmatch.data.material import Material
+from trajmatch.data.networks.convnet import build
+from trajmatch.data.snapshots import Snapshot, save_snapshot
+from trajmatch.data.synthetic import SyntheticSet, class_labels, save
+from trajmatch.data.trajectories import Trajectory
+from trajmatch.machine.interrupts import deferred
+from trajmatch.machine.precision import precision
+from trajmatch.machine.progress import Meter
+from trajmatch.methods import engines
+from trajmatch.methods.outer import outer_step, probabilities
+from trajmatch.methods.schedule import Choice
+from trajmatch.methods.state import OuterState, Record
+from trajmatch.pages.step_log import line, read_metrics
+from trajmatch.run.assembly import engine as compute
+from trajmatch.run.assembly import letters, setup
+from trajmatch.run.stages.beforehand import check_segments
+from trajmatch.run.stages.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, truncate_metrics
+from trajmatch.run.stages.experts import expert_settings
+from trajmatch.run.stages.start import first_images, first_state
+from trajmatch.run.stages.steps import Condenser
+from trajmatch.settings.config import Config
+from trajmatch.settings.flat import DISTILL_FIELDS, flatten, settings
+from trajmatch.settings.methods import METHODS
+
+# Steps between the states that a rollback may return to. A state of a few steps before a non-finite loss may be bad
+# already, so the last but one is returned to: it is at least so many steps old, or the beginning.
+ANCHOR_STEPS = 20
+
+
+Take = Callable[[OuterState], tuple[OuterState, Record, list[Choice]]]
+
+
+class DivergedError(FloatingPointError):
+    """The loss stopped being finite, twice."""
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """What the stage leaves: the set and the seconds that its steps took, over all calls."""
+
+    synthetic: SyntheticSet
+    seconds: float
+
+
+def distill_settings(config: Config, material: Material, num_experts: int) -> dict[str, Any]:
+    """What the synthetic set depends on."""
+    flat = {k: v for k, v in settings(config, DISTILL_FIELDS).items() if not k.startswith("images.")}
+    return {**flat, **expert_settings(config, material), "experts": num_experts}
+
+
+def snapshot_steps(config: Config) -> list[int]:
+    """The steps after which the images are kept: evenly spaced, the last among them, and those that were named."""
+    count = min(config.outer.snapshots, config.steps)
+    evenly = {round(config.steps * k / count) for k in range(1, count + 1)}
+    return sorted(evenly | {step for step in config.outer.snapshot_at if 0 < step <= config.steps})
+
+
+def snapshot_path(folder: Path, step: int) -> Path:
+    """The file of one snapshot."""
+    return folder / SNAPSHOTS / f"step_{step:06}.safetensors"
+
+
+def distill(
+    config: Config,
+    material: Material,
+    trajectories: list[Trajectory],
+    folder: Path,
+    say: Callable[[str], None],
+    quiet: bool = False,
+) -> Distilled:
+    """Run the outer loop of a resolved configuration in a run folder; go on from its checkpoint where there is one.
+
+    Raises ValueError (settings), OSError (files), DivergedError, KeyboardInterrupt (after saving a checkpoint).
+    """
+    loop = Loop(config, material, trajectories, folder)
+    say(loop.compute.words())
+    loop.run(quiet)
+    if not (folder / CHECKPOINT).exists():  # no step was to be taken
+        loop.save()
+    if loop.rule.guard is not None and (left_out := guarded(folder, loop.rule.guard)):
+        say(f"{left_out} of {config.steps} steps changed nothing: their loss was above --outer.guard or not finite")
+    synthetic = delivered(config, material, loop.checkpoint.state)
+    draw_pictures(config, material, trajectories, synthetic, folder)
+    save(synthetic, folder / SET)  # last: it says that the stage is done
+    return Distilled(synthetic, loop.checkpoint.seconds)
+
+
+def guarded(folder: Path, guard: float) -> int:
+    """How many steps of a run's log the guard has left out."""
+    return sum(row["loss"] is None or row["loss"] > guard for row in read_metrics(folder / METRICS)[0])
+
+
+def draw_pictures(
+    config: Config, material: Material, trajectories: list[Trajectory], synthetic: SyntheticSet, folder: Path
+) -> None:
+    """Write the pictures of a set before and after, where they are missing."""
+    labels = class_labels(len(synthetic.classes), config.ipc)
+    for name in (BEFORE, AFTER):
+        if not (folder / name).exists():
+            before = name == BEFORE
+            X = first_images(config, material, trajectories, torch.device("cpu")) if before else synthetic.X
+            pixels = displayable(material.space.inverse(X))
+            save_png(image_grid(pixels, labels, synthetic.classes), folder / name)
+
+
+def delivered(config: Config, material: Material, state: OuterState) -> SyntheticSet:
+    """What a distillation in this state delivers."""
+    info = {
+        "dataset": material.dataset.name,
+        "method": config.method,
+        "ipc": config.ipc,
+        "steps": config.steps,
+        "config": flatten(config),
+    }
+    X, Y = state.average.cpu(), probabilities(letters.rule(config), state).cpu()
+    return SyntheticSet(X, Y, float(state.eta), material.dataset.classes, material.space, info)
+
+
+class Loop:
+    """State of the loop: what a step needs, and the checkpoint that it moves."""
+
+    def __init__(self, config: Config, material: Material, trajectories: list[Trajectory], folder: Path) -> None:
+        self.config, self.trajectories, self.folder = config, trajectories, folder
+        (folder / SNAPSHOTS).mkdir(exist_ok=True)
+        self.device = setup.device(config.device)
+        self.rule, self.schedule = letters.rule(config), letters.schedule(config)
+        check_segments(config, trajectories)
+        self.keep = set(snapshot_steps(config))
+        dataset = material.dataset
+        network, _ = build(setup.factory(config.network, dataset.shape, dataset.num_classes), 0)
+        network = network.to(self.device)
+        synthetic = (config.ipc * dataset.num_classes, *dataset.shape)
+        self.compute = compute.outer_compute(config, network, self.device, synthetic, material.nbytes)
+        self.student = engines.student(network, self.compute.engine, self.compute.together)
+        if self.student.forward is not None and self.rule.labels == "teacher":
+            limit = compute.at_once(config, network, self.device, synthetic, material.nbytes)
+            self.student = self.student._replace(forward=in_parts(self.student.forward, limit))
+        self.rule = replace(self.rule, together=self.compute.together)
+        self.take: Take = self._match
+        if METHODS[config.method].condenses:
+            condenser = Condenser(config, material, self.device)
+            self.take, self.compute = condenser, condenser.compute()
+        self.first = first_state(config, material, trajectories, self.device)
+        about = distill_settings(config, material, len(trajectories))
+        path = folder / CHECKPOINT
+        if path.exists():
+            loaded = load_checkpoint(path, about, self.first)
+            found = (loaded.state, loaded.anchor, loaded.older)
+            state, anchor, older = (OuterState(*self._placed(one)) for one in found)
+            self.checkpoint = Checkpoint(state, anchor, older, loaded.seconds, about)
+        else:
+            self.checkpoint = Checkpoint(self.first, self.first, self.first, 0.0, about)
+        truncate_metrics(folder / METRICS, self.checkpoint.step)
+
+    def _placed(self, state: OuterState) -> list[torch.Tensor]:
+        return [v if k == "steps" else v.to(self.device) for k, v in state._asdict().items()]
+
+    def run(self, quiet: bool) -> None:
+        """Steps until the last, with checkpoints in between and one at the end, also when interrupted."""
+        begun, start, steps = self.checkpoint, self.checkpoint.step, self.config.steps
+        torch.set_num_threads(self.compute.threads)
+        saved = time.monotonic()
+        with Meter("distill", steps, start, quiet=quiet) as meter, deferred() as check_interrupt:
+            try:
+                while self.checkpoint.step < steps:
+                    check_interrupt()
+                    details = self.step()
+                    meter.advance(details, self.checkpoint.step - meter.done)
+                    if time.monotonic() - saved > self.config.outer.checkpoint_seconds:
+                        self.save()
+                        saved = time.monotonic()
+            finally:
+                # Also on Ctrl-C and on errors: what has been computed is kept.
+                if self.checkpoint is not begun:
+                    self.save()
+
+    def step(self) -> str:
+        """One outer step, or a roll-back; a few words about it."""
+        before, began = self.checkpoint, time.monotonic()
+        with precision(self.config.precision):
+            state, record, choices = self.take(before.state)
+        row = _row(before.step + 1, record, choices)
+        seconds = before.seconds + time.monotonic() - began
+        if row is None:
+            self.roll_back(record, seconds)
+            return f"step {before.step + 1} was not finite: back to {self.checkpoint.step} with half the learning rate"
+        with open(self.folder / METRICS, "a", encoding="utf-8") as log:
+            log.write(line({**row, "seconds": round(seconds, 3)}) + "\n")
+        if int(state.steps) in self.keep:
+            self.keep_snapshot(state)
+        kept = int(state.steps) % ANCHOR_STEPS == 0
+        anchors = (state, before.anchor) if kept else (before.anchor, before.older)
+        # Last, in one assignment: an interrupt before it leaves a step that was not taken.
+        self.checkpoint = Checkpoint(state, *anchors, seconds, before.settings)
+        loss = "loss not finite, step left out" if row["loss"] is None else f"loss {row['loss']:.3f}"
+        return f"{loss}, step size {row['step_size']:.4f}"
+
+    def _match(self, state: OuterState) -> tuple[OuterState, Record, list[Choice]]:
+        """One step of trajectory matching: its segments, and what comes of them."""
+        M, root = self.config.matching.expert_epochs, letters.distillation_seed(self.config)
+        K = self.schedule.concurrent(int(state.steps))
+        choices = self.schedule.choose(len(self.trajectories), root, int(state.steps), K)
+        segments = [self.trajectories[e].segment(e, t, M).to(self.device) for e, t in choices]
+        seed = derive(root, "distill")
+        return (*outer_step(self.rule, self.student, state, segments, seed), choices)
+
+    def roll_back(self, record: Record, seconds: float) -> None:
+        """Return to the older anchor with half the image learning rate, once. Raises DivergedError the second time."""
+        before = self.checkpoint
+        if float(before.state.scale) < 1:
+            rate = "--baseline.lr-images" if METHODS[self.config.method].condenses else "--outer.lr-images"
+            raise DivergedError(
+                f"step {before.step + 1}: the loss is {float(record.loss):.3g} and the step size "
+                f"{float(record.step_size):.3g}, and halving the image learning rate did not help; the last good state "
+                f"is saved. Start anew with a lower {rate} or --outer.lr-step-size"
+            )
+        back = before.older._replace(scale=before.older.scale / 2)
+        self.checkpoint = Checkpoint(back, back, back, seconds, before.settings)
+        # Before the log is cut: a checkpoint of a later step would go on with a log that lacks the steps before it.
+        self.save()
+        truncate_metrics(self.folder / METRICS, int(back.steps))
+
+    def save(self) -> None:
+        """Write the checkpoint; the rows it vouches for are in the log already."""
+        save_checkpoint(self.folder / CHECKPOINT, self.checkpoint)
+
+    def keep_snapshot(self, state: OuterState) -> None:
+        """Keep the images of now, among which validation will choose."""
+        step = int(state.steps)
+        Y = probabilities(self.rule, state)
+        save_snapshot(snapshot_path(self.folder, step), Snapshot(step, state.average, Y, state.eta))
+
+
+def _row(step: int, record: Record, choices: list[Choice]) -> dict[str, Any] | None:
+    """A step's line in the log, None where the step was not finite, and not left out for it by a guard."""
+    scalars = {name: value for name, value in record._asdict().items() if value is not None}
+    # One transfer, and with it the only time in a step that this process waits for a GPU.
+    values = torch.stack([value.to(record.loss.dtype) for value in scalars.values()]).tolist()
+    found = dict.fromkeys(record._fields) | dict(zip(scalars, values, strict=True))
+    if not found.pop("healthy"):
+        return None
+    return {
+        "step": step,
+        # JSON has no NaN.
+        **{name: value if value is None or isfinite(value) else None for name, value in found.items()},
+        "experts": [e for e, _ in choices],
+        "start_epochs": [t for _, t in choices],
+    }

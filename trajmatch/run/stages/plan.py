@@ -1,0 +1,284 @@
+"""What a run will take on this machine, found by doing a little of each of its stages in a temporary folder.
+
+Nothing is guessed from tables: the images are read, the real workers train for some steps at once, and the outer loop
+takes some real steps against weights of the right shape. Times are per step, times the number of steps; memory is
+what these very processes reached; file sizes are those of the files that they wrote.
+"""
+
+import statistics
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from math import ceil
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+
+from trajmatch.core.draws import generator
+from trajmatch.data.file_names import CHECKPOINT, METRICS, SET
+from trajmatch.data.material import Material, opened, shared
+from trajmatch.data.networks.convnet import build
+from trajmatch.data.synthetic import save
+from trajmatch.data.trajectories import Trajectory, save_trajectory
+from trajmatch.machine.litter import scratch_folder
+from trajmatch.machine.processes import Peak, Report, peak_memory_mb, processes, run_jobs
+from trajmatch.machine.progress import duration
+from trajmatch.methods import engines
+from trajmatch.methods.training import accuracy, train
+from trajmatch.pages.tables import as_text
+from trajmatch.run.assembly import setup
+from trajmatch.run.assembly.engine import training_engine
+from trajmatch.run.assembly.letters import evaluation_training, expert_training
+from trajmatch.run.assembly.setup import factory
+from trajmatch.run.stages.beforehand import check_run
+from trajmatch.run.stages.experts import open_experts, real
+from trajmatch.run.stages.loop import Loop, delivered, snapshot_path, snapshot_steps
+from trajmatch.settings.config import Config
+from trajmatch.settings.methods import METHODS
+
+# Seconds that each kind of step is measured for, at least three of them, after the first two.
+LONG_ENOUGH, WARM = 4.0, 2
+# What the pictures, the report and the records of a run take on disk, beside what is counted.
+PAGES = 200e3
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one stage needs: seconds, MB of memory at most, MB on disk that stay, MB on disk while it runs."""
+
+    name: str
+    seconds: float
+    memory_mb: float
+    disk_mb: float = 0.0
+    passing_mb: float = 0.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The stages of a run, what was decided about the outer loop's engine, in words, and memory of the GPU, if any."""
+
+    stages: tuple[Stage, ...]
+    compute: str
+    gpu_mb: float | None
+
+    @property
+    def seconds(self) -> float:
+        return sum(stage.seconds for stage in self.stages)
+
+    @property
+    def memory_mb(self) -> float:
+        return max(stage.memory_mb for stage in self.stages)
+
+    @property
+    def disk_mb(self) -> float:
+        return sum(stage.disk_mb for stage in self.stages)
+
+    def lines(self) -> list[str]:
+        """The plan as a table."""
+        whole = Stage("in all", self.seconds, self.memory_mb, self.disk_mb)
+        rows = [
+            {"": s.name, "time": duration(s.seconds), "memory": _size(s.memory_mb), "disk": _size(s.disk_mb)}
+            for s in (*self.stages, whole)
+        ]
+        passing = max(stage.passing_mb for stage in self.stages)
+        return [
+            self.compute,
+            *as_text(rows, indent=""),
+            *([f"and {_size(self.gpu_mb)} of the GPU's memory"] if self.gpu_mb else []),
+            f"and {_size(passing)} on disk for shared images while experts and evaluations run",
+            "measured by doing a little of each stage here, as the run itself will; other work beside it slows it down",
+        ]
+
+
+def _size(mb: float) -> str:
+    return f"{mb / 1000:.2f} GB" if mb >= 1000 else f"{mb:.0f} MB" if mb >= 10 else f"{mb:.1f} MB"
+
+
+def plan(config: Config, experts: int | Path) -> Plan:
+    """What `trajmatch run` of a resolved configuration needs here. Raises what the run itself would.
+
+    experts: how many are to be trained, or the folder where they are.
+    """
+    place = setup.device(config.device)
+    began = time.monotonic()
+    material = setup.load_material(config)
+    trajectories = None
+    if isinstance(experts, Path) and METHODS[config.method].experts:
+        trajectories = open_experts(config, material, experts)
+    check_run(config, material, trajectories)
+    stages = [Stage("data", time.monotonic() - began, peak_memory_mb())]
+    with scratch_folder() as folder, shared(material, folder) as path:
+        passing = path.stat().st_size / 1e6
+        if not isinstance(experts, Path) and METHODS[config.method].experts:
+            stages.append(_experts(config, material, path, experts, passing))
+        loop = Loop(_harmless(config), material, [_expert_like(config, material, folder)], folder)
+        stages.append(_distill(config, material, loop))
+        stages.append(_evaluate(config, material, path, passing))
+    gpu = torch.cuda.max_memory_allocated(place) / 1e6 if place.type == "cuda" else None
+    return Plan(tuple(stages), loop.compute.words(), gpu)
+
+
+def per_step(steps: Iterable[object], warm: int = WARM) -> float:
+    """Median seconds of a step, after `warm` of them; the iterable may end early."""
+    seconds: list[float] = []
+    iterator, k = iter(steps), 0
+    while sum(seconds) < LONG_ENOUGH or len(seconds) < 3:
+        began = time.perf_counter()
+        if next(iterator, None) is None:
+            break
+        k += 1
+        if k > warm:
+            seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds)
+
+
+def _waited(steps: Iterable[object], place: torch.device) -> Iterator[object]:
+    """The same steps, each waited for where a GPU does them."""
+    for one in steps:
+        if place.type == "cuda":
+            torch.cuda.synchronize(place)
+        yield one
+
+
+class Probed(NamedTuple):
+    """Seconds of a training step, of beginning (opening the images), of testing one image, and of all of the probe."""
+
+    step: float
+    begin: float
+    test: float
+    whole: float
+
+
+def _probe(material: Path, config: Config, where: str, n: int | None, report: Report) -> Probed:
+    """In a worker: train for some steps on n synthetic images, or as an expert on the real ones where n is None."""
+    began = time.perf_counter()
+    mapped, place = opened(material), torch.device(where)
+    training, test = (real(mapped, split, place) for split in ("train", "test"))
+    x, y = training.x, F.one_hot(training.y, len(mapped.classes)).to(training.x.dtype)
+    if n is None:
+        x.sum()  # an expert sees every page of the file in the end, and they count as its process's memory
+    else:
+        index = torch.arange(n, device=place) % len(x)
+        x, y = x[index], y[index]
+    recipe = expert_training(config) if n is None else evaluation_training(config, 1e-6)
+    make = factory(config.network, mapped.shape, len(mapped.classes))
+    network, theta = build(make, 0)
+    engine = training_engine(config, network.to(place), place)
+    student, forward = engines.student(network, engine), engines.forward(network, engine)
+    theta = theta.to(place)
+    begin = time.perf_counter() - began
+    steps = train(student.gradient, theta, x, y, replace(recipe, lr=1e-9, epochs=10**9, lr_drop=None), 0)
+    step, few = per_step(_waited(steps, place)), min(len(test.x), 2000)
+    tested = time.perf_counter()
+    accuracy(forward, theta, test.x[:few], test.y[:few])
+    now = time.perf_counter()
+    return Probed(step, begin, (now - tested) / few, now - began)
+
+
+def _probes(config: Config, path: Path, workers: int, threads: int, n: int | None, peak: Peak) -> tuple[Probed, float]:
+    """The slowest of `workers` probes at once, and the seconds that their processes took to start."""
+    where = str(setup.device(config.device))
+    began = time.monotonic()
+    found = [p for _, p in run_jobs(_probe, [(path, config, where, n)] * workers, workers, threads, peak=peak)]
+    slowest = Probed(*(max(values) for values in zip(*found, strict=True)))
+    return slowest, max(0.0, time.monotonic() - began - slowest.whole) if workers > 1 else 0.0
+
+
+def _experts(config: Config, material: Material, path: Path, count: int, passing: float) -> Stage:
+    e, dataset, peak = config.expert, material.dataset, Peak()
+    workers = min(count, processes(e.workers, setup.device(config.device).type))
+    probed, start = _probes(config, path, workers, e.threads, None, peak)
+    num_test, num_train = len(dataset.test), len(dataset.train)
+    steps = ceil(num_train / e.batch)
+    one = e.epochs * (steps * probed.step + num_test * probed.test) + (num_test + num_train) * probed.test
+    rows = 1 + (e.epochs if e.save_every is None else e.epochs * steps // e.save_every)
+    held = 4e-6 * _num_parameters(config, material) * rows  # an expert's snapshots, until they are written
+    return Stage(
+        "experts",
+        start + ceil(count / workers) * (probed.begin + one),
+        # Written, they are stacked and turned into bytes: three copies.
+        peak_memory_mb() + peak.mb + 3 * held * workers,
+        count * (held if e.storage == "float32" else held / 2),
+        passing,
+    )
+
+
+def _num_parameters(config: Config, material: Material) -> int:
+    dataset = material.dataset
+    return len(build(factory(config.network, dataset.shape, dataset.num_classes), 0)[1])
+
+
+def _harmless(config: Config) -> Config:
+    """The same outer loop, moving nothing: the weights that the plan matches are no expert's.
+
+    They classify nothing correctly either; looking for such images takes as long as one test on the training set.
+    """
+    o = config.outer
+    kind = "real" if o.initial == "correct" else o.initial
+    return replace(
+        config,
+        outer=replace(o, initial=kind, lr_images=1e-9, lr_step_size=1e-9, lr_labels=1e-9),
+        baseline=replace(config.baseline, lr_images=1e-9),
+    )
+
+
+def _expert_like(config: Config, material: Material, folder: Path) -> Trajectory:
+    """A trajectory of the right shape: initial weights, moved at random."""
+    m, dataset = config.matching, material.dataset
+    _, theta = build(factory(config.network, dataset.shape, dataset.num_classes), 0)
+    source = generator(0, "plan")
+    rows = [theta]
+    for _ in range(m.last_epoch - 1 + m.expert_epochs):
+        rows.append(rows[-1] + 0.01 * torch.randn(theta.shape, generator=source))
+    path = folder / "expert.safetensors"
+    save_trajectory(path, rows, {"index": 0, "settings": {}})
+    return Trajectory.open(path)
+
+
+def _distill(config: Config, material: Material, loop: Loop) -> Stage:
+    """Real outer steps. The first one compiles what is to be compiled."""
+    torch.set_num_threads(loop.compute.threads)
+    began = time.perf_counter()
+    loop.step()
+    first = time.perf_counter() - began
+    step = first if config.steps <= 5 else seconds_of_step(loop)
+    loop.save()
+    loop.keep_snapshot(loop.checkpoint.state)
+    done = loop.checkpoint.step
+    save(delivered(config, material, loop.checkpoint.state), loop.folder / SET)
+    log = (loop.folder / METRICS).stat().st_size * config.steps / done
+    kept = [loop.folder / CHECKPOINT, loop.folder / SET]
+    snapshots = len(snapshot_steps(config)) * snapshot_path(loop.folder, done).stat().st_size
+    disk = sum(path.stat().st_size for path in kept) + snapshots + log + PAGES
+    return Stage("distill", first + max(0, config.steps - 1) * step, peak_memory_mb(), disk / 1e6)
+
+
+def seconds_of_step(loop: Loop) -> float:
+    """Seconds of an outer step, averaged over a run in which the number of segments may change."""
+    m, steps, schedule = loop.config.matching, loop.config.steps, loop.schedule
+    early = min(1.0, (m.concurrent_from or 0) / steps)
+    seconds = 0.0
+    for share, segments in ((early, 1), (1 - early, schedule.segments)):
+        if share > 0:
+            loop.schedule = replace(schedule, segments=segments, since=0)
+            seconds += share * per_step((loop.step() for _ in range(steps)), warm=1)
+    loop.schedule = schedule
+    return seconds
+
+
+def _evaluate(config: Config, material: Material, path: Path, passing: float) -> Stage:
+    e, dataset, peak = config.evaluation, material.dataset, Peak()
+    n = config.ipc * dataset.num_classes
+    workers = processes(e.workers, setup.device(config.device).type)
+    probed, start = _probes(config, path, workers, 1, n, peak)
+    training = probed.begin + e.epochs * ceil(n / e.batch) * probed.step
+    on_test = e.networks + e.random_draws + (e.networks if e.validation_networks else 0)
+    on_validation = e.validation_networks * len(snapshot_steps(config))
+    tests = on_test * len(dataset.test) + on_validation * len(dataset.validation)
+    seconds = ((on_test + on_validation) * training + tests * probed.test) / workers
+    if e.whole_epochs:
+        whole, _ = _probes(config, path, 1, 1, None, peak)
+        seconds += e.whole_epochs * ceil(len(dataset.train) / config.expert.batch) * whole.step
+    return Stage("evaluate", 2 * start + seconds, peak_memory_mb() + peak.mb, 0.0, passing)

@@ -1,0 +1,294 @@
+"""What the verbs do: run, experts, distill, evaluate. `cli.py` is how they are called."""
+
+import shlex
+import sys
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trajmatch.data import synthetic as sets
+from trajmatch.data.checksums import identity
+from trajmatch.data.file_names import CHECKPOINT, EVALUATION, EXPERTS_JSON, SET, SUMMARY
+from trajmatch.data.files import write_record
+from trajmatch.data.kept import BELONGS, other
+from trajmatch.data.material import Material
+from trajmatch.data.trajectories import Trajectory
+from trajmatch.machine import holding
+from trajmatch.machine.lock import Lock
+from trajmatch.machine.processes import Peak, cores, peak_memory_mb
+from trajmatch.pages import records as shapes
+from trajmatch.pages.report import write_report
+from trajmatch.pages.tables import score_lines
+from trajmatch.run.assembly import setup
+from trajmatch.run.folder import check_claim, claim, commit
+from trajmatch.run.stages import beforehand
+from trajmatch.run.stages import evaluation as evaluate_stage
+from trajmatch.run.stages import experts as expert_stage
+from trajmatch.run.stages import loop as distill_stage
+from trajmatch.run.stages import plan as planning
+from trajmatch.run.stages.experts import stopwatch
+from trajmatch.settings.checks import resolve
+from trajmatch.settings.config import Config
+from trajmatch.settings.flat import EVALUATE_FIELDS, difference, settings
+from trajmatch.settings.methods import METHODS
+from trajmatch.settings.ranges import is_count
+
+Say = Callable[[str], None]
+MOST_EXPERTS = 100_000
+
+
+def say(text: str) -> None:
+    """Print a line for the user, at once."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def silent(text: str) -> None:
+    """Say nothing: for use from Python."""
+
+
+def count_or_folder(experts: str) -> int | Path:
+    """The value of --experts: how many to train, or where trained ones are. Raises ValueError."""
+    if is_count(experts.removeprefix("-")):
+        count = 0 if experts.startswith("-") else int(experts) if len(experts) < 20 else MOST_EXPERTS + 1
+        if not 1 <= count <= MOST_EXPERTS:
+            limit = "at least 1" if count < 1 else f"at most {MOST_EXPERTS}"
+            raise ValueError(f"--experts is {experts} and must be {limit}, or a folder of trained experts")
+        return count
+    if not Path(experts).is_dir():
+        raise ValueError(f"--experts is '{experts}', which is neither a number nor a folder")
+    return Path(experts)
+
+
+def run_experts(config: Config, folder: Path, peak: Peak, say: Say = say, source: Any = None) -> list[Trajectory]:
+    """Train experts into a folder; those it already holds are kept."""
+    config = resolve(config)
+    setup.check(config)
+    count = count_or_folder(config.experts)
+    if isinstance(count, Path):
+        raise ValueError(f"--experts is '{count}' and must be a number here: how many experts to train")
+    material = setup.load_material(config, source)
+    beforehand.check_experts(config, material)
+    trained = expert_stage.train_experts(config, material, folder, count, peak, quiet=say is silent)
+    accuracies = [t.header["test_accuracy"][-1] for t in trained]
+    if accuracies:
+        mean = sum(accuracies) / len(accuracies)
+        say(f"{len(trained)} of {count} experts in {folder}: {mean:.2%} on test after {config.expert.epochs} epochs")
+    return trained
+
+
+class Run:
+    """One run folder, from data to report; every stage is skipped when its output is there."""
+
+    def __init__(
+        self,
+        config: Config,
+        folder: Path,
+        command: str,
+        preset: str | None = None,
+        say: Say = say,
+        source: Any = None,
+        material: Material | None = None,
+    ) -> None:
+        """material: the images, where they have been loaded for these settings before."""
+        self.config, self.folder, self.command, self.preset = resolve(config), folder, command, preset
+        self.say, self.quiet, self.peak = say, say is silent, Peak()
+        self.experts_wanted = count_or_folder(config.experts)
+        setup.check(self.config)
+        self._lock: Lock | None = None
+        if check_claim(folder, self.config):
+            self._take_lock()
+        self._refuse_silent_resume()
+        self.seconds: dict[str, float] = {}
+        self.material = material or setup.load_material(self.config, source)
+        self.trajectories: list[Trajectory] = []
+        if isinstance(self.experts_wanted, Path) and METHODS[self.config.method].experts:
+            self.trajectories = self._open(self.experts_wanted)
+        self._refuse_what_can_not_work()
+        folder.mkdir(parents=True, exist_ok=True)  # only now: bad input must leave nothing behind
+        self._take_lock()
+        claim(folder, self.config)
+
+    def _take_lock(self) -> None:
+        """Have the folder alone for as long as this object lives. Raises HeldError where another process has it."""
+        if self._lock is None:
+            self._lock = Lock(self.folder)
+            weakref.finalize(self, self._lock.release)
+
+    def _open(self, folder: Path) -> list[Trajectory]:
+        """The experts of a folder that was named. Raises ValueError."""
+        found = expert_stage.open_experts(self.config, self.material, folder)
+        if not found:
+            raise ValueError(f"--experts: {folder} holds no experts; trajmatch experts --out {folder} trains them")
+        return found
+
+    def _refuse_what_can_not_work(self) -> None:
+        """Raise ValueError now for what would be refused after experts were trained; what is distilled needs none."""
+        if (self.folder / SET).exists():
+            return
+        planned = METHODS[self.config.method].experts and not isinstance(self.experts_wanted, Path)
+        beforehand.check_run(self.config, self.material, None if planned else self.trajectories)
+
+    def _refuse_silent_resume(self) -> None:
+        path = self.folder / CHECKPOINT
+        if path.exists() and not (self.folder / SET).exists() and not self.config.resume:
+            raise ValueError(f"{self.folder} holds an interrupted run: add --resume to go on, or choose another --out")
+
+    def experts(self) -> None:
+        """Train what is missing of the experts; those of a folder that was named are open already."""
+        holding.check()
+        if not METHODS[self.config.method].experts:
+            self.seconds["experts"] = 0.0
+            return
+        if isinstance(self.experts_wanted, Path):
+            self.seconds["experts"] = sum(t.header["seconds"] for t in self.trajectories)
+        else:
+            self._train(self.experts_wanted)
+        record: dict[str, Any] = {
+            "seconds": self.seconds["experts"],
+            # By epoch, from the first; training accuracy is measured at the end alone.
+            "test_accuracy": [t.header["test_accuracy"][1:] for t in self.trajectories],
+            "train_accuracy": [
+                [None] * (t.header["epochs"] - 1) + [t.header["train_accuracy"]] for t in self.trajectories
+            ],
+        }
+        write_record(self.folder / EXPERTS_JSON, {**record, BELONGS: {"data": self.material.content}})
+        finals = [accuracies[-1] for accuracies in record["test_accuracy"]]
+        mean, chance = sum(finals) / len(finals), 1 / self.material.dataset.num_classes
+        self.say(f"{len(finals)} experts: mean test accuracy {mean:.2%}")
+        if mean < 1.5 * chance:
+            self.say(
+                f"  that is close to chance ({chance:.2%}), and a set distilled from such experts can't be better: "
+                "train them longer (--expert.epochs), faster (--expert.lr) or in smaller batches (--expert.batch)"
+            )
+
+    def _train(self, count: int) -> None:
+        path = self.folder / EXPERTS_JSON
+        # Over all calls, so that an interrupted training counts in full.
+        self.seconds["experts"] = shapes.record(path, shapes.EXPERTS)["seconds"] if path.exists() else 0.0
+        config = replace(self.config, expert=replace(self.config.expert, shard=None))
+        try:
+            with stopwatch(self.seconds, "experts"):
+                self.trajectories = expert_stage.train_experts(
+                    config, self.material, self.folder / "experts", count, self.peak, self.quiet
+                )
+        finally:
+            record = {"seconds": self.seconds["experts"], "train_accuracy": [], "test_accuracy": []}
+            write_record(path, {**record, BELONGS: {"data": self.material.content}})
+
+    def distill(self) -> None:
+        """Distil, or go on, or find it done."""
+        holding.check()
+        path = self.folder / SET
+        if path.exists():
+            self.say(f"distilled set: {path} is there")
+            checkpoint = distill_stage.load_checkpoint(
+                self.folder / CHECKPOINT,
+                distill_stage.distill_settings(self.config, self.material, len(self.trajectories)),
+            )
+            self.seconds["distill"] = checkpoint.seconds
+            distill_stage.draw_pictures(
+                self.config, self.material, self.trajectories, sets.load(self.folder), self.folder
+            )
+            return
+        done = distill_stage.distill(self.config, self.material, self.trajectories, self.folder, self.say, self.quiet)
+        self.seconds["distill"] = done.seconds
+        self.say(f"distilled set: {path}, step size {done.synthetic.eta:.4g}")
+
+    def evaluate(self) -> dict[str, Any]:
+        """Score the set, or find it scored under the same settings."""
+        holding.check()
+        path, about, belongs = self.folder / EVALUATION, settings(self.config, EVALUATE_FIELDS), self._belongs()
+        if path.exists():
+            held = shapes.record(path, shapes.EVALUATION)
+            if (what := other(held, belongs)) is not None:
+                self.say(f"evaluation: {path} belongs to another {what} than the one here, and the set is scored again")
+            elif difference(held["settings"], about) is None:
+                self.say(f"evaluation: {path} is there")
+                self.seconds["evaluate"] = held["seconds"]
+                return dict(held["accuracy"])
+        with stopwatch(self.seconds, "evaluate"):
+            accuracy = evaluate_stage.evaluate(
+                self.config,
+                self.material,
+                sets.load(self.folder),
+                self.trajectories,
+                self.folder,
+                self.peak,
+                evaluate_stage.snapshots(self.config, self.folder, sets.load(self.folder)),
+                self.quiet,
+            )
+        seconds = self.seconds["evaluate"]
+        write_record(path, {"accuracy": accuracy, "settings": about, "seconds": seconds, BELONGS: belongs})
+        return accuracy
+
+    def _belongs(self) -> dict[str, str]:
+        """What numbers of this run belong to: its set, its input space in it, and the real images."""
+        return {"set": identity(self.folder / SET), "data": self.material.content}
+
+    def summarise(self, accuracy: dict[str, Any]) -> dict[str, Any]:
+        """Write summary.json and report.html."""
+        holding.check()
+        path = self.folder / SUMMARY
+        held = shapes.record(path, {"peak_memory_mb?": shapes.is_number}) if path.exists() else {}
+        seconds = {k: round(v, 2) for k, v in self.seconds.items()}
+        dataset, config = self.material.dataset, self.config
+        synthetic = dataset.num_classes * config.ipc
+        real = len(dataset.train) + (len(dataset.validation) if dataset.held_out else 0)
+        where = setup.device(config.device)
+        summary = {
+            "preset": self.preset,
+            "dataset": dataset.name,
+            "method": config.method,
+            "ipc": config.ipc,
+            "classes": list(dataset.classes),
+            "device": f"{where} ({torch.cuda.get_device_name(where)})" if where.type == "cuda" else f"{where}",
+            "torch": torch.__version__,
+            "commit": commit(),
+            "seed": config.seed,
+            "steps": config.steps,
+            "step_size": sets.load(self.folder).eta,
+            "accuracy": accuracy,
+            "seconds": seconds,
+            "peak_memory_mb": max(round(peak_memory_mb() + self.peak.mb, 1), held.get("peak_memory_mb", 0.0)),
+            "memory_how": "largest resident size of this process plus that of its worker processes while they ran "
+            "at once, shared pages counted in each; over all calls on this folder",
+            "cores": cores(),
+            "compression": real / synthetic,
+            "real_images": real,
+            "whole_images": len(dataset.train),  # without the validation images where those are held out
+            "synthetic_images": synthetic,
+            "commands": [self.command, quoted(["evaluate", str(self.folder)])],
+            BELONGS: self._belongs(),
+        }
+        write_record(path, summary)
+        report = write_report(self.folder)
+        self.say(f"report: {report}")
+        return summary
+
+
+def run(config: Config, folder: Path, command: str, preset: str | None, say: Say = say) -> dict[str, Any]:
+    """Experts, distill, evaluate and report in one folder."""
+    this = Run(config, folder, command, preset, say)
+    this.experts()
+    this.distill()
+    accuracy = this.evaluate()
+    summary = this.summarise(accuracy)
+    for line in score_lines(accuracy):
+        say(line)
+    return summary
+
+
+def plan(config: Config) -> list[str]:
+    """What a run would need here, as lines of text."""
+    config = resolve(config)
+    setup.check(config)
+    return planning.plan(config, count_or_folder(config.experts)).lines()
+
+
+def quoted(words: list[str]) -> str:
+    """A command as a shell would take it."""
+    return shlex.join(["trajmatch", *words])

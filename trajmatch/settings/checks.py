@@ -1,0 +1,144 @@
+"""Refuses settings that are out of range, and combinations of settings that mean nothing. No torch here."""
+
+from trajmatch.settings.config import Config, Matching
+from trajmatch.settings.kinds import checked, flag
+from trajmatch.settings.methods import METHODS, complete
+
+
+def resolve(config: Config) -> Config:
+    """Fill in what depends on the method and check what can be checked without data.
+
+    Raises ValueError: one sentence with the flag, the value and what would be right.
+    """
+    config = complete(checked(config))
+    check(config)
+    return config
+
+
+def check(config: Config) -> None:
+    """Raise ValueError for the first setting that is out of range, in a sentence that says what would be right."""
+    checked(config)
+    if config.steps < 1 and not METHODS[config.method].still:
+        raise ValueError(f"--steps is {config.steps} and must be at least 1")
+    beyond = [step for step in config.outer.snapshot_at if step > config.steps]
+    if beyond and not METHODS[config.method].still:
+        raise ValueError(f"--outer.snapshot-at has {beyond[0]} and must be at most the {config.steps} of --steps")
+    if 0 < (config.outer.relative_clip or 0) <= 1:  # the mean of clipped norms could never grow again
+        raise ValueError(f"--outer.relative-clip is {config.outer.relative_clip} and must be above 1, or 0 not to clip")
+    _check_without_experts(config)
+    _check_steps(config.matching)
+    _check_estimator(config.matching)
+    if config.matching.mixed == "central-difference" and config.precision in ("bf16", "bf16-sweep"):
+        raise ValueError(
+            f"--precision is {config.precision}, in which --matching.mixed central-difference is noise: its steps are "
+            "smaller than bfloat16 resolves; leave one of them out"
+        )
+    _check_epochs(config)
+
+
+def _check_steps(m: Matching) -> None:
+    """Refuse inner steps that are differentiated, or from which a trajectory starts, where there are none."""
+    assert m.differentiated_steps is not None, "resolve() has filled it in"
+    assert m.restart_step is not None
+    if m.differentiated_steps > m.inner_steps:
+        raise ValueError(
+            f"--matching.differentiated-steps is {m.differentiated_steps} and must be at most the "
+            f"{m.inner_steps} of --matching.inner-steps"
+        )
+    if m.restart_step and m.ascent == "previous":
+        raise ValueError(
+            f"--matching.restart-step is {m.restart_step} and must be 0 or left out: with --matching.ascent previous "
+            "there is no second trajectory to start there"
+        )
+    if m.restart_step >= m.inner_steps:
+        raise ValueError(
+            f"--matching.restart-step is {m.restart_step} and must be below the {m.inner_steps} of "
+            "--matching.inner-steps"
+        )
+
+
+def _check_epochs(config: Config) -> None:
+    """Refuse segments that no expert of this configuration has."""
+    m = config.matching
+    if m.last_epoch <= m.first_epoch:
+        raise ValueError(
+            f"--matching.last-epoch is {m.last_epoch} and must be above --matching.first-epoch, {m.first_epoch}"
+        )
+    _check_window(m)
+    needed = m.last_epoch - 1 + m.expert_epochs
+    if config.expert.save_every is None and needed > config.expert.epochs:
+        raise ValueError(
+            f"--expert.epochs is {config.expert.epochs} and must be at least {needed}: segments start before epoch "
+            f"{m.last_epoch} (--matching.last-epoch) and take {m.expert_epochs} (--matching.expert-epochs)"
+        )
+
+
+def _check_without_experts(config: Config) -> None:
+    """Refuse what needs experts of methods that have none, and what the condensing ones would not heed."""
+    method = METHODS[config.method]
+    if not method.experts:
+        if config.outer.labels != "hard":
+            raise ValueError(f"--outer.labels is {config.outer.labels} and must be hard with --method {config.method}")
+        if config.outer.initial not in ("real", "noise"):
+            raise ValueError(
+                f"--outer.initial is {config.outer.initial}, which needs experts, and must be real or noise with "
+                f"--method {config.method}"
+            )
+    if method.condenses:
+        for name, value, plain in (
+            ("--precision", config.precision, "float32"),
+            ("--micro-batch", config.micro_batch, None),
+            ("--memory", config.memory, None),
+        ):
+            if value != plain:
+                raise ValueError(f"{name} is {value} and has no effect with --method {config.method}: leave it out")
+
+
+def check_heeded(base: Config, config: Config) -> None:
+    """Refuse what differs from the preset of the images' optimiser and is not heeded by a condensing method."""
+    if not METHODS[config.method].condenses:
+        return
+    names = ["lr_images", "optimiser"]
+    names += [] if config.method == "rat-bptt" else ["ema", "clip", "relative_clip", "guard"]
+    for name in names:
+        value = getattr(config.outer, name)
+        if value != getattr(base.outer, name):
+            instead = "give --baseline.lr-images" if name == "lr_images" else "leave it out"
+            raise ValueError(
+                f"{flag(f'outer.{name}')} is {value} and has no effect with --method {config.method}: {instead}"
+            )
+
+
+def _check_window(m: Matching) -> None:
+    """Refuse a window of start epochs that is empty at first, or shrinks."""
+    assert m.window_start is not None, "resolve() has filled it in"
+    if not m.first_epoch < m.window_start <= m.last_epoch:
+        raise ValueError(
+            f"--matching.window-start is {m.window_start} and must be above --matching.first-epoch, {m.first_epoch}, "
+            f"and at most --matching.last-epoch, {m.last_epoch}"
+        )
+
+
+def _check_estimator(m: Matching) -> None:
+    """Refuse combinations of estimator, truncation and reuse that mean nothing."""
+    if m.estimator in ("adjoint", "unrolled", "tesla") and m.differentiated_steps != m.inner_steps:
+        raise ValueError(
+            f"--matching.estimator is {m.estimator}, which differentiates all {m.inner_steps} inner steps, and "
+            f"--matching.differentiated-steps is {m.differentiated_steps}: leave one of them out"
+        )
+    if m.halved and m.estimator != "tesla":
+        raise ValueError(f"--matching.halved belongs to --matching.estimator tesla, which is {m.estimator} here")
+    if m.estimator == "random-window" and m.restart_step:
+        raise ValueError(
+            f"--matching.restart-step is {m.restart_step} and must be 0 with --matching.estimator random-window, whose "
+            "trajectory may end before it"
+        )
+    if m.together == "yes" and (m.estimator == "unrolled" or m.mixed != "reverse-over-reverse"):
+        raise ValueError(
+            f"--matching.together is yes, and --matching.estimator {m.estimator} with --matching.mixed {m.mixed} takes "
+            "segments one by one: leave it out"
+        )
+    if m.estimator in ("unrolled", "tesla") and m.mixed != "reverse-over-reverse":
+        raise ValueError(
+            f"--matching.mixed is {m.mixed} and has no effect with --matching.estimator {m.estimator}: leave it out"
+        )

@@ -1,0 +1,262 @@
+"""The words of a command line: presets, files, flags and folders. Nothing here imports torch before it must."""
+
+import dataclasses
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+from trajmatch.settings.checks import check_heeded
+from trajmatch.settings.config import Config
+from trajmatch.settings.config_file import read_config
+from trajmatch.settings.heeded import idle
+from trajmatch.settings.kinds import checked, flag, kinds, merged
+from trajmatch.settings.presets import ANY_IMAGES, DEFAULT, NAMES, PUBLISHED, preset
+from trajmatch.settings.ranges import is_utf8, number, whole_number
+
+
+class UsageError(ValueError):
+    """A command line that can't be understood."""
+
+
+class Asked(NamedTuple):
+    """Settings as a command line asks for them: where they start, what they are after file and flags, the file."""
+
+    base: Config
+    config: Config
+    given: str | None = None
+    options: Any = None
+    """What the verb has of its own."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Nothing:
+    """A verb without options of its own."""
+
+
+# Short flags, and old names of flags.
+SHORT: Mapping[str, tuple[str, ...]] = {
+    "--flat": ("--expert.flat", "yes"),
+    "--evaluation.architectures": ("--networks",),
+    "--evaluation.sizes": ("--sizes",),
+    "--evaluation.ranking": ("--ranking",),
+    "--evaluation.rates": ("--rates",),
+}
+EVALUATES = "networks", "sizes", "ranking", "rates"
+
+
+def settings_of(verb: str, name: str | None, rest: list[str], own: type = Nothing) -> Asked:
+    """The settings of a verb that starts from a preset. Raises ValueError."""
+    program, base = f"trajmatch {verb}", preset(name or DEFAULT)
+    _check_own(verb, rest)
+    asked = configuration(program, base, rest, own)
+    if name is None and asked.config.data != base.data:
+        base = preset(ANY_IMAGES)
+        asked = configuration(program, base, rest, own)
+    if name in PUBLISHED and asked.config.method != base.method:
+        numbers = preset(name, asked.config.method)  # a published preset has other numbers for each method
+        asked = configuration(program, numbers, rest, own)
+        base = dataclasses.replace(numbers, method=base.method)
+    if asked.given is None:  # a file tells all settings, of whatever method
+        check_heeded(base, asked.config)
+    if verb not in ("experts", "presets") and asked.config.expert.shard is not None:
+        raise ValueError(
+            f"--expert.shard is {asked.config.expert.shard}, which trajmatch experts alone heeds: train the parts with "
+            "it, and name their folder by --experts"
+        )
+    tell_idle(verb, rest, asked)
+    return asked._replace(base=base)
+
+
+def tell_idle(verb: str, rest: Sequence[str], asked: Asked) -> None:
+    """Say which of the flags that were given, and are not as they would be without them, have no effect."""
+    typed = {name for name, _ in _flags(rest)}
+    keys = [key for key in kinds(Config) if flag(key) in typed and _at(asked.config, key) != _at(asked.base, key)]
+    for reason, found in idle(verb, asked.config, asked.options, keys).items():
+        many = len(found) > 1
+        print(f"{', '.join(map(flag, found))} {'have' if many else 'has'} no effect with {reason}", file=sys.stderr)
+
+
+def _at(config: Any, key: str) -> Any:
+    for name in key.split("."):
+        config = getattr(config, name)
+    return config
+
+
+def _check_own(verb: str, rest: Sequence[str]) -> None:
+    """Refuse what `trajmatch evaluate` alone does."""
+    for name, word in _flags(rest):
+        if name.removeprefix("--") in EVALUATES:
+            raise UsageError(
+                f"{word} is of trajmatch evaluate, which scores a set in this way; {verb} does not heed it"
+            )
+
+
+def default_folder(name: str | None, base: Config, config: Config) -> Path:
+    """runs/PRESET, with what the everyday flags changed: runs/cifar10-16px-ipc10-seed3."""
+    if name is None:
+        name = DEFAULT if base == preset(DEFAULT) else Path(config.data).stem or "images"
+    changed = [
+        f"{key}{getattr(config, key)}" if key != "method" else config.method
+        for key in ("ipc", "method", "steps", "seed")
+        if getattr(config, key) != getattr(base, key)
+    ]
+    return Path("runs") / "-".join([name, *changed])
+
+
+def named(name: str | None) -> Path:
+    """A run folder or a file by its path, or by the preset that it was made from."""
+    return placed(name, "the name") if name and name not in NAMES else Path("runs") / (name or DEFAULT)
+
+
+def placed(text: str, what: str) -> Path:
+    """A path, with the home folder where it begins with ~. Raises UsageError where there is none."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise UsageError(f"{what} is '{text}', and there is no such home folder") from None
+
+
+def at_home(options: Any) -> Any:
+    """Options with every path that begins with ~ in the home folder."""
+    found = {}
+    for name, of in kinds(type(options)).items():
+        if of.base is Path and (value := getattr(options, name)) is not None:
+            found[name] = (
+                tuple(placed(str(v), flag(name)) for v in value) if of.several else placed(str(value), flag(name))
+            )
+    return dataclasses.replace(options, **found)
+
+
+def positional(rest: list[str]) -> tuple[str | None, list[str]]:
+    """The word after the verb, where it is no flag, and what follows."""
+    if rest and not rest[0].strip():
+        raise UsageError("the name after the verb is empty")
+    if rest and not rest[0].startswith("-"):
+        return rest[0], rest[1:]
+    return None, rest
+
+
+def configuration(program: str, base: Config, rest: list[str], own: type = Nothing) -> Asked:
+    """The preset, changed by the file, changed by the flags. Raises ValueError; exits 2 on a flag that is none."""
+    rest, given = without_config(expanded(rest))
+    if given is not None:
+        path = placed(given, "--config")
+        base = merged(base, read_config(path, lambda text: print(text, file=sys.stderr)), given)
+    both = dataclasses.make_dataclass("both", [("options", _flat(own), own()), ("config", _flat(Config), base)])
+    found = parse(both, program, rest, both(own(), base), DESCRIPTION)
+    config = checked(found.config)
+    places = {
+        name: str(placed(value, flag(name)))
+        for name in ("out", "experts")
+        if (value := getattr(config, name)) is not None and value.startswith("~")
+    }
+    return Asked(base, dataclasses.replace(config, **places), given, found.options)
+
+
+def _flat(record: type) -> Any:
+    """The dataclass as a field whose own name is no part of its flags."""
+    import tyro
+
+    return Annotated[record, tyro.conf.arg(name="")]
+
+
+def parse(record: type, program: str, rest: list[str], default: Any, about: str) -> Any:
+    """A dataclass from flags. Raises ValueError; exits 2 on a flag that is none, or a value of another type."""
+    import tyro
+    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+    _check_lists(record, default, rest)
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def numbers(info: PrimitiveTypeInfo) -> Any:
+        """Plain digits alone: Python would read 1_000 and digits of any alphabet too."""
+        reads = {int: whole_number, float: number}
+        if info.type not in reads:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar=info.type.__name__.upper(),
+            instance_from_str=lambda words: reads[info.type](words[0]),
+            is_instance=lambda value: isinstance(value, info.type),
+            str_from_instance=lambda value: [str(value)],
+        )
+
+    return tyro.cli(record, args=rest, prog=program, default=default, description=about, registry=registry)
+
+
+def _check_lists(record: type, default: Any, rest: Sequence[str]) -> None:
+    """Raise UsageError for a list of nothing, which would mean the default, where a verb does not refuse it itself."""
+    lists = [key for key, of in kinds(record).items() if of.several]
+    lists = [key for key in lists if not key.startswith("options.") or not _at(default, key)]
+    refused = {flag(key.removeprefix("options.").removeprefix("config.")) for key in lists}
+    for word, after in pairwise([*rest, "--"]):
+        if word.replace("_", "-") in refused and after.startswith("--"):
+            raise UsageError(f"{word} needs at least one value")
+
+
+DESCRIPTION = "[PRESET] names where the settings start; --config FILE reads settings from YAML; flags change both."
+
+
+def expanded(words: Sequence[str]) -> list[str]:
+    """Short flags and old names written out. Raises UsageError for a list of nothing, which would mean the default."""
+    for word, after in pairwise([*words, "--"]):
+        if SHORT.get(word, (word,))[0] in ("--networks", "--sizes", "--rates") and after.startswith("--"):
+            raise UsageError(f"{word} needs at least one value")
+    found = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        first, *more = SHORT.get(name, (name,))
+        found += [first + equals + value, *more]
+    return found
+
+
+def _flags(words: Sequence[str]) -> list[tuple[str, str]]:
+    """The flags among words, under one name for all ways to write each, and as they were written."""
+    found = []
+    for word in words:
+        if word.startswith("--") and len(word) > 2:
+            written = word.split("=")[0]
+            name = SHORT.get(written.replace("_", "-"), (written.replace("_", "-"),))[0]
+            found.append((re.sub(r"(^--|\.)no-(?=[^.]*$)", r"\1", name), written))
+    return found
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Raise UsageError for an empty value, bytes that are not UTF-8, and one setting under two flags.
+
+    A flag that stands twice is said: the last counts, so that a script can change what it was given.
+    """
+    last, seen = "", dict[str, str]()
+    for word in words:
+        if not is_utf8(word):
+            raise UsageError(f"{last or 'a name'} has {word!r}, which is not UTF-8: rename it")
+        if found := _flags([word]):
+            ((name, last),) = found
+            if seen.get(name, last) != last:
+                raise UsageError(f"{last} is given twice, as {seen[name]} too: give it once")
+            if name in seen:
+                print(f"{last} is given more than once: the last one counts", file=sys.stderr)
+            seen[name] = last
+        _, equals, value = word.partition("=")
+        empty = not (value if found and equals else word).strip()
+        if empty and not last.endswith(".augment"):  # of which nothing is as good as none
+            raise UsageError(f"{last} is empty and must have a value" if last else "the name after the verb is empty")
+
+
+def without_config(rest: list[str]) -> tuple[list[str], str | None]:
+    words, given = [], None
+    remaining = iter(rest)
+    for word in remaining:
+        if word == "--config":
+            given = next(remaining, None)
+            if given is None or given.startswith("--"):
+                raise UsageError("--config needs the name of a YAML file")
+        elif word.startswith("--config="):
+            given = word.removeprefix("--config=")
+        else:
+            words.append(word)
+    return words, given

@@ -1,0 +1,198 @@
+"""The methods by name: a table of the settings that each fills in where they are left open. No torch here.
+
+A method is nothing but these values: any of them can be changed by its flag, and any combination is allowed.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from trajmatch.settings.config import Config
+
+# A setting is open where it has one of these values.
+LEFT_OPEN = (None, "auto")
+# The share of a run's steps over which FTD's outer average reaches back: 0.9995 over 10,000 steps, as published, is a
+# fifth of them.
+AVERAGED_SHARE = 0.2
+# What the setting `sharpness` means by the word satm: sam with noise of this strength (gamma).
+SATM_NOISE = 0.05
+
+# A value, or what gives it from a configuration in which all settings that stand earlier in `OPEN` are filled in.
+Fill = Any | Callable[[Config], Any]
+
+
+def every_step(config: Config) -> int:
+    """All inner steps are differentiated."""
+    return config.matching.inner_steps
+
+
+def last_third(config: Config) -> int:
+    """The last third of the inner steps is differentiated, and at least one of them (SATM)."""
+    return max(1, config.matching.inner_steps // 3)
+
+
+def where_differentiation_begins(config: Config) -> int:
+    """The second trajectory, where there is one, starts where the first begins to be differentiated."""
+    m = config.matching
+    return max(0, m.inner_steps - (m.differentiated_steps or 0)) if m.ascent == "fresh" else 0
+
+
+def where_there_is_an_ascent(config: Config) -> float:
+    """SATM's noise smooths the ascent; without an ascent there is nothing to smooth."""
+    return 0.0 if config.matching.sharpness == "none" else SATM_NOISE
+
+
+def if_all_are_differentiated(name: str) -> Callable[[Config], str]:
+    """An estimator that differentiates every step, and the truncated sweep where fewer are to be."""
+    return lambda c: name if c.matching.differentiated_steps == c.matching.inner_steps else "truncated"
+
+
+def half_of_the_window(config: Config) -> int:
+    """At first the window of start epochs reaches over the first half of it (DATM)."""
+    m = config.matching
+    return m.first_epoch + max(1, (m.last_epoch - m.first_epoch) // 2)
+
+
+def over_a_fifth_of_the_steps(config: Config) -> float:
+    """The decay of an average that reaches back over a fifth of the outer steps; 0, no average, in very short runs."""
+    return max(0.0, 1 - 1 / (AVERAGED_SHARE * config.steps))
+
+
+# Every setting that may be left open, with what MTT does (arXiv 2203.11932): the exact hypergradient of one segment,
+# hard labels, the images themselves.
+OPEN: dict[str, Fill] = {
+    "outer.seed": lambda c: c.seed,
+    "outer.initial": "real",
+    "outer.labels": "hard",
+    "outer.ema": 0.0,
+    "outer.relative_clip": 0.0,
+    "outer.guard": 0.0,
+    "expert.flat": "no",
+    "matching.differentiated_steps": every_step,
+    "matching.ascent": "fresh",
+    "matching.restart_step": 0,
+    "matching.sharpness": "none",
+    "matching.smoothing": 0.0,
+    "matching.rate": "exact",
+    "matching.estimator": if_all_are_differentiated("adjoint"),
+    "matching.window_start": lambda c: c.matching.last_epoch,
+    "matching.window_steps": lambda c: max(1, c.steps // 10),
+    "matching.segments": 1,
+    "matching.concurrent_from": 0,
+}
+
+# Smoothing, ascent, truncation, reuse, closed-form step size (arXiv 2502.01865).
+SATM: dict[str, Fill] = {
+    "matching.differentiated_steps": last_third,
+    "matching.restart_step": where_differentiation_begins,
+    "matching.sharpness": "sam",
+    "matching.smoothing": where_there_is_an_ascent,
+    "matching.rate": "closed-form",
+}
+FLAT: dict[str, Fill] = {"expert.flat": "yes"}
+# A growing window of start epochs, images that experts classify correctly, learned labels, a guard (arXiv 2310.05773).
+CURRICULUM: dict[str, Fill] = {
+    "outer.initial": "correct",
+    "outer.labels": "learned",
+    "outer.guard": 1.0,
+    "matching.window_start": half_of_the_window,
+}
+FIXED_RATE: dict[str, Fill] = {"matching.rate": "fixed"}
+
+
+@dataclass(frozen=True)
+class Method:
+    """What makes a method.
+
+    fills: values of settings that are left open, over those of `OPEN`.
+    steps: what takes an outer step: segments of experts are matched; real and synthetic batches are compared
+           (condensation); the loss on real images is differentiated; or nothing does, and the initial images are
+           delivered as they are.
+    experts: whether the method needs them.
+    """
+
+    fills: Mapping[str, Fill] = field(default_factory=dict)
+    steps: Literal["matching", "condensation", "real loss", "none"] = "matching"
+    experts: bool = True
+
+    @property
+    def still(self) -> bool:
+        """Whether the initial images are delivered as they are."""
+        return self.steps == "none"
+
+    @property
+    def condenses(self) -> bool:
+        """Whether the steps match no trajectories."""
+        return self.steps in ("condensation", "real loss")
+
+
+METHODS: dict[str, Method] = {
+    "mtt": Method(),
+    # Flat experts, with an outer average (arXiv 2211.11004).
+    "ftd": Method(FLAT | {"outer.ema": over_a_fifth_of_the_steps}),
+    # The two-pass estimator, labels from an expert (arXiv 2211.10586).
+    "tesla": Method({"matching.estimator": if_all_are_differentiated("tesla"), "outer.labels": "teacher"}),
+    # Flat experts, a growing window of start epochs, correctly classified images, learned labels (arXiv 2310.05773).
+    "datm": Method(FLAT | CURRICULUM),
+    "satm": Method(SATM),
+    "satm-fi": Method(SATM | FLAT),
+    "satm-da": Method(SATM | CURRICULUM),
+    # Concurrent matching: the mean over segments of several start epochs.
+    "contra": Method({"matching.segments": 4}),
+    # SATM's truncation, an ascent along the last step's combined segments, learned labels; ours (docs/LOG.md).
+    "satm-contra": Method(
+        SATM
+        | {
+            "matching.ascent": "previous",
+            "matching.segments": 2,
+            "matching.concurrent_from": lambda c: 2 * c.steps // 3,
+            "outer.labels": "learned",
+            "outer.relative_clip": 2.0,
+        }
+    ),
+    # Real images, which condensation is compared with.
+    "random": Method(steps="none", experts=False),
+    "herding": Method({"outer.initial": "herding"}, steps="none"),
+    "k-center": Method({"outer.initial": "k-center"}, steps="none"),
+    # Gradients (arXiv 2006.05929), with augmentation (2102.08259), of leading parts too (2403.06075); mean features
+    # (2110.04181).
+    "dc": Method(FIXED_RATE, steps="condensation", experts=False),
+    "dsa": Method(FIXED_RATE, steps="condensation", experts=False),
+    "mdc": Method(FIXED_RATE, steps="condensation", experts=False),
+    "dm": Method(FIXED_RATE, steps="condensation", experts=False),
+    # The loss on real images through a random window (2311.07025).
+    "rat-bptt": Method(
+        {"matching.differentiated_steps": last_third, "outer.relative_clip": 2.0}
+        | {"matching.restart_step": where_differentiation_begins},
+        steps="real loss",
+        experts=False,
+    ),
+}
+
+
+def complete(config: Config) -> Config:
+    """The configuration with everything filled in that it leaves to its method."""
+    method = METHODS[config.method]
+    if method.still:
+        config = replace(config, steps=0)
+    if config.matching.sharpness == "satm":  # for any method
+        noise = SATM_NOISE if config.matching.smoothing is None else config.matching.smoothing
+        config = replace(config, matching=replace(config.matching, sharpness="sam", smoothing=noise))
+    for key, value in (OPEN | dict(method.fills)).items():
+        if setting(config, key) in LEFT_OPEN:
+            config = with_setting(config, key, value(config) if callable(value) else value)
+    return config
+
+
+def setting(config: Config, key: str) -> Any:
+    """A setting by its flat name, such as outer.seed."""
+    group, _, name = key.rpartition(".")
+    return getattr(getattr(config, group) if group else config, name)
+
+
+def with_setting(config: Config, key: str, value: Any) -> Config:
+    """The configuration with one setting changed, by its flat name."""
+    group, _, name = key.rpartition(".")
+    if not group:
+        return replace(config, **{name: value})
+    return replace(config, **{group: replace(getattr(config, group), **{name: value})})

@@ -1,0 +1,95 @@
+"""The options of `trajmatch diagnose` and `trajmatch evaluate`. No torch here."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+from trajmatch.settings.config import EngineName
+from trajmatch.settings.kinds import checked
+from trajmatch.settings.ranges import FINITE, Count, Few, Place, Range, Words
+
+DIAGNOSES = "diagnoses"
+AboveZero = Range(0, FINITE, above=True)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Which runs, and how much of them."""
+
+    run: tuple[Place, ...] = ()
+    """Run folders, finished or running, to stand beside each other; nothing in them is changed but for the folder
+    `diagnoses`, and the report, of the first."""
+    set: Place | None = None
+    """Instead of a run: a distilled set, a run folder or a .safetensors file, beside --experts."""
+    experts: Place | None = None
+    """Folder of experts for --set."""
+    out: Place | None = None
+    """Folder for what is found; None is `diagnoses` in the first run folder, or beside the set."""
+    data: Words | None = None
+    """Where the real images are now; None is where they were."""
+    device: Words | None = None
+    """None is that of the run."""
+    engine: EngineName | None = None
+    """None is that of the run."""
+    panel: Count = 3
+    """Experts of which segments are taken."""
+    starts: Count = 8
+    """Start epochs of segments, at most, evenly spaced over the experts' epochs."""
+    points: Count = 3
+    """Points of the distillation, at most, evenly spaced from the initial images to the last."""
+    steps: Count | None = None
+    """Outer steps of the short distillations of truncation and learning-rate; None is as many as the run's."""
+    networks: Few = 3
+    """Networks that score each of them."""
+    radius: Annotated[float, AboveZero] | None = None
+    """Radius of the sharpness that is measured; None is the largest of the runs'."""
+    grid: Annotated[int, Range(3, 1000)] = 11
+    """Points along each side of the landscape."""
+    reach: Annotated[float, AboveZero] = 0.5
+    """How far the landscape goes, relative to each image's length."""
+    direction: Literal["random", "hypergradient"] = "random"
+    """The landscape's first direction; the second is random."""
+    rounds: Few = 3
+    """Times that every cost is measured; the median counts."""
+
+    def folder(self) -> Path:
+        """Where results go."""
+        if self.out is not None:
+            return self.out
+        if self.set is not None:
+            return (self.set if self.set.is_dir() else self.set.parent) / DIAGNOSES
+        return self.run[0] / DIAGNOSES
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What `trajmatch evaluate` measures instead of the accuracies of a run."""
+
+    networks: tuple[Words, ...] = ()
+    """Networks, by --network.name, to which the set is transferred."""
+    sizes: tuple[Count, ...] = ()
+    """Leading images per class that are scored as sets of their own."""
+    ranking: bool = False
+    """DD-Ranking's scores."""
+    rates: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03)
+    """Learning rates among which each of --networks, and every accuracy of --ranking, is given the best, by one network
+    each on validation images."""
+
+    def asked(self) -> "Scored":
+        """The same with every network, size and rate once.
+
+        Raises ValueError where two things are asked for, and for a value out of its range.
+        """
+        checked(self)
+        flags = ("--networks", self.networks), ("--sizes", self.sizes), ("--ranking", self.ranking)
+        asked = [flag for flag, value in flags if value]
+        if len(asked) > 1:
+            raise ValueError(f"{' and '.join(asked)} are scored one by one: give one of them")
+        if not self.rates or not all(0 < rate <= FINITE for rate in self.rates):
+            raise ValueError(f"--rates is {self.rates} and must be one or more numbers above 0 and finite")
+        return replace(
+            self,
+            networks=tuple(dict.fromkeys(self.networks)),
+            sizes=tuple(dict.fromkeys(self.sizes)),
+            rates=tuple(dict.fromkeys(self.rates)),
+        )
