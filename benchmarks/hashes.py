@@ -121,6 +121,7 @@ VERBS = {
 }  # fmt: skip
 # What differs between two calls that compute the same.
 CHANGING = {
+    "record_digest",
     "seconds",
     "command",
     "commands",
