@@ -1,11 +1,14 @@
 """What holds for every test: one thread, no windows, and the global random state stays as it was."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pytest
 import torch
+
+from tests.small import command, succeed
 
 matplotlib.use("Agg")
 torch.set_num_threads(1)
@@ -26,3 +29,19 @@ def _global_random_state_untouched() -> Iterator[None]:
     after = global_random_state()
     touched = [name for name in before if before[name] != after[name]]
     assert not touched, f"the test changed the global random state of {', '.join(touched)}"
+
+
+@pytest.fixture(scope="session")
+def experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two small experts."""
+    folder = tmp_path_factory.mktemp("experts")
+    succeed(*command("experts", "--experts", 2, "--out", folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def whole(experts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of 24 outer steps that nothing interrupted, evaluated and reported."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    succeed(*command("distill", "--experts", experts, "--steps", 24, "--out", folder))
+    return folder

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.run.small import command, rows, succeed
+from tests.small import command, rows, succeed
 from trajmatch.core.augment import families
 from trajmatch.core.descent import Momentum
 from trajmatch.core.sharpness import SAM

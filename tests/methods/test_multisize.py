@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.methods.test_baselines import ALL, DSA, FEATURES, FORWARD, LAYOUT, REAL, STUDENT, THETA, draws
+from tests.methods.test_condensation import ALL, DSA, FEATURES, FORWARD, LAYOUT, REAL, STUDENT, THETA, draws
 from tests.oracles import F64, random, relative_error
 from trajmatch.core.augment import augment
 from trajmatch.core.draws import generator

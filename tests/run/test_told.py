@@ -8,7 +8,7 @@ import pytest
 
 import trajmatch
 from tests.data.user_images import split_tree
-from tests.run.small import FLAGS
+from tests.small import FLAGS
 from trajmatch.data.files import write_text
 from trajmatch.machine.messages import LOGGER, heard
 from trajmatch.run.cli import main

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.run.small import command, rows, succeed
-from tests.run.test_resume import assert_same_result
+from tests.run.stages.test_resume import assert_same_result
+from tests.small import command, rows, succeed
 from trajmatch.data.file_names import CHECKPOINT, METRICS
 from trajmatch.data.files import read_header
 from trajmatch.data.tensors import read_tensors, save_tensors

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.run.small import FLAGS, command, succeed
-from tests.run.test_commands import refusal
+from tests.run.test_cli import refusal
+from tests.small import FLAGS, command, succeed
 from trajmatch.data.networks import kernels
 from trajmatch.data.networks.kernels import compiled_kernels
 from trajmatch.methods import engines

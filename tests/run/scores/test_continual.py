@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.run.small import FLAGS, succeed
-from tests.run.test_commands import refusal
+from tests.run.test_cli import refusal
+from tests.small import FLAGS, succeed
 from trajmatch.data import synthetic as sets
 from trajmatch.run.cli import main
 from trajmatch.run.scores import continual as module

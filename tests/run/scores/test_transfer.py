@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from tests.run.small import command, succeed
-from tests.run.test_commands import refusal
+from tests.run.test_cli import refusal
+from tests.small import command, succeed
 from trajmatch.core.vector import functional
 from trajmatch.data import synthetic as sets
 from trajmatch.data.networks import architectures

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.run.small import FLAGS, command, succeed
+from tests.small import FLAGS, command, succeed
 from trajmatch.methods.schedule import Window
 from trajmatch.run.cli import main
 from trajmatch.run.stages import plan as planning

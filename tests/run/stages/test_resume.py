@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.run import small
+from tests import small
 from trajmatch.data.tensors import read_tensors
 from trajmatch.run.cli import main
 

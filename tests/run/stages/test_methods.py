@@ -10,7 +10,7 @@ import torch
 import tyro
 
 from tests.oracles import relative_error
-from tests.run.small import FLAGS, command, rows, succeed
+from tests.small import FLAGS, command, rows, succeed
 from trajmatch.core.estimators import ESTIMATORS
 from trajmatch.core.sharpness import SAM, FlatGSAM
 from trajmatch.core.vector import functional

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.run.small import INTERRUPT, KILL, command, end, start, succeed, wait_for_rows
-from tests.run.test_commands import refusal
+from tests.run.test_cli import refusal
+from tests.small import INTERRUPT, KILL, command, end, start, succeed, wait_for_rows
 from trajmatch.core.combine import cosine_matrix, gramian
 from trajmatch.core.estimators import unrolled
 from trajmatch.methods.schedule import Choice

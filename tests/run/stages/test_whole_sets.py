@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from tests.core.test_student import made as smooth_student
 from tests.oracles import relative_error
-from tests.run.small import command, succeed
-from tests.run.test_compute import CPU, SHAPE, network
+from tests.run.assembly.test_engine import CPU, SHAPE, network
+from tests.small import command, succeed
 from trajmatch.core.loss import cross_entropy
 from trajmatch.core.student import Student, in_parts, micro_batched, plain
 from trajmatch.data.networks.convnet import build

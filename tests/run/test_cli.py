@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import trajmatch
-from tests.run.small import command, rows, start, succeed
+from tests.small import command, rows, start, succeed
 from trajmatch.data import images
 from trajmatch.data.material import shared
 from trajmatch.data.tensors import read_tensors

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.run.small import FLAGS, succeed
+from tests.small import FLAGS, succeed
 from trajmatch.data import synthetic as sets
 from trajmatch.data.material import Material, shared
 from trajmatch.machine.processes import Peak
@@ -202,7 +202,7 @@ def test_leading_parts_are_scored_as_sets_of_their_own(tmp_path: Path, capsys: p
 
 
 def test_sizes_that_a_set_does_not_have(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from tests.run.test_commands import refusal
+    from tests.run.test_cli import refusal
 
     folder = tmp_path / "run"
     succeed("distill", *FLAGS, "--method", "random", "--out", folder)

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import trajmatch
-from tests.run import small
+from tests import small
 from trajmatch.machine.lock import LOCK, HeldError, Lock, tidy
 from trajmatch.machine.owner import me
 from trajmatch.run.cli import main
@@ -238,7 +238,8 @@ def test_the_second_of_two_runs_is_refused_while_the_first_goes_on(
 
 def test_workers_end_with_their_parent(tmp_path: Path) -> None:
     code = (
-        "import sys, time\nfrom trajmatch.machine.processes import run_jobs\nfrom tests.run.test_lock import sleep\n"
+        "import sys, time\nfrom trajmatch.machine.processes import run_jobs\n"
+        "from tests.machine.test_lock import sleep\n"
         "if __name__ == '__main__':\n    list(run_jobs(sleep, [(sys.argv[1], k) for k in range(2)], 2, 1))\n"
     )
     (tmp_path / "parent.py").write_text(code)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.run.small import FLAGS, succeed
-from tests.run.test_commands import refusal
+from tests.run.test_cli import refusal
+from tests.small import FLAGS, succeed
 from trajmatch.data.file_names import SET
 from trajmatch.data.images import Images
 from trajmatch.measure.agreement import spearman

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.run.test_commands import refusal
+from tests.run.test_cli import refusal
 from trajmatch.data import synthetic
 from trajmatch.data.synthetic import SyntheticSet, class_labels, one_hot
 from trajmatch.data.whitening import fit

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.run.test_commands import refusal
+from tests.run.test_cli import refusal
 from trajmatch.data.networks import kernels
 from trajmatch.run import cli
 from trajmatch.run.assembly import setup

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.run.small import command, succeed
-from tests.run.test_commands import refusal
+from tests.run.test_cli import refusal
+from tests.small import command, succeed
 from trajmatch.core.vector import functional
 from trajmatch.data import synthetic as sets
 from trajmatch.data.networks.convnet import build, convnet, embedding

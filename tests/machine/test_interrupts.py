@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.run import small
+from tests import small
 from trajmatch.data.files import write_text
 from trajmatch.machine import holding
 from trajmatch.machine.interrupts import SIGNALS, deferred, handling, listening, raise_interrupt

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.run.small import FLAGS, succeed
+from tests.small import FLAGS, succeed
 from trajmatch.data.kept import BELONGS, DIGEST, VERSION, sealed
 from trajmatch.run.cli import main
 

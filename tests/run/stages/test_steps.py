@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.run.small import command, rows, succeed
-from tests.run.test_commands import refusal
+from tests.run.test_cli import refusal
+from tests.small import command, rows, succeed
 from trajmatch.core.augment import families
 from trajmatch.core.descent import Adam
 from trajmatch.core.draws import generator

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from tests.run.test_commands import refusal
+from tests.run.test_cli import refusal
 from trajmatch.data.tensors import save_tensors
 from trajmatch.run.cli import main
 from trajmatch.run.compare.entries import read, read_stream

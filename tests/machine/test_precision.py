@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import trajmatch
-from tests.run.small import command, succeed
+from tests.small import command, succeed
 from trajmatch.machine import processes as pool
 from trajmatch.machine.precision import precision, set_precision
 from trajmatch.methods.training import Training
