@@ -183,7 +183,7 @@ def test_cutout_by_a_loop_over_pixels(seed: int) -> None:
 
 
 def test_published_ranges_of_colour() -> None:
-    """At its ends: brightness +- 1/2, saturation 0 and 2 times, contrast 1/2 and 3/2 times (peers.md 1.1)."""
+    """At its ends: brightness +- 1/2, saturation 0 and 2 times, contrast 1/2 and 3/2 times."""
     middle, x = 0.5, TALL[:1]
 
     def at(*u: float) -> Tensor:

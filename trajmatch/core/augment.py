@@ -2,7 +2,7 @@
 
 One family of transformations is drawn for a call, its parameters for each image. A draw is data, so the same one can
 be applied again: to the second evaluation of an outer step, or to another set. Every transformation is differentiable
-in the images, and each is exact on its own (peers.md 1.1 gives the published ranges).
+in the images, and each is exact on its own, in the ranges of the published program.
 Legend: n images of c x h x w; u (n, 3) uniform numbers in [0, 1) that every family reads its parameters from.
 """
 

@@ -24,7 +24,7 @@ class Sharpness(Protocol):
     """What every rule offers."""
 
     def perturbation(self, d: Tensor, X: Tensor, state: Tensor) -> Perturbation:
-        """Eps at X, whose gradient is d, and the next state (zeros of X's shape at the start)."""
+        """The perturbation eps at X, whose gradient is d, and the next state (zeros of X's shape at the start)."""
         ...
 
     def direction(self, d: Tensor, d_prime: Tensor) -> Tensor:
@@ -33,13 +33,13 @@ class Sharpness(Protocol):
 
 
 def _radial(rho: float, v: Tensor) -> Tensor:
-    """Rho v / |v|, and zero for v = 0: a flat point is not perturbed."""
+    """`rho v / |v|`, and zero for `v = 0`: a flat point is not perturbed."""
     norm = v.norm()
     return torch.where(norm > 0, rho / norm.clamp_min(torch.finfo(v.dtype).tiny), 0.0) * v
 
 
 def _surrogate(d: Tensor, d_prime: Tensor, alpha: float) -> Tensor:
-    """Direction d' - alpha d_perp, d_perp the part of d orthogonal to d'."""
+    """The direction `d' - alpha d_perp`, where `d_perp` is the part of `d` orthogonal to `d'`."""
     along = (d * d_prime).sum() / d_prime.square().sum().clamp_min(torch.finfo(d.dtype).tiny)
     return d_prime - alpha * (d - along * d_prime)
 
@@ -51,7 +51,7 @@ def remembered(rule: Sharpness, d: Tensor, X: Tensor, state: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class SAM:
-    """Eps = rho d / |d|; step along d' (arXiv 2010.01412; SATM eq. 7)."""
+    """`eps = rho d / |d|`; the step goes along `d'` (arXiv 2010.01412; SATM eq. 7)."""
 
     rho: float
 
@@ -64,7 +64,7 @@ class SAM:
 
 @dataclass(frozen=True)
 class ASAM:
-    """With T_X = |X| + c: eps = rho T_X^2 d / |T_X d|; step along d' (arXiv 2102.11600)."""
+    """`eps = rho T_X^2 d / |T_X d|` with `T_X = |X| + c`; the step goes along `d'` (arXiv 2102.11600)."""
 
     rho: float
     c: float = 0.01
@@ -79,7 +79,7 @@ class ASAM:
 
 @dataclass(frozen=True)
 class GSAM:
-    """SAM's eps; step along d' - alpha d_perp, d_perp the part of d orthogonal to d' (arXiv 2203.08065)."""
+    """SAM's eps; the step goes along `d' - alpha d_perp`, `d_perp` as in `_surrogate` (arXiv 2203.08065)."""
 
     rho: float
     alpha: float = 0.3
@@ -93,7 +93,7 @@ class GSAM:
 
 @dataclass(frozen=True)
 class FlatGSAM:
-    """Eps = rho X^2 d / ||X| d|, ASAM's with c = 0; GSAM's direction: FTD's rule for experts (arXiv 2211.11004)."""
+    """FTD's rule for experts: ASAM's `eps` with `c = 0`, and GSAM's direction (arXiv 2211.11004)."""
 
     rho: float = 0.01
     alpha: float = 0.3
@@ -107,7 +107,7 @@ class FlatGSAM:
 
 @dataclass(frozen=True)
 class VaSSO:
-    """M <- (1 - k) m + k d; eps = rho m / |m|; step along d' (Li & Giannakis 2023)."""
+    """`m <- (1 - k) m + k d`, `eps = rho m / |m|`; the step goes along `d'` (Li & Giannakis 2023)."""
 
     rho: float
     k: float = 0.2

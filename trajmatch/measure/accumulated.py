@@ -1,4 +1,4 @@
-"""The accumulated trajectory error, split in two (concurrent matching; method.md section 5).
+"""The accumulated trajectory error, split in two (concurrent matching; method.md section 6).
 
 Legend: J segments after one another, P parameters.
 """

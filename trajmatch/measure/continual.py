@@ -1,4 +1,4 @@
-"""A class-incremental stream with a memory of distilled sets: GDumb's protocol (presets.md).
+"""A class-incremental stream with a memory of distilled sets: GDumb's protocol.
 
 Legend: C classes in S steps; n images of c x h x w in the memory.
 """

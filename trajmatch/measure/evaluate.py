@@ -1,4 +1,4 @@
-"""Accuracy of a network trained from scratch on a set: the one protocol (presets.md, "Evaluation").
+"""Accuracy of a network trained from scratch on a set: the one protocol (README.md, "What the numbers mean").
 
 Legend: n images of c x h x w, C classes.
 """

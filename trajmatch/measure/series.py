@@ -31,7 +31,7 @@ def describe(values: Sequence[float]) -> Series:
 
 
 def exponent(sizes: Sequence[float], costs: Sequence[float]) -> float:
-    """P of cost ~ size^p: the slope of a least-squares line through the logarithms.
+    """The exponent `p` of `cost ~ size^p`: the slope of a least-squares line through the logarithms.
 
     >>> round(exponent([1, 2, 4], [3, 12, 48]), 6)
     2.0

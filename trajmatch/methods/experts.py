@@ -47,7 +47,7 @@ def expert(
     report: Callable[[int, float], None] | None = None,
     engine: Engine = EAGER,
 ) -> Expert:
-    """Train expert `index`, a function of (seed, index) and the other arguments alone; MTT section 3, peers.md 1.1.
+    """Train expert `index`, a function of (seed, index) and the other arguments alone (MTT, section 3).
 
     save_every: steps between snapshots; None takes one after every epoch.
     report: called with (epoch, test accuracy) after every epoch.

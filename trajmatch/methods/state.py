@@ -12,7 +12,7 @@ from trajmatch.core.descent import new_moments
 
 
 class OuterState(NamedTuple):
-    """Everything that an outer step reads and changes; tensors only, so that it can be saved as it is.
+    """Everything that an outer step reads and changes.
 
     X, eta: images and step size. Y (n, C): label probabilities, or their logits where labels are learned. average: the
     delivered images (X where there is no EMA). ascent: the sharpness rule's state; where the ascent is stale, the

@@ -1,4 +1,4 @@
-"""A run folder: whose it is, what is done in it, and how to say so. No torch here."""
+"""Claims a run folder for one configuration and refuses any other. No torch here."""
 
 import subprocess
 from pathlib import Path

@@ -1,7 +1,6 @@
-"""Configuration: frozen dataclasses in words; `assemble.py` turns them into method.md's letters. No torch here.
+"""Every setting: name, type, range, default and help; `run/assembly/letters.py` makes symbols of them. No torch here.
 
-inner_steps T, differentiated_steps iota, restart_step tau, radius rho, smoothing gamma, expert_epochs M,
-first_epoch T-, last_epoch T+, step_size eta.
+The symbols of docs/method.md stand in the help texts, in backticks. A help text can be read alone.
 """
 
 from dataclasses import dataclass, field
@@ -65,7 +64,7 @@ class Expert:
     """How experts are trained on the real images."""
 
     epochs: Annotated[int, ranges.Range(1, 1_000_000)] = 50
-    """Epochs of training."""
+    """Epochs for which an expert is trained."""
     lr: ranges.Positive = 0.01
     """Learning rate of SGD."""
     momentum: ranges.Share = 0.0
@@ -80,19 +79,20 @@ class Expert:
     """Train for flatness, as FTD does: every step perturbs the weights and takes two gradients. auto is yes for ftd,
     datm and satm-fi, and no for others; --flat is short for yes."""
     flat_radius: ranges.Positive = 0.01
-    """Radius of that perturbation (rho), relative to the weights."""
+    """Radius of the perturbation of flat training (`rho`), relative to the weights."""
     flat_alpha: ranges.NotNegative = 0.3
-    """Weight of the part of the gradient that is orthogonal to the perturbed one."""
+    """Weight, in flat training, of the part of the gradient that is orthogonal to the perturbed gradient (`alpha`)."""
     save_every: ranges.Count | None = None
-    """Steps between snapshots; None keeps one per epoch. Where set, the matching group's epochs count snapshots."""
+    """Steps between snapshots of an expert; None keeps one for each epoch. Where this is set, the epochs of the group
+    `matching` count snapshots."""
     storage: Literal["float32", "fp16-deltas"] = "float32"
-    """Snapshots as float32, or as half-precision differences from the first: half the disk, error below 0.1 %."""
+    """How snapshots are stored; half-precision differences from the first take half the disk (error below 0.1 %)."""
     threads: ranges.Threads = 1
-    """Threads of each process; results repeat bitwise for the same number."""
+    """Threads of each process that trains experts; results repeat bitwise for the same number."""
     workers: ranges.Threads | None = None
-    """Processes at once; None takes one per core (one on a GPU)."""
+    """Processes that train experts at once; None takes one per core (one on a GPU)."""
     shard: Annotated[str, ranges.Text(), ranges.Shard()] | None = None
-    """Train only part i of n, counted from 0, written i/n: for job arrays."""
+    """Train only part i of n of the experts, written i/n and counted from 0: for job arrays."""
 
 
 @dataclass(frozen=True)
@@ -100,24 +100,24 @@ class Matching:
     """The segment that is matched and how the inner loop is differentiated."""
 
     inner_steps: Annotated[int, ranges.Range(1, 1_000_000)] = 50
-    """Steps on the synthetic set for one segment (T)."""
+    """Training steps on the synthetic set for one segment (`T`)."""
     expert_epochs: ranges.Count = 2
-    """Epochs the expert takes for the same way (M)."""
+    """Epochs that the expert takes for one segment (`M`)."""
     first_epoch: ranges.CountOrNone = 0
-    """First epoch at which a segment may start (T-)."""
+    """First epoch at which a segment may start (`T-`)."""
     last_epoch: ranges.CountOrNone = 2
-    """Segments start before this epoch (T+)."""
+    """Epoch before which every segment starts (`T+`)."""
     window_start: ranges.CountOrNone | None = None
-    """Where the window of start epochs ends at first, growing to last_epoch; None is half of it for datm and satm-da,
-    and last_epoch, no growth, for others."""
+    """Epoch before which segments start at first; this end of the window grows to --matching.last-epoch. None is the
+    middle of the window for datm and satm-da, and --matching.last-epoch, which means no growth, for others."""
     window_steps: ranges.Count | None = None
-    """Outer steps over which it grows; None is a tenth of them."""
+    """Outer steps over which the window of start epochs grows; None is a tenth of all outer steps."""
     segments: ranges.Few | None = None
-    """Segments matched concurrently in one outer step (K), of different experts and start epochs; None is 4 for
-    contra and satm-contra and 1 for others."""
+    """Segments that one outer step matches concurrently (`K`), of different experts and start epochs; None is 4 for
+    contra, 2 for satm-contra and 1 for others."""
     concurrent_from: ranges.CountOrNone | None = None
-    """Outer step from which on K segments are matched, and one before it, where different segments agree best; None is
-    two thirds of the steps for satm-contra, and 0, all steps, for others."""
+    """First outer step that matches --matching.segments; each step before it matches one segment. None is two thirds of
+    the steps for satm-contra, and 0 for others."""
     combine: Literal["mean", "adaptive", "pcgrad", "mgda", "upgrad"] = "mean"
     """How the hypergradients of concurrent segments become one; the last three need torchjd."""
     together: Literal["auto", "yes", "no"] = "auto"
@@ -127,34 +127,36 @@ class Matching:
     augment: ranges.Families = "color_crop_cutout_flip_scale_rotate"
     """Families of augmentation, joined by '_', or none."""
     differentiated_steps: ranges.Count | None = None
-    """Last inner steps that are differentiated (iota); None is a third for the satm methods and all for others."""
+    """How many of the last inner steps are differentiated (`iota`); None is a third of them for the satm methods and
+    rat-bptt, and all for others."""
     restart_step: ranges.CountOrNone | None = None
-    """Step of the first trajectory from which the second starts (tau), 0 for no reuse; None is inner minus
-    differentiated steps for the satm methods and 0 for others."""
+    """Inner step of the first trajectory at which the second trajectory starts (`tau`); 0 reuses nothing. None is where
+    differentiation begins for the satm methods, where the ascent is fresh, and 0 for others."""
     sharpness: Sharpness = "auto"
-    """Rule of the ascent: auto is sam for the satm methods and none for others; satm is sam with smoothing."""
+    """Rule of the ascent. auto is sam for the satm methods and none for others; satm is sam with smoothing."""
     ascent: Literal["auto", "fresh", "previous"] = "auto"
-    """Direction of the ascent: the hypergradient of a first trajectory, or that of the step before, which needs no
-    trajectory and leaves none to reuse; auto is previous for satm-contra and fresh for others."""
+    """Direction of the ascent: the hypergradient of a first trajectory (fresh), or that of the step before (previous),
+    which needs no trajectory and leaves none to reuse. auto is previous for satm-contra and fresh for others."""
     radius: ranges.NotNegative = 0.1
-    """Radius of the ascent (rho), a norm over the whole synthetic set in the network's input space."""
+    """Radius of the ascent (`rho`), a norm over the whole synthetic set in the network's input space."""
     smoothing: ranges.NotNegative | None = None
-    """Noise of the ascent (gamma), its RMS relative to each image's; None is 0.05 for SATM's ascent and 0 elsewhere."""
+    """RMS of the ascent's noise relative to each image's (`gamma`); None is 0.05 for SATM's ascent and 0 elsewhere."""
     asam_offset: ranges.NotNegative = 0.01
-    """ASAM's c: what is added to |X| in its scale."""
+    """Offset that asam adds to `|X|` in its scale (`c`)."""
     gsam_alpha: ranges.NotNegative = 0.3
-    """GSAM's alpha: weight of the orthogonal part."""
+    """Weight of the orthogonal part of the gradient in gsam (`alpha`)."""
     vasso_decay: Annotated[float, ranges.Range(0, 1, above=True)] = 0.2
-    """VaSSO's k: weight of the newest gradient in its average."""
+    """Weight of the newest gradient in the average of vasso (`k`)."""
     rate: Literal["auto", "closed-form", "exact", "fixed"] = "auto"
-    """Derivative of the learned step size: auto is closed-form for the satm methods and exact (by the sweep) else."""
+    """Derivative of the step size. auto is closed-form for the satm methods, fixed for dc, dsa, dm and mdc, and exact,
+    by the sweep, for others."""
     estimator: Literal["auto", "adjoint", "unrolled", "truncated", "tesla", "random-window"] = "auto"
-    """How the hypergradient is estimated: auto is truncated where only the last steps are differentiated; else tesla
-    for tesla, and adjoint, the exact value, for others."""
+    """How the hypergradient is estimated. auto is truncated where only the last steps are differentiated; elsewhere it
+    is tesla for the method tesla, and adjoint, the exact value, for others."""
     halved: bool = False
-    """With the estimator tesla, take half of it, as the published program and its rates of the images do."""
+    """Take half of what the estimator tesla gives, as the published program and its learning rates of the images do."""
     keep_every: ranges.Count = 1
-    """Keep one iterate in this many and compute the others again: less memory for networks of many parameters."""
+    """Keep one inner iterate in this many and compute the others again: less memory for networks of many parameters."""
     mixed: Literal["reverse-over-reverse", "forward-over-reverse", "central-difference"] = "reverse-over-reverse"
     """How the mixed second derivative is taken; the first two are exact."""
 
@@ -164,26 +166,26 @@ class Outer:
     """How the synthetic images and the step size are optimised."""
 
     seed: ranges.Seed | None = None
-    """Seed of the distillation alone: initial images, segments, draws; None is --seed, experts' and splits' too."""
+    """Seed of the distillation alone (initial images, segments, draws); None is --seed, that of experts and splits."""
     initial: Literal["auto", "real", "noise", "correct", "herding", "k-center"] = "auto"
     """Start from random real images, from Gaussian noise, from real images that experts classify correctly, or from
-    those that herding or k-center chooses by the first expert's features; auto is correct for datm and satm-da, their
-    own choice for herding and k-center, and real for others."""
+    those that herding or k-center chooses by the first expert's features. auto is correct for datm and satm-da,
+    herding for herding, k-center for k-center, and real for others."""
     labels: Literal["auto", "hard", "learned", "teacher"] = "auto"
-    """Labels: one-hot; learned, from the experts' logits on; or what the segment's expert says of the images. auto is
-    learned for datm and satm-da, teacher for tesla, and hard for others."""
+    """Labels: one-hot (hard); learned, starting at the experts' logits; or what the segment's expert says of the images
+    (teacher). auto is learned for datm, satm-da and satm-contra, teacher for tesla, and hard for others."""
     lr_labels: ranges.Positive = 2.0
     """Learning rate of learned labels, as logits."""
     momentum_labels: ranges.Share = 0.9
     """Momentum of learned labels."""
     step_size: ranges.Positive = 0.01
-    """Initial step size of the inner loop (eta), learned from there."""
+    """Initial step size of the inner loop (`eta`), from which the step size is learned."""
     optimiser: Literal["sgd", "adam"] = "sgd"
     """Optimiser of the images."""
     lr_images: ranges.Positive = 100.0
-    """Its learning rate."""
+    """Learning rate of the images."""
     momentum: ranges.Share = 0.5
-    """Momentum of SGD on the images (Adam's beta1 where that is chosen is 0.9)."""
+    """Momentum of SGD on the images; adam's beta1 is always 0.9."""
     lr_step_size: ranges.Positive = 0.02
     """Learning rate of the logarithm of the step size."""
     momentum_step_size: ranges.Share = 0.5
@@ -194,23 +196,24 @@ class Outer:
     """Largest norm of the hypergradient in units of the running mean of its norms after clipping, above 1; 0 does not
     clip; None is 2 for satm-contra and rat-bptt, and 0 for others."""
     ema: ranges.Share | None = None
-    """Deliver the moving average of the images with this decay; 0 delivers the last images. None is, for ftd, an
-    average that reaches back over a fifth of the steps, and 0 for others."""
+    """Decay of the moving average of the images that is delivered; 0 delivers the last images. None is an average that
+    reaches back over a fifth of the steps for ftd, and 0 for others."""
     guard: ranges.NotNegative | None = None
-    """Steps of a larger matching loss change nothing; 0 is no limit. None is 1 for datm and satm-da, 0 for others."""
+    """Largest matching loss at which an outer step changes anything; 0 is no limit. None is 1 for datm and satm-da, and
+    0 for others."""
     threads: ranges.Threads | None = None
     """Threads of the outer loop, on which the last bits depend; None is one for small networks, else one per core."""
     checkpoint_seconds: ranges.NotNegative = 30.0
     """Seconds between checkpoints."""
     snapshots: ranges.Few = 4
-    """Images kept along the way, evenly spaced, among which validation chooses; the last one counts."""
+    """Sets that are kept along the way, evenly spaced, among which validation images choose; the last one counts."""
     snapshot_at: tuple[ranges.Count, ...] = ()
-    """Steps after which they are kept too."""
+    """Outer steps after which the set is kept too."""
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """What the methods do that match no trajectories: dc, dsa, mdc, dm, rat-bptt. Momentum is the outer group's."""
+    """How dc, dsa, mdc, dm and rat-bptt work, which match no trajectories. Their momentum is --outer.momentum."""
 
     lr_images: ranges.Positive | None = None
     """Learning rate of the images; None is 1 for dm, 0.1 for dc, dsa and mdc, and 0.001 (Adam's) for rat-bptt."""
@@ -219,13 +222,13 @@ class Baseline:
     updates: ranges.Count | None = None
     """Image updates for each network of dc, dsa and mdc; None is 1, 10, 20, 30, 40, 50, by images per class."""
     epochs: ranges.Count | None = None
-    """Epochs for which it is trained on the images between two of them; None is 1, 50, 25, 20, 15, 10."""
+    """Epochs of training on the synthetic images between two image updates; None is 1, 50, 25, 20, 15, 10, likewise."""
     lr: ranges.Positive = 0.01
-    """Learning rate of that training."""
+    """Learning rate of the networks of dc, dsa and mdc on the synthetic images."""
     window: Literal["random", "adaptive"] = "random"
     """Inner steps that rat-bptt differentiates: a random window, or AT-BPTT's, chosen by the gradients on the way."""
     window_radius: ranges.CountOrNone | None = None
-    """Most inner steps by which the adaptive window is shorter or longer; None is a quarter of it."""
+    """Most inner steps by which the adaptive window differs from --matching.differentiated-steps; None is a quarter."""
 
 
 @dataclass(frozen=True)
@@ -245,13 +248,14 @@ class Evaluation:
     augment: ranges.Families = "color_crop_cutout_flip_scale_rotate"
     """Families of augmentation, joined by '_', or none."""
     random_draws: Annotated[int, ranges.Range(0, 10_000)] = 5
-    """Draws of random real images, one network each, under the same recipe; 0 leaves them out."""
+    """Draws of random real images, on each of which one network is trained by the same recipe; 0 leaves them out."""
     validation_networks: Annotated[int, ranges.Range(0, 10_000)] = 2
     """Networks per snapshot for the choice on validation images; 0 leaves the choice out."""
     whole_epochs: ranges.Count | None = None
-    """Train one network on all training images for so many epochs; None takes the experts' final test accuracy."""
+    """Epochs for which one network is trained on all training images; None takes the experts' final test accuracy."""
     workers: ranges.Threads | None = None
-    """Processes at once, one thread each; None takes one per core (one on a GPU). The numbers do not depend on it."""
+    """Processes that train networks at once, one thread each; None takes one per core (one on a GPU). The accuracies do
+    not depend on it."""
 
 
 @dataclass(frozen=True)
@@ -259,30 +263,30 @@ class Config:
     """Everything that decides a run."""
 
     data: Annotated[str, ranges.Text(empty=True)] = "digits"
-    """digits, a folder of class folders, Parquet, .npz, CIFAR's python archive, or a Hub name."""
+    """The real images: digits, a folder of class folders, Parquet, .npz, CIFAR's python archive, or a Hub name."""
     ipc: ranges.Count = 1
     """Synthetic images per class."""
     method: MethodName = "satm"
-    """The system: section 5 of docs/method.md says what makes each of them."""
+    """The method: section 5 of docs/method.md says what makes each of them."""
     steps: ranges.CountOrNone = 300
-    """Outer steps."""
+    """Outer steps of the distillation."""
     experts: ranges.Words = "10"
     """How many experts to train, or a folder of trained ones."""
     out: ranges.Words | None = None
     """Output folder; the default is runs/PRESET."""
     seed: ranges.Seed = 0
-    """Seed of everything."""
+    """Seed of every random draw."""
     device: ranges.Words = "auto"
-    """auto, cpu, cuda, cuda:1, mps."""
+    """Where tensors are computed: auto, cpu, cuda, cuda:1, mps."""
     engine: EngineName = "auto"
-    """How derivatives are computed: by torch one by one, fused kernels (CPU) or torch.compile; auto: the fastest."""
+    """How derivatives are computed: by torch one by one, fused kernels (CPU) or torch.compile; auto is the fastest."""
     precision: Literal["float32", "bf16-sweep", "bf16", "tf32"] = "float32"
-    """Arithmetic of the inner loop: bf16-sweep rounds to bfloat16 in the sweep alone, bf16 in its training too, tf32 is
-    CUDA's. Weights, hypergradients, experts and scores are float32 always."""
+    """Arithmetic of the inner loop: bf16-sweep rounds to bfloat16 in the sweep alone, bf16 in the inner steps too; tf32
+    is CUDA's. Weights, hypergradients, experts and scores are float32 always."""
     micro_batch: ranges.Count | None = None
-    """At most this many images at a time in an inner step: less memory, the same values; None takes all."""
+    """Most images that an inner step takes at a time: fewer need less memory for the same values; None takes all."""
     memory: ranges.Words | None = None
-    """Most memory that the outer loop may take, such as 4GB: chooses --micro-batch to fit."""
+    """Most memory that the outer loop may take, such as 4GB; --micro-batch is chosen to fit."""
     resume: bool = False
     """Go on from the checkpoint of an interrupted run."""
     images: Images = field(default_factory=Images)

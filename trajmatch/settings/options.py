@@ -14,7 +14,7 @@ AboveZero = Range(0, FINITE, above=True)
 
 @dataclass(frozen=True)
 class Options:
-    """Which runs, and how much of them."""
+    """Which runs are looked at, and how much of them."""
 
     run: tuple[Place, ...] = ()
     """Run folders, finished or running, to stand beside each other; nothing in them is changed but for the folder
@@ -24,15 +24,15 @@ class Options:
     experts: Place | None = None
     """Folder of experts for --set."""
     out: Place | None = None
-    """Folder for what is found; None is `diagnoses` in the first run folder, or beside the set."""
+    """Folder for numbers and figures; None is `diagnoses` in the first run folder, or beside the set."""
     data: Words | None = None
-    """Where the real images are now; None is where they were."""
+    """Where the real images are now; None is where the run found them."""
     device: Words | None = None
-    """None is that of the run."""
+    """Where tensors are computed; None is the run's --device."""
     engine: EngineName | None = None
-    """None is that of the run."""
+    """How derivatives are computed; None is the run's --engine."""
     panel: Count = 3
-    """Experts of which segments are taken."""
+    """Experts from which segments are taken."""
     starts: Count = 8
     """Start epochs of segments, at most, evenly spaced over the experts' epochs."""
     points: Count = 3
@@ -40,17 +40,17 @@ class Options:
     steps: Count | None = None
     """Outer steps of the short distillations of truncation and learning-rate; None is as many as the run's."""
     networks: Few = 3
-    """Networks that score each of them."""
+    """Networks that score each short distillation of truncation and learning-rate."""
     radius: Annotated[float, AboveZero] | None = None
-    """Radius of the sharpness that is measured; None is the largest of the runs'."""
+    """Radius at which sharpness is measured; None is the largest --matching.radius of the runs."""
     grid: Annotated[int, Range(3, 1000)] = 11
     """Points along each side of the landscape."""
     reach: Annotated[float, AboveZero] = 0.5
-    """How far the landscape goes, relative to each image's length."""
+    """How far the landscape goes along a direction, relative to the length of each image."""
     direction: Literal["random", "hypergradient"] = "random"
-    """The landscape's first direction; the second is random."""
+    """First direction of the landscape; the second is random."""
     rounds: Few = 3
-    """Times that every cost is measured; the median counts."""
+    """How often every cost is measured; the median counts."""
 
     def folder(self) -> Path:
         """Where results go."""
@@ -68,9 +68,9 @@ class Scored:
     networks: tuple[Words, ...] = ()
     """Networks, by --network.name, to which the set is transferred."""
     sizes: tuple[Count, ...] = ()
-    """Leading images per class that are scored as sets of their own."""
+    """Numbers of leading images of each class; each part of the set is scored as a set of its own."""
     ranking: bool = False
-    """DD-Ranking's scores."""
+    """Measure DD-Ranking's scores of the set."""
     rates: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03)
     """Learning rates among which each of --networks, and every accuracy of --ranking, is given the best, by one network
     each on validation images."""

@@ -62,7 +62,7 @@ def images() -> Config:
 def cifar10_16px() -> Config:
     """CIFAR-10 shrunk to 16 pixels, ConvNetD3 of width 32, one image per class: six minutes on two cores.
 
-    Needs --data. M, T, T+ and the experts' rate and batch are SATM's and MTT's (presets.md); the rest is ours.
+    Needs --data. M, T, T+ and the experts' rate and batch are those of SATM and MTT; the rest is ours.
     """
     return Config(
         data="cifar10",
@@ -81,7 +81,7 @@ def cifar10_16px() -> Config:
 def cifar10_small() -> Config:
     """CIFAR-10, ConvNetD3 of width 32, one image per class: an hour on two cores.
 
-    Needs --data. M, T, T+ and the experts' rate and batch are SATM's and MTT's (presets.md); the rest is ours.
+    Needs --data. M, T, T+ and the experts' rate and batch are those of SATM and MTT; the rest is ours.
     """
     small = cifar10_16px()
     return replace(small, images=replace(small.images, size=None), expert=replace(small.expert, epochs=8), steps=1000)

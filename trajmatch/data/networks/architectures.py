@@ -1,6 +1,6 @@
 """The networks to which the field transfers distilled sets: MLP, LeNet, AlexNet, VGG11, ResNet18, a ViT, and any other.
 
-As the published programs build them for 32 pixels (peers.md 1.1), where they begin with small convolutions; for other
+They are as the published programs build them for 32 pixels, where they begin with small convolutions; for other
 sides, poolings and strides that would leave a norm a single pixel are left out, and what is larger at the end than at
 32 pixels is averaged to that size.
 Legend: shape (c, h, w) of one image.

@@ -44,7 +44,7 @@ def convnet(
     norm: str = "instance",
     pooling: str = "avg",
 ) -> nn.Sequential:
-    """ConvNetD<depth>: depth x [conv 3x3, norm, ReLU, pool 2], then one linear layer (peers.md 1.1).
+    """ConvNetD<depth>: depth x [conv 3x3, norm, ReLU, pool 2], then one linear layer.
 
     shape: (c, h, w) of one image; 28-pixel greyscale images are padded to 32 by the first layer, as published.
     Raises ValueError naming the network's field where the sizes do not work out.

@@ -17,7 +17,7 @@ def expert_training(config: Config) -> Training:
 
 
 def evaluation_training(config: Config, step_size: float) -> Training:
-    """How networks are trained on a synthetic set: presets.md's recipe, at the learned step size."""
+    """How networks are trained on a synthetic set: by the published recipe, at the learned step size."""
     e = config.evaluation
     return Training(step_size, e.epochs, e.batch, e.momentum, e.weight_decay, families(e.augment), lr_drop=0.5)
 
