@@ -14,7 +14,7 @@ AboveZero = Range(0, FINITE, above=True)
 
 @dataclass(frozen=True)
 class Options:
-    """Which runs are looked at, and how much of them."""
+    """Which runs, and how much of them."""
 
     run: tuple[Place, ...] = ()
     """Run folders, finished or running, to stand beside each other; nothing in them is changed but for the folder
