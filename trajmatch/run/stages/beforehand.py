@@ -1,7 +1,7 @@
 """What can't work is refused here, before anything is trained and before a folder is made.
 
 The real network is made, moved to the device and differentiated on two images as the stages will do it; nothing is
-trained, and nothing is written. `run/assembly/setup.py` has refused before what needs no images to be refused.
+trained, and nothing is written. `assemble.check` has refused what needs no images before.
 """
 
 from collections.abc import Sequence
