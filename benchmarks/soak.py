@@ -65,14 +65,15 @@ class Outcome:
 
 
 def trials(kills: int, signals: int, seed: int) -> list[Trial]:
-    """All trials, each a function of the seed and its own number alone."""
+    """All trials, each a function of the seed and its own number alone; both kinds in turn, for who stops early."""
     found = []
     for k in range(kills + signals):
         kind = f"kill-{k}" if k < kills else f"signal-{k - kills}"
         source = random.Random(f"{seed} {kind}")
         number = "SIGKILL" if k < kills else SIGNALS[(k - kills) % len(SIGNALS)]
         found.append(Trial(kind, number, source.choice(AIMS), source.random(), source.choice((1, 2))))
-    return found
+    turns = [*((k + 1) / kills for k in range(kills)), *((k + 1) / signals for k in range(signals))]
+    return [found[k] for k in sorted(range(len(found)), key=turns.__getitem__)]
 
 
 def start(folder: Path, workers: int, resume: bool = False) -> "subprocess.Popen[str]":
