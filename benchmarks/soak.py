@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from typing import Any
 
 import torch
 
+import trajmatch
 from trajmatch.data.files import write_json
 from trajmatch.data.tensors import read_tensors
 
@@ -38,6 +40,8 @@ SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 AIMS = ("anywhere", "anywhere", "start", "last step", "report")
 # Seconds within which the workers of a killed process must have ended.
 PATIENCE = 5.0
+# How a process ends that has not come to the program's first lines.
+NO_HANDLER = "no handler"
 
 
 @dataclass(frozen=True)
@@ -61,14 +65,15 @@ class Outcome:
 
 
 def trials(kills: int, signals: int, seed: int) -> list[Trial]:
-    """All trials, each a function of the seed and its own number alone."""
+    """All trials, each a function of the seed and its own number alone; both kinds in turn, for who stops early."""
     found = []
     for k in range(kills + signals):
         kind = f"kill-{k}" if k < kills else f"signal-{k - kills}"
         source = random.Random(f"{seed} {kind}")
         number = "SIGKILL" if k < kills else SIGNALS[(k - kills) % len(SIGNALS)]
         found.append(Trial(kind, number, source.choice(AIMS), source.random(), source.choice((1, 2))))
-    return found
+    turns = [*((k + 1) / kills for k in range(kills)), *((k + 1) / signals for k in range(signals))]
+    return [found[k] for k in sorted(range(len(found)), key=turns.__getitem__)]
 
 
 def start(folder: Path, workers: int, resume: bool = False) -> "subprocess.Popen[str]":
@@ -159,9 +164,9 @@ def tried(trial: Trial, seconds: float, whole: Path, place: Path) -> Outcome:
         process.send_signal(getattr(signal, trial.number))
     code = process.wait(timeout=120)
     said = folder.with_suffix(".err").read_text("utf-8")
-    outcome = Outcome(trial, "too late" if late else f"exit {code}" if code >= 0 else signal.Signals(-code).name)
+    outcome = Outcome(trial, "too late" if late else ending(code, said, folder))
     wrong = outcome.wrong
-    if "Traceback" in said or "ignored" in said:
+    if outcome.ended != NO_HANDLER and ("Traceback" in said or "ignored" in said):
         wrong.append(f"a traceback: {said.strip().splitlines()[-1]}")
     if not late and trial.number != "SIGKILL":
         wrong += lost(code, said, folder)
@@ -182,6 +187,21 @@ def tried(trial: Trial, seconds: float, whole: Path, place: Path) -> Outcome:
     return outcome
 
 
+def ending(code: int, said: str, folder: Path) -> str:
+    """How a process ended, in a word.
+
+    Before the program's first lines the system ends a process, or Python does, with a traceback of its own: neither is
+    the program's to answer, and nothing has begun.
+    """
+    package = Path(trajmatch.__file__).parent
+    frames = [Path(name) for name in re.findall('File "(.*?)"', said)]
+    ours = [frame for frame in frames if package in frame.parents and frame.name != "__init__.py"]
+    ended_so = code in (-signal.SIGINT, -signal.SIGTERM, -signal.SIGHUP) or (code == 1 and "KeyboardInterrupt" in said)
+    if ended_so and not ours and not folder.exists():
+        return NO_HANDLER
+    return f"exit {code}" if code >= 0 else signal.Signals(-code).name
+
+
 def lost(code: int, said: str, folder: Path) -> list[str]:
     """What is wrong with the end of a process that was sent a signal."""
     if code == 130:
@@ -190,9 +210,7 @@ def lost(code: int, said: str, folder: Path) -> list[str]:
         return [] if "To go on: trajmatch run" in said else [f"it does not say how to go on: {said}"]
     if code == 0:
         return [] if (folder / "report.html").exists() else ["exit 0 without a report"]
-    # Before Python has a handler the system's own end is all there can be, and nothing has begun.
-    early = code in (-signal.SIGINT, -signal.SIGTERM, -signal.SIGHUP) and not folder.exists()
-    return [] if early else [f"exit {code}: {said}"]
+    return [] if ending(code, said, folder) == NO_HANDLER else [f"exit {code}: {said}"]
 
 
 def reference(place: Path) -> float:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import soak
+from trajmatch.run import cli
 
 
 @pytest.mark.slow
@@ -26,3 +27,12 @@ def test_what_is_lost_or_left_behind_is_seen(tmp_path: Path) -> None:
     assert soak.lost(1, "Traceback", tmp_path)
     assert soak.lost(-15, "", tmp_path)
     assert not soak.lost(-15, "", tmp_path / "none")
+
+
+def test_what_ends_before_the_program_is_there_is_told_from_what_the_program_says(tmp_path: Path) -> None:
+    none, python, ours = tmp_path / "none", 'File "<frozen os>", line 29', f'File "{cli.__file__}", line 2'
+    for code, said in ((-15, ""), (-2, f"{python}\nKeyboardInterrupt"), (1, f"{python}\nKeyboardInterrupt")):
+        assert soak.ending(code, said, none) == soak.NO_HANDLER
+        assert soak.ending(code, said, tmp_path) != soak.NO_HANDLER
+    assert soak.ending(-2, f"{python}\n{ours}\nKeyboardInterrupt", none) == "SIGINT"
+    assert soak.ending(1, "no KeyboardInt", none) == "exit 1"

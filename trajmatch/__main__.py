@@ -4,11 +4,17 @@ import sys
 
 
 def main() -> int:
-    """Run the command line; an interrupt that comes before it listens is no traceback either."""
+    """Run the command line; an interrupt while the program is loaded waits for the end of that, and ends it."""
     try:
-        from trajmatch.run import cli
+        # First, and alone: these two are small, and what follows is not.
+        from trajmatch.machine.holding import Held
+        from trajmatch.machine.interrupts import listening
 
-        return cli.main()
+        with listening(for_good=True):
+            with Held():
+                from trajmatch.run import cli
+
+            return cli.main()
     except KeyboardInterrupt:
         print("trajmatch: interrupted before anything was done", file=sys.stderr)
         return 130

@@ -29,6 +29,9 @@ def handlers() -> Iterator[None]:
     holding.forget()
 
 
+NOTHING_DONE = "trajmatch: interrupted before anything was done\n"
+
+
 def send(number: int) -> None:
     os.kill(os.getpid(), number)
     time.sleep(0)  # Python calls the handler
@@ -217,7 +220,45 @@ def test_an_interrupt_of_a_process_that_starts_is_one_sentence(delay: float, tmp
     code, errors = small.end(process, signal.SIGTERM)
     assert code in (130, -signal.SIGTERM), errors
     assert "Traceback" not in errors
-    assert code == -signal.SIGTERM or "To go on: trajmatch run" in errors
+    assert code == -signal.SIGTERM or "To go on: trajmatch run" in errors or errors == NOTHING_DONE
+
+
+def test_what_runs_behind_the_end_raises_no_interrupt_again(tmp_path: Path) -> None:
+    inner = (
+        "import atexit, signal, sys, weakref\n"
+        "from trajmatch.machine.holding import Held, check\n"
+        "from trajmatch.run.ending import ended\n"
+        "class Owner: pass\n"
+        "def let_go():\n"
+        "    with Held(): print('let go')\n"
+        "    check()\n"
+        "def command():\n"
+        "    global owner\n"
+        "    owner = Owner()\n"
+        "    weakref.finalize(owner, let_go)\n"
+        "    atexit.register(let_go)\n"
+        "    signal.raise_signal(signal.SIGTERM)\n"
+        "sys.exit(ended(['report'], command, for_good=True))\n"
+    )
+    process = subprocess.run([sys.executable, "-c", inner], capture_output=True, text=True, check=False)
+    assert process.returncode == 130
+    assert process.stdout == "let go\nlet go\n"
+    assert process.stderr.count("\n") == 1, process.stderr
+
+
+def test_an_interrupt_while_the_program_is_loaded_waits_for_the_end_of_that() -> None:
+    inner = (
+        "import signal, sys\n"
+        "class Sends:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'trajmatch.run.cli': signal.raise_signal(signal.SIGTERM)\n"
+        "        if name == 'trajmatch.run.ending': print('went on')\n"
+        "sys.meta_path.insert(0, Sends())\n"
+        "from trajmatch.__main__ import main\n"
+        "sys.exit(main())\n"
+    )
+    process = subprocess.run([sys.executable, "-c", inner], capture_output=True, text=True, check=False)
+    assert (process.returncode, process.stdout, process.stderr) == (130, "went on\n", NOTHING_DONE)
 
 
 @pytest.mark.parametrize("verb", cli.VERBS)

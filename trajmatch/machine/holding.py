@@ -20,6 +20,12 @@ class _Depth(threading.local):
 _depth = _Depth()
 
 
+class _Command:
+    """over: its end is decided, and nothing is raised any more: what runs then would print it as ignored."""
+
+    over = False
+
+
 class Held:
     """`with Held():` an interrupt that comes inside the block is raised at its end."""
 
@@ -48,7 +54,7 @@ def check() -> None:
 
 def check_now() -> None:
     """Raise KeyboardInterrupt where one came, whatever holds it back: for a place where nothing is half done."""
-    if came and threading.current_thread() is threading.main_thread():
+    if came and not _Command.over and threading.current_thread() is threading.main_thread():
         raise KeyboardInterrupt
 
 
@@ -56,3 +62,14 @@ def forget() -> None:
     """Begin anew: none came, and nothing is held back."""
     came.clear()
     _depth.blocks = 0
+    _Command.over = False
+
+
+def end_decided() -> None:
+    """From here on a signal is recorded alone: the command is at its end, and so are its destructors and callbacks."""
+    _Command.over = True
+
+
+def is_over() -> bool:
+    """Whether the command's end is decided."""
+    return _Command.over

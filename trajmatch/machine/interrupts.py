@@ -28,10 +28,9 @@ AGAIN = 0.05
 
 
 class _State:
-    """Where the handlers stand. listening: a command's own are there. over: its end is decided; nothing is raised."""
+    """Where the handlers stand. listening: a command's own are there."""
 
     listening = False
-    over = False
     again = False
     first = 0.0
 
@@ -48,8 +47,7 @@ def record(number: int, frame: FrameType | None) -> None:
     """
     if _State.again:  # the first, which was swallowed
         _State.again = False
-        if not _State.over:
-            holding.check()
+        holding.check()
         return
     now, first = time.monotonic(), not holding.came
     if not first and now - _State.first < TOGETHER:
@@ -57,7 +55,7 @@ def record(number: int, frame: FrameType | None) -> None:
     holding.came.append(number)
     if first:
         _State.first = now
-    if not _State.over and not (first and holding.is_held()):
+    if not holding.is_over() and not (first and holding.is_held()):
         raise KeyboardInterrupt
 
 
@@ -86,20 +84,21 @@ def handling(
 
 @contextmanager
 def listening(for_good: bool = False) -> Iterator[None]:
-    """Record every request to end, for a whole command; for_good: the process ends with it."""
+    """Record every request to end, for a whole command; for_good: the process ends with it.
+
+    Inside another such block, as the program's first lines open one, nothing changes.
+    """
+    if _State.listening:
+        yield
+        return
     holding.forget()
-    _State.over = _State.again = False
+    _State.again = False
     with handling(record, *SIGNALS, for_good=for_good), _swallowed_again():
         _State.listening = True
         try:
             yield
         finally:
             _State.listening = False
-
-
-def end_decided() -> None:
-    """From here on a signal is recorded alone: the command is at its end."""
-    _State.over = True
 
 
 @contextmanager
@@ -110,7 +109,7 @@ def _swallowed_again() -> Iterator[None]:
     def hook(said: "UnraisableHookArgs") -> None:
         if not isinstance(said.exc_value, KeyboardInterrupt) or not holding.came:
             before(said)
-        elif not _State.over:
+        elif not holding.is_over():
             timer = threading.Timer(AGAIN, _interrupt_again)
             timer.daemon = True
             timer.start()
@@ -123,7 +122,7 @@ def _swallowed_again() -> Iterator[None]:
 
 
 def _interrupt_again() -> None:
-    if _State.listening and holding.came and not _State.over:
+    if _State.listening and holding.came and not holding.is_over():
         _State.again = True
         interrupt_main(signal.Signals(holding.came[0]))
 
@@ -140,7 +139,7 @@ def deferred() -> Iterator[Callable[[], None]]:
             yield holding.check_now
         return
     holding.forget()
-    _State.over = _State.again = False
+    _State.again = False
     failure: BaseException | None = None
     try:
         with handling(record, *SIGNALS), holding.Held():

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from trajmatch.machine.holding import came
-from trajmatch.machine.interrupts import end_decided, listening
+from trajmatch.machine.holding import came, check, end_decided
+from trajmatch.machine.interrupts import listening
 
 # What an interrupted verb has saved, and what it has not.
 KEPT = {
@@ -29,6 +29,7 @@ def ended(words: Sequence[str], command: Callable[[], int], for_good: bool) -> i
     """Run a command and say what must be said; returns the exit code. for_good: the process ends with it."""
     with listening(for_good):
         try:
+            check()  # one that came while the program was loaded
             code, sentence = _attempt(command)
             end_decided()
         except KeyboardInterrupt:

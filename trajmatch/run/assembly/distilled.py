@@ -6,32 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from trajmatch.data import synthetic as sets
-from trajmatch.data.checksums import remedy
-from trajmatch.data.file_names import SET
-from trajmatch.data.synthetic import set_header
 from trajmatch.run.assembly import setup
+from trajmatch.run.assembly.set_file import base_configuration, set_file
 from trajmatch.settings.checks import resolve
 from trajmatch.settings.config import Config
 from trajmatch.settings.flat import difference, settings
 from trajmatch.settings.stored import parsed
-
-
-def set_file(path: Path) -> Path:
-    """The set's file of a run folder, or the file itself. Raises ValueError where there is none."""
-    file = path / SET if path.is_dir() else path
-    if not file.is_file():
-        raise ValueError(f"{path}: there is no distilled set here; name a run folder or a .safetensors file")
-    return file
-
-
-def base_configuration(path: Path) -> dict[str, Any]:
-    """The settings with which a set was made, from its file."""
-    file = set_file(path)
-    config = set_header(file)["info"].get("config")
-    if not isinstance(config, dict):
-        raise ValueError(f"{file}: the header of this set has no settings (info.config); {remedy(file)}")
-    parsed(config, str(file), remedy(file))
-    return config
 
 
 def opened_set(

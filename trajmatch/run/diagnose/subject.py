@@ -23,7 +23,8 @@ from trajmatch.methods.outer import Rule
 from trajmatch.methods.schedule import Choice
 from trajmatch.run.assembly import engine as compute
 from trajmatch.run.assembly import letters, setup
-from trajmatch.run.assembly.distilled import base_configuration, check_fit, set_file
+from trajmatch.run.assembly.distilled import check_fit
+from trajmatch.run.assembly.set_file import base_configuration, set_file
 from trajmatch.run.stages.experts import open_experts
 from trajmatch.run.stages.start import first_state
 from trajmatch.settings.checks import resolve
