@@ -5,15 +5,17 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from trajmatch.core.vector import Layout, functional
 from trajmatch.data.networks import architectures
 from trajmatch.data.networks.check import check_network
-from trajmatch.data.networks.convnet import build, convnet, embedding
+from trajmatch.data.networks.convnet import build, convnet, drawn, embedding
 from trajmatch.data.networks.fused import fused
 
 SHAPE, C = (1, 4, 4), 3
@@ -104,6 +106,12 @@ def not_finite_parameter() -> nn.Module:
     return network
 
 
+def hooked() -> nn.Module:
+    network = Around()
+    network.inner[1].weight.register_hook(lambda u: 0.5 * u)
+    return network
+
+
 def converted(dtype: torch.dtype) -> Make:
     return lambda: Around().to(dtype)
 
@@ -147,7 +155,10 @@ BAD: list[tuple[str, object, str]] = [
     ("training", in_training_twice, "whose outputs for 2 images of 3 classes in training mode are tuple"),
     ("dropout", lambda: Around(lambda self, x: F.dropout(x, 0.01, training=True)), "which draws random numbers"),
     ("noise", lambda: Around(after=lambda self, x: x + torch.randn_like(x)), "which draws random numbers"),
-    ("python's", lambda: Around(after=lambda self, x: x * random.random()), "gives other outputs"),
+    ("python's", lambda: Around(after=lambda self, x: x * random.random()), "which draws random numbers"),
+    ("numpy's", lambda: Around(after=lambda self, x: x * float(np.random.rand())), "which draws random numbers"),
+    ("now and then", lambda: Around(after=lambda self, x: x * (random.random() < 1)), "which draws random numbers"),
+    ("hooked", hooked, "which hooks the gradient of its parameter 'inner.1.weight'"),
     ("later", Later, "which gives other outputs for the same images in evaluation mode when it is called again"),
     ("counting", Counting, "which changes its buffer 'seen' in evaluation mode too"),
     ("clamping", Clamping, "which changes its own weights when it is called, in place"),
@@ -218,6 +229,52 @@ def test_frozen_parameters_are_constants_outside_of_theta() -> None:
     torch.testing.assert_close(functional(network.double())(moved, x), wanted, rtol=1e-12, atol=1e-12)
     assert torch.equal(network[1].weight.float(), kept)
     torch.testing.assert_close(functional(embedding(network))(moved, x), hidden, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("is_frozen", [True, False])
+def test_a_part_that_the_factory_keeps_stays_as_it_is(is_frozen: bool) -> None:
+    """A backbone that is loaded once, when the module is imported, and is in every network."""
+    backbone = drawn(lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 5)).requires_grad_(not is_frozen), 1)
+    kept = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+
+    def make() -> nn.Module:
+        return nn.Sequential(backbone, nn.Linear(5, C))
+
+    check_network("mine:made", make, SHAPE, C)
+    network, theta = build(make, 0)
+    network.double()
+    assert backbone.training
+    assert all(p.requires_grad is not is_frozen and p.dtype == torch.float32 for p in backbone.parameters())
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in backbone.state_dict().items())
+    other, elsewhere = build(make, 0)
+    assert torch.equal(theta, elsewhere)
+    assert functional(other)(theta, torch.zeros(2, *SHAPE)).dtype == torch.float32
+
+
+def test_a_factory_that_draws_from_python_or_numpy_draws_the_same_for_a_seed() -> None:
+    def make() -> nn.Module:
+        network = Around()
+        nn.init.constant_(network.inner[1].bias, random.random())
+        network.inner[1].weight.data = torch.from_numpy(np.random.randn(C, 16)).float()
+        return network
+
+    check_network("mine:made", make, SHAPE, C)
+    first, again, other = (build(make, seed)[1] for seed in (5, 5, 2**40))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_networks_that_can_not_be_copied_are_used_as_they_are() -> None:
+    def scripted() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), torch.jit.script(nn.Linear(16, 8)), nn.Tanh(), nn.Linear(8, C))
+
+    def pruned() -> nn.Module:
+        network = nn.Sequential(nn.Flatten(), nn.Linear(16, C))
+        prune.random_unstructured(network[1], "weight", 0.0)
+        return network
+
+    for factory in (scripted, pruned):
+        check_network("mine:made", factory, SHAPE, C)
 
 
 def test_a_frozen_block_is_fused_with_its_constants() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from trajmatch.data.networks.convnet import build, convnet
+from trajmatch.data.networks.convnet import build, convnet, drawn
 from trajmatch.methods import engines
 from trajmatch.methods.engines import Engine
 from trajmatch.run.assembly import engine as compute
@@ -282,3 +282,21 @@ def test_very_small_segments_are_compiled_together(
     assert not decide(replace(config, matching=replace(config.matching, together="no"))).together
     monkeypatch.setattr(compute, "WORTH_STACKING", 10.0)
     assert not decide(config).together
+
+
+class Descending(nn.Module):
+    """A network that moves its images along a derivative of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.enable_grad():
+            images = x.flatten(1).detach().requires_grad_()
+            (u,) = torch.autograd.grad(self.inner(images).square().sum(), images, create_graph=True)
+        return self.inner(images - 0.1 * u)
+
+
+def test_a_network_that_differentiates_inside_is_not_counted() -> None:
+    assert convolution_flops(drawn(Descending, 0), (6, 1, 2, 2)) == 0

@@ -4,9 +4,12 @@ Users bring networks of their own. Each sentence here names a way in which one w
 something else than it seems to, without a word. Legend: c x h x w one image, C classes, P parameters.
 """
 
+import pickle
+import random
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +17,7 @@ from trajmatch.core.draws import generator
 from trajmatch.core.loss import cross_entropy, gradient
 from trajmatch.core.vector import Forward, with_parameters
 from trajmatch.data.networks.architectures import ARCHITECTURES, RAISED_BY_USERS, reason
-from trajmatch.data.networks.convnet import build, drawn
+from trajmatch.data.networks.convnet import build, drawn, seeded
 
 Factory = Callable[[], nn.Module]
 Shape = tuple[int, int, int]
@@ -33,8 +36,7 @@ def check_network(name: str, factory: Factory, shape: Shape, num_classes: int, f
     fewest: the images of the smallest mini-batch on which it is to be trained, of which more than two tell no more.
     """
     words = " x ".join(map(str, shape))
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
+    with seeded(0):
         try:
             _check_parameters(drawn(factory, 0))
             network, theta = build(factory, 0)
@@ -77,6 +79,11 @@ def _check_parameters(network: Any) -> None:
             )
         if not tensor.isfinite().all():
             raise RefusedError(f"which has a parameter '{name}' that is not finite when it is made")
+        if tensor._backward_hooks or getattr(tensor, "_post_accumulate_grad_hooks", None):
+            raise RefusedError(
+                f"which hooks the gradient of its parameter '{name}': weights are given to it from outside, where the "
+                "hook is never called; let its forward pass compute what the hook would"
+            )
     if not sum(p.numel() for p in parameters.values() if p.requires_grad):
         what = "frozen parameters alone (requires_grad is False)" if parameters else "no parameters"
         raise RefusedError(f"which has {what} and nothing to train")
@@ -111,10 +118,10 @@ def _check_pure(network: nn.Module, theta: Tensor, x: Tensor) -> None:
     """Refuse outputs that depend on chance, on earlier calls or on other images, and calls that change something."""
     forward, theta = with_parameters(network), _moved(theta)
     images, weights = x.clone(), theta.clone()
-    state = torch.default_generator.get_state()
+    state, others = torch.default_generator.get_state(), _other_draws()
     buffers = {name: tensor.clone() for name, tensor in network.named_buffers()}
     first = forward(theta, images)
-    if not torch.equal(torch.default_generator.get_state(), state):
+    if not torch.equal(torch.default_generator.get_state(), state) or _other_draws() != others:
         raise RefusedError(
             "which draws random numbers in evaluation mode too, such as dropout that is always on: its outputs must "
             "be a function of weights and images"
@@ -139,6 +146,11 @@ def _check_pure(network: nn.Module, theta: Tensor, x: Tensor) -> None:
             "running statistics does), so that scores would depend on how images are put together: use instance, group "
             "or layer norm"
         )
+
+
+def _other_draws() -> tuple[object, bytes]:
+    """Where Python's and NumPy's generators stand: a layer that is left out with a small chance shows in no output."""
+    return random.getstate(), pickle.dumps(np.random.get_state())
 
 
 @torch.no_grad()

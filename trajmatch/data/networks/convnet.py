@@ -1,8 +1,11 @@
 """Networks as the field uses them, and their initial weights as one flat vector."""
 
 import copy
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -97,11 +100,25 @@ def embedding(network: nn.Module) -> nn.Module:
 def drawn(factory: Callable[[], nn.Module], seed: int) -> nn.Module:
     """The network that a factory makes after `manual_seed(seed)`.
 
-    Any module draws its weights from torch's global generator, so that one is forked and put back as it was.
+    Any module draws its weights from torch's global generator, and a user's own perhaps from Python's or NumPy's.
     """
+    with seeded(seed), torch.enable_grad():  # without, a compiled script's parameters would look frozen
+        return factory()
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """The global generators of torch, Python and NumPy as after `manual_seed(seed)`, for a block: then as before."""
+    state, numbers = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return factory()
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        try:
+            yield
+        finally:
+            random.setstate(state)
+            np.random.set_state(numbers)
 
 
 def build(factory: Callable[[], nn.Module], seed: int) -> tuple[nn.Module, Tensor]:
@@ -110,11 +127,23 @@ def build(factory: Callable[[], nn.Module], seed: int) -> tuple[nn.Module, Tenso
     The network is in evaluation mode, dropout is off: its output is a function of theta and the images. Parameters
     that were frozen by whoever made the network are constants of it, outside of theta.
     """
-    network = drawn(factory, seed)
+    network = _of_its_own(drawn(factory, seed))
     keep_frozen(network)
     layout = Layout.of(network)
     theta = layout.join({name: p.detach() for name, p in network.named_parameters()})
     return network.eval().requires_grad_(False), theta
+
+
+@torch.enable_grad()
+def _of_its_own(network: nn.Module) -> nn.Module:
+    """A copy: what a user's factory keeps for itself, such as a backbone that is loaded once, is in every network that
+    it makes, and must stay as it is when one of them is frozen, moved or converted.
+    """
+    with suppress(RuntimeError, TypeError):  # old weight norm and pruning keep tensors that torch does not copy
+        twin = copy.deepcopy(network)
+        if all(parameter.is_leaf for parameter in twin.parameters()):  # those of compiled scripts are not
+            return twin
+    return network
 
 
 def keep_frozen(network: nn.Module) -> None:

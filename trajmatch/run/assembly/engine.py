@@ -5,6 +5,7 @@ only where the same code computes them.
 """
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from trajmatch.data.networks.architectures import RAISED_BY_USERS
 from trajmatch.data.networks.kernels import cache_folder
 from trajmatch.machine.allocator import keep_freed_memory
 from trajmatch.machine.precision import set_precision
@@ -151,9 +153,14 @@ def training_engine(config: Config, network: nn.Module, device: torch.device) ->
 
 
 def convolution_flops(network: nn.Module, shape: tuple[int, int, int, int]) -> float:
-    """Floating-point operations of the convolutions and matrix products of one forward pass on images of `shape`."""
+    """Floating-point operations of the convolutions and matrix products of one forward pass on images of `shape`.
+
+    None are counted of a network that differentiates in its forward pass, which torch's counter cannot follow.
+    """
     n, *image = shape
     # Two images stand for n, of which there may be more than memory holds; batch norm wants more than one.
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    counter = FlopCounterMode(display=False)
+    with suppress(*RAISED_BY_USERS), counter, torch.no_grad():
         network(torch.zeros(2, *image, device=next(network.parameters()).device))
-    return counter.get_total_flops() / 2 * n
+        return counter.get_total_flops() / 2 * n
+    return 0.0
