@@ -2,6 +2,7 @@
 
 import pickle
 import tarfile
+import zlib
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,7 @@ def read_cifar_tar(path: Path) -> Source:
                     stream = archive.extractfile(member)
                     assert stream is not None  # a regular file has one
                     files[name] = stream.read()
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} cannot be read as a tar archive: {error}.") from error
     return _read_cifar(files, path)
 

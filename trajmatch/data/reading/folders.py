@@ -1,5 +1,6 @@
 """Folders of class folders, and Tiny ImageNet's own layout."""
 
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from trajmatch.data.reading.source import Source, Split, distinguished, natural, printable
 from trajmatch.data.reading.splits import Kind, is_plain, kind_of, listed
-from trajmatch.data.reading.walk import LeftOut, count_files, has_images, image_files, subfolders
+from trajmatch.data.reading.walk import LeftOut, contents, count_files, has_images, image_files, subfolders
 
 _SETTINGS = "say which by --images.train-split FOLDER and --images.test-split FOLDER"
 _TESTED: tuple[Kind, ...] = ("test", "validation")
@@ -118,6 +119,16 @@ def _has_classes(folder: Path, strict: bool = True) -> bool:
     return len(_with_images(folder)) > 1 and not (strict and has_images(folder, deep=False))
 
 
+def _class_folders(folder: Path) -> list[Path]:
+    """The folders with images in a folder, or in the only one that it holds."""
+    return _with_images(_unwrapped(folder, LeftOut(), is_split=False))
+
+
+def _name(folder: Path) -> str:
+    """The class that a folder is of. An accented letter is one sign or two by the system that wrote the name."""
+    return unicodedata.normalize("NFC", folder.name)
+
+
 def _with_images(folder: Path) -> list[Path]:
     return [child for child in subfolders(folder) if has_images(child)]
 
@@ -159,7 +170,7 @@ def _training(root: Path, kinds: dict[Kind | None, list[Path]], test: Path | Non
 
 def _refuse_same_folders(root: Path) -> None:
     """ValueError where all folders hold the same folders: they may be splits or versions, and those the classes."""
-    inside = [{child.name for child in _with_images(folder)} for folder in _with_images(root)]
+    inside = [{_name(child) for child in _class_folders(folder)} for folder in _with_images(root)]
     shared = sorted(set.intersection(*inside)) if len(inside) > 1 else []
     if len(shared) > 1 and not all(map(is_plain, shared)):  # classes that hold splits are refused with other advice
         raise ValueError(
@@ -198,14 +209,14 @@ def _is_labelled(folder: Path, train: Path) -> bool:
     """Whether a split has class folders or Tiny ImageNet's list: one folder of another name is none."""
     if _annotations(folder).is_file():
         return True
-    known = {child.name for child in subfolders(_unwrapped(train, LeftOut()))}
-    inside = [child.name for child in _with_images(_inside(folder, known))]
+    known = {_name(child) for child in subfolders(_unwrapped(train, LeftOut()))}
+    inside = [_name(child) for child in _with_images(_inside(folder, known))]
     return len(inside) > 1 or bool(known & set(inside))
 
 
 def _inside(folder: Path, classes: set[str]) -> Path:
     """Where the classes of a test split lie: not in a folder around it that is a class itself."""
-    children = {child.name for child in subfolders(folder)}
+    children = {_name(child) for child in subfolders(folder)}
     return folder if children & classes else _unwrapped(folder, LeftOut())
 
 
@@ -230,14 +241,16 @@ def _class_files(folder: Path, left: LeftOut) -> Files:
     found = subfolders(folder, left)
     if not found:
         loose = has_images(folder, deep=False)
-        what = "has images but no class folders" if loose else "has no class folders"
+        what = "has images but no class folders" if loose else f"has no class folders{contents(folder)}"
         raise ValueError(f"{folder} {what}: put the images of each class in a folder named after it.")
     count_files(folder, left)
+    _refuse_copy(found)
     files: Files = {}
     for child in found:
         inside = LeftOut()
-        files[child.name] = sorted(image_files(child, inside))
-        if not files[child.name]:
+        images = sorted(image_files(child, inside))
+        files[_name(child)] = files.get(_name(child), []) + images
+        if not images:
             what = f"has no images that can be read ({inside.notes()[0]})" if inside.formats else "has no images"
             raise ValueError(f"the class folder {child} {what}: remove it, or put its images there.")
         left.add(inside)
@@ -245,8 +258,22 @@ def _class_files(folder: Path, left: LeftOut) -> Files:
     return files
 
 
-def _refuse_inner_splits(folder: Path) -> None:
-    """ValueError where a class folder holds splits: joined, test images would be trained on."""
+def _refuse_copy(found: Sequence[Path]) -> None:
+    """ValueError where one of some class folders holds all the others again, as archives that were packed twice do."""
+    names = {_name(child) for child in found}
+    for child in found:
+        others = names - {_name(child)}
+        if len(others) > 1 and others <= {_name(inner) for inner in _class_folders(child)}:
+            if all(others & {_name(inner) for inner in _class_folders(other)} for other in found):
+                return  # all folders are divided alike
+            raise ValueError(
+                f"the folder {child} holds the folders {listed(sorted(others))}, as those beside it are called, and "
+                f"may be a copy of the images: remove it, or {_SETTINGS}."
+            )
+
+
+def _refuse_inner_splits(folder: Path, depth: int = _DEPTH) -> None:
+    """ValueError where a class folder holds splits at some depth: joined, test images would be trained on."""
     kinds = {kind_of(child.name): child.name for child in subfolders(folder) if is_plain(child.name)}
     second = kinds.get("test") or kinds.get("validation")
     if "train" in kinds and second:
@@ -254,6 +281,8 @@ def _refuse_inner_splits(folder: Path) -> None:
             f"the class folder {folder} holds the folders '{kinds['train']}' and '{second}': put the splits above the "
             "classes, or the images of both would be mixed."
         )
+    for child in subfolders(folder) if depth else ():
+        _refuse_inner_splits(child, depth - 1)
 
 
 def _annotated(annotations: Path) -> Files:

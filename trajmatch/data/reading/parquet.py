@@ -83,6 +83,7 @@ def read_parquet(path: Path, train: str | None = None, test: str | None = None) 
     by_kind, unnamed = _by_kind(others)
     if train is None:
         _check_sets(path, [file for group in by_kind.values() for file in group] or unnamed, bool(by_kind))
+    notes += _incomplete(path, [file for group in by_kind.values() for file in group] or unnamed)
     groups = by_kind | groups
     if not by_kind and train is None and (test is None or test == "none"):
         groups = {"train": unnamed}
@@ -139,6 +140,29 @@ def _check_sets(path: Path, files: Sequence[str], is_split: bool) -> None:
         )
 
 
+def _incomplete(path: Path, files: Sequence[str]) -> list[str]:
+    """What is told of tables whose files say how many they are, as in train-00000-of-00003, where some are missing.
+
+    ValueError where they say several numbers: files of two versions would be joined.
+    """
+    found: dict[str, list[tuple[int, int]]] = {}
+    for file in files:
+        if piece := re.match(r"(.*?)([0-9]+)-of-([0-9]+)", file):
+            found.setdefault(piece[1], []).append((int(piece[2]), int(piece[3])))
+    notes = []
+    for start, pieces in found.items():
+        totals = sorted({total for _, total in pieces})
+        if len(totals) > 1:
+            raise ValueError(
+                f"{path} has files {start}* of tables of {' and of '.join(map(str, totals))} files: remove those of "
+                f"one of them, or {_SETTINGS}."
+            )
+        there = len({number for number, _ in pieces})
+        if there < totals[0]:
+            notes.append(f"only {there} of the {totals[0]} files {start}* are there")
+    return notes
+
+
 def _are_pieces(stems: Sequence[str]) -> bool:
     """Whether names differ in a running number alone, or in nothing that tells anything."""
     if not any(map(rest_of, stems)):
@@ -156,7 +180,7 @@ def _unheeded(files: Sequence[Path]) -> list[str]:
     from pyarrow import parquet
 
     names: list[str] = []
-    with suppress(pyarrow.ArrowException, OSError):
+    with suppress(pyarrow.ArrowException, OSError, UnicodeDecodeError):
         names = parquet.read_schema(files[0]).names if files[0].suffix.lower() == ".parquet" else []
     return [f"the column '{name}' is not heeded" for name in names if name.lower() in _SPLIT_COLUMNS]
 
@@ -176,7 +200,7 @@ def _table(file: Path) -> Any:
         with pyarrow.memory_map(str(file)) as stream:
             table = _arrow_table(stream)
             return table.select(list(columns(table.schema, str(file))))
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:
         raise ValueError(f"{file} cannot be read as {file.suffix[1:].capitalize()}: {error}.") from error
 
 
@@ -210,7 +234,7 @@ def _saved_tables(folder: Path) -> Tables:
     tables = []
     for file in [folder / str(entry.get("filename")) for entry in listed_files if isinstance(entry, dict)]:
         table = _table(file)
-        if not features(table.schema):
+        if not features(table.schema, str(file)):
             about = _json(folder / "dataset_info.json").get("features") or {}
             table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": about}})})
         tables.append((table, str(file)))

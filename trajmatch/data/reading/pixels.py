@@ -183,6 +183,8 @@ def _of_array(item: NDArray[Any], how: How) -> Decoded:
         item.ndim == 2 or (item.ndim == 3 and item.shape[2] in (1, 2, 3, 4))
     ):
         raise ValueError(f"it is {item.dtype} {item.shape}, not uint8 (h, w) or (h, w, c) with c from 1 to 4")
+    if not item.size:
+        raise ValueError(f"its shape is {item.shape}, which holds no pixel")
     wide = None
     if item.dtype == np.uint16:
         wide, item = wide_of(item), narrowed(item, how.depth)

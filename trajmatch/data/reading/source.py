@@ -163,6 +163,8 @@ def integer_labels(values: Any, where: str) -> Labels:
     if array.ndim != 1 or array.dtype.kind not in "iu":
         shape = tuple(array.shape)
         raise ValueError(f"{where} has type {array.dtype} and shape {shape}: labels must be integers, one per image.")
+    if array.dtype.kind == "u" and array.size and int(array.max()) > np.iinfo(np.int64).max:
+        raise ValueError(f"{where} has the label {int(array.max())}: labels must be less than 2**63.")
     return array.astype(np.int64)
 
 

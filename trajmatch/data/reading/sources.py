@@ -1,8 +1,8 @@
 """Where images come from: one function that recognises the kind of source and calls its reader."""
 
 import os
-import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from trajmatch.data.reading.source import (
     suggestion,
 )
 from trajmatch.data.reading.splits import listed
+from trajmatch.data.reading.walk import has_images
 
 _FORMATS = "'digits', a folder of class folders, .npz, .parquet, a CIFAR .tar.gz or a Hub name 'owner/name'"
 _TAR = (".tar.gz", ".tgz", ".tar")
@@ -83,7 +84,9 @@ def _read_directory(path: Path, train: str | None, test: str | None) -> Source:
         _refuse(train, test, str(path))
         return archives.read_cifar_folder(path)
     if parquet.has_tables(path):
-        return parquet.read_parquet(path, train, test)
+        found = parquet.read_parquet(path, train, test)
+        beside = ("left out: the image files beside the Parquet files",) if has_images(path) else ()
+        return replace(found, notes=(*found.notes, *beside))
     return folders.read_folder(path, train, test)
 
 
@@ -114,9 +117,9 @@ def read_npz(path: Path, train: str | None = None, test: str | None = None) -> S
     otherwise. train, test: the names of other splits, such as 'extra' for x_extra; "none" is no test split.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged archive can raise a dozen types: zip's, zlib's, numpy's
         raise ValueError(f"{path} cannot be read as .npz arrays: {error}") from error
     # Not `a or b`: a split without images counts as false.
     first = train if train is not None else "train" if {"x_train", "train_images"} & arrays.keys() else ""
@@ -251,7 +254,7 @@ def _as_item(image: Any, where: str) -> Any:
     else:
         raise ValueError(f"{where} is a {type(image).__name__}: it must be a PIL image, a tensor or an array.")
     if array.dtype.kind == "f":
-        if not (array.min() >= 0 and array.max() <= 1):  # so that NaN is refused too
+        if array.size and not (array.min() >= 0 and array.max() <= 1):  # so that NaN is refused too
             raise ValueError(
                 f"{where} has values from {array.min():.3g} to {array.max():.3g}: "
                 f"floating-point images must be in [0, 1], without normalisation."

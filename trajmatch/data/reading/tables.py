@@ -25,16 +25,23 @@ _LABEL_COLUMNS = ("label", "fine_label", "labels", "fine_labels")
 Tables = Sequence[tuple[Any, str]]  # of one split, each with its name for a message
 
 
-def features(schema: Any) -> dict[str, Any]:
-    """The Hugging Face description of the columns, by column; empty without one."""
+def features(schema: Any, where: str) -> dict[str, Any]:
+    """The Hugging Face description of the columns, by column; empty without one. ValueError where it is damaged."""
     text = (schema.metadata or {}).get(b"huggingface")
-    found = json.loads(text).get("info", {}).get("features", {}) if text else {}
-    return found if isinstance(found, dict) else {}
+    try:
+        found = json.loads(text) if text else {}
+    except ValueError as error:  # without it, labels would be read under other names
+        raise ValueError(
+            f"{where} has a damaged description of its columns (the key 'huggingface'): {error}."
+        ) from error
+    for key in ("info", "features"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return {name: about for name, about in found.items() if isinstance(about, dict)} if isinstance(found, dict) else {}
 
 
 def columns(schema: Any, where: str) -> tuple[str, str]:
     """Names of the image and the label column."""
-    described_as = features(schema)
+    described_as = features(schema, where)
 
     def described(kind: str) -> list[str]:
         return [name for name in schema.names if (described_as.get(name) or {}).get("_type") == kind]
@@ -67,7 +74,10 @@ def source_of(
     tables = read[train]()
     names = next(filter(None, map(_class_names, tables)), None)
     train_split = _split(tables, names, notes)
-    label = columns(tables[0][0].schema, tables[0][1])[1]
+    schema, where = tables[0][0].schema, tables[0][1]
+    image, label = columns(schema, where)
+    images = [column for column, about in features(schema, where).items() if about.get("_type") == "Image"]
+    notes += [f"left out: the images of the column '{column}'" for column in images if column != image]
     if label not in _LABEL_COLUMNS[:1]:
         notes.append(f"labels are those of the column '{label}'")
     test_split, test = None, None
@@ -89,7 +99,7 @@ def source_of(
 
 def _class_names(table: tuple[Any, str]) -> list[str] | None:
     schema, where = table[0].schema, table[1]
-    feature = features(schema).get(columns(schema, where)[1])
+    feature = features(schema, where).get(columns(schema, where)[1])
     names = feature.get("names") if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" else None
     return names if isinstance(names, list) else None
 

@@ -59,13 +59,14 @@ class LeftOut:
     disguised: int = 0
     loose: int = 0
     loops: int = 0
+    special: int = 0
     folders: list[str] = field(default_factory=list)
 
     def add(self, other: "LeftOut") -> None:
         """Count what another counted too."""
         for name in ("hidden", "formats", "others"):
             getattr(self, name).update(getattr(other, name))
-        for name in ("hidden_images", "disguised", "loose", "loops"):
+        for name in ("hidden_images", "disguised", "loose", "loops", "special"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.folders += other.folders
 
@@ -91,6 +92,8 @@ class LeftOut:
             found.append(f"{_count(self.others.total(), 'other file')} ({_kinds(self.others)})")
         if self.loops:
             found.append(_count(self.loops, "link") + " to a folder that is read already or lies above")
+        if self.special:
+            found.append(_count(self.special, "pipe or device") + " with an image's name")
         return found
 
 
@@ -106,7 +109,7 @@ def subfolders(folder: Path, left: LeftOut | None = None) -> list[Path]:
     """The folders in a folder, hidden ones and the system's left out, in the order of their names."""
     found, left = [], LeftOut() if left is None else left
     with os.scandir(folder) as entries:  # which knows without asking again what is a folder
-        children = sorted(Path(entry.path) for entry in entries if entry.is_dir())
+        children = sorted(Path(entry.path) for entry in entries if _is_folder(entry))
     for child in children:
         if is_hidden(child.name):
             left.hidden[printable(child.name)] += 1
@@ -117,12 +120,29 @@ def subfolders(folder: Path, left: LeftOut | None = None) -> list[Path]:
     return found
 
 
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    """Whether an entry is a folder or a link to one; a link that leads in a circle is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _is_special(entry: "os.DirEntry[str]") -> bool:
+    """Whether an entry is a pipe, a socket or a device, which could be waited on for ever. A broken link is none."""
+    try:
+        return not entry.is_file() and os.path.exists(entry.path)
+    except OSError:
+        return False
+
+
 def has_images(folder: Path, deep: bool = True) -> bool:
     """Whether there is an image to be read in a folder, or at any depth below."""
     suffixes = readable_suffixes()
     with os.scandir(folder) as entries:
         for entry in entries:
-            if Path(entry.name).suffix.lower() in suffixes and not is_hidden(entry.name) and not entry.is_dir():
+            is_named = Path(entry.name).suffix.lower() in suffixes and not is_hidden(entry.name)
+            if is_named and not _is_folder(entry) and not _is_special(entry):
                 return True
     return deep and any(True for _ in image_files(folder))
 
@@ -137,8 +157,12 @@ def image_files(folder: Path, left: LeftOut | None = None) -> Iterator[Path]:
             children = sorted(entries, key=lambda entry: entry.name)
         for entry in children:
             child = Path(entry.path)
-            if not entry.is_dir():
-                if _is_read(child, suffixes, left):
+            if not _is_folder(entry):
+                if not _is_read(child, suffixes, left):
+                    continue
+                if _is_special(entry):
+                    left.special += 1
+                else:
                     yield child
             elif is_hidden(entry.name):
                 left.hidden[printable(entry.name)] += 1
@@ -154,6 +178,13 @@ def count_files(folder: Path, left: LeftOut) -> None:
     for child in folder.iterdir():
         if not child.is_dir() and _is_read(child, readable_suffixes(), left):
             left.loose += 1
+
+
+def contents(folder: Path) -> str:
+    """What lies directly in a folder, for a message, in brackets; nothing where it holds folders alone."""
+    there = LeftOut()
+    count_files(folder, there)
+    return f" ({'; '.join(there.notes())})" if there.notes() else ""
 
 
 def _is_read(file: Path, suffixes: frozenset[str], left: LeftOut) -> bool:
