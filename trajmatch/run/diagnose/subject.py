@@ -13,7 +13,6 @@ from trajmatch.core.student import Student
 from trajmatch.data.file_names import CONFIG, SNAPSHOTS
 from trajmatch.data.images import Dataset
 from trajmatch.data.material import Material
-from trajmatch.data.networks.convnet import build
 from trajmatch.data.snapshots import read_snapshot
 from trajmatch.data.synthetic import load
 from trajmatch.data.trajectories import Trajectory
@@ -21,9 +20,9 @@ from trajmatch.measure.panel import panel
 from trajmatch.methods import engines
 from trajmatch.methods.outer import Rule
 from trajmatch.methods.schedule import Choice
-from trajmatch.run.assembly import engine as compute
-from trajmatch.run.assembly import letters, setup
+from trajmatch.run.assembly import letters
 from trajmatch.run.assembly.distilled import base_configuration, check_fit, set_file
+from trajmatch.run.assembly.setup import Setup
 from trajmatch.run.stages.experts import open_experts
 from trajmatch.run.stages.start import first_state
 from trajmatch.settings.checks import resolve
@@ -50,13 +49,16 @@ class Opened:
 
     name: str
     folder: Path | None
-    config: Config
-    material: Material
+    setup: Setup
     trajectories: list[Trajectory]
     points: list[Point]
     student: Student
     rule: Rule
-    device: torch.device
+
+    @property
+    def config(self) -> Config:
+        """The settings of the run."""
+        return self.setup.config
 
     @property
     def last(self) -> Point:
@@ -84,7 +86,7 @@ class Opened:
     def tasks(self, point: Point, choices: Sequence[Choice]) -> list[Task]:
         """A panel on the set of one point."""
         M = self.config.matching.expert_epochs
-        segments = [self.trajectories[e].segment(e, t, M).to(self.device) for e, t in choices]
+        segments = [self.trajectories[e].segment(e, t, M).to(self.setup.device) for e, t in choices]
         return panel(self.rule, self.student, segments, point.X, point.Y, point.eta, SEED)
 
 
@@ -121,46 +123,48 @@ class Opener:
             raise ValueError(f"--run is {folder}, which is not a run folder: it has no {CONFIG}")
         flat = read_config(folder / CONFIG)
         parsed(flat, str(folder / CONFIG), "put back what it was, or start anew in another --out")
-        config, material = self._prepared(flat)
-        place, points = setup.device(config.device), []
-        trajectories = self._experts(config, material, folder / "experts" if config.experts.isdigit() else None)
+        setup = self._prepared(flat)
+        config, points = setup.config, []
+        trajectories = self._experts(setup, folder / "experts" if config.experts.isdigit() else None)
         if trajectories or not METHODS[config.method].experts:
-            state = first_state(config, material, trajectories, place)
+            state = first_state(setup, trajectories)
             Y = state.Y.softmax(1) if config.outer.labels == "learned" else state.Y
             points.append(Point(0, state.X, Y, state.eta))
-        points += _snapshots(folder, material.dataset, place)
+        points += _snapshots(folder, setup.dataset, setup.device)
         if not points:
             raise ValueError(
                 f"--run is {folder}, which has no images yet: the first are kept after a share of its steps"
             )
-        return _opened(folder.name, folder, config, material, trajectories, points, place)
+        return _opened(folder.name, folder, setup, trajectories, points)
 
     def set(self, path: Path, experts: Path | None) -> Opened:
         """Open a distilled set beside a folder of experts, which need not be those that it was made from."""
         file = set_file(path)
-        config, material = self._prepared(base_configuration(path))
+        setup = self._prepared(base_configuration(path))
         synthetic = load(file)
-        check_fit(synthetic, material, file)
-        place = setup.device(config.device)
-        point = Point(config.steps, synthetic.X.to(place), synthetic.Y.to(place), torch.tensor(synthetic.eta).to(place))
-        return _opened(file.stem, None, config, material, self._experts(config, material, experts), [point], place)
+        check_fit(synthetic, setup.material, file)
+        place = setup.device
+        point = Point(
+            setup.config.steps, synthetic.X.to(place), synthetic.Y.to(place), torch.tensor(synthetic.eta).to(place)
+        )
+        return _opened(file.stem, None, setup, self._experts(setup, experts), [point])
 
-    def _experts(self, config: Config, material: Material, folder: Path | None) -> list[Trajectory]:
+    def _experts(self, setup: Setup, folder: Path | None) -> list[Trajectory]:
         """The experts of a folder, or of the folder that the settings name; no experts where none are needed."""
         if not self.experts:
             return []
-        folder = folder or Path(config.experts)
-        found = open_experts(config, material, folder)
+        folder = folder or Path(setup.config.experts)
+        found = open_experts(setup, folder)
         if not found:
             raise ValueError(f"--experts: {folder} holds no experts")
         return found
 
-    def _prepared(self, flat: dict[str, Any]) -> tuple[Config, Material]:
+    def _prepared(self, flat: dict[str, Any]) -> Setup:
         config = resolve(parsed({**flat, **self.changes}))
         key = repr((config.data, config.images, config.seed))
         if key not in self.materials:
-            self.materials[key] = setup.load_material(config)
-        return config, self.materials[key]
+            self.materials[key] = Setup.load(config).material
+        return Setup(config, self.materials[key])
 
 
 def _snapshots(folder: Path, dataset: Dataset, device: torch.device) -> list[Point]:
@@ -175,27 +179,9 @@ def _snapshots(folder: Path, dataset: Dataset, device: torch.device) -> list[Poi
 
 
 def _opened(
-    name: str,
-    folder: Path | None,
-    config: Config,
-    material: Material,
-    trajectories: list[Trajectory],
-    points: list[Point],
-    device: torch.device,
+    name: str, folder: Path | None, setup: Setup, trajectories: list[Trajectory], points: list[Point]
 ) -> Opened:
-    dataset = material.dataset
-    network, _ = build(setup.factory(config.network, dataset.shape, dataset.num_classes), 0)
-    network, synthetic = network.to(device), (len(points[0].X), *dataset.shape)
-    how = compute.outer_compute(config, network, device, synthetic, material.nbytes)
+    how = setup.outer_compute(len(points[0].X))
     torch.set_num_threads(how.threads)
-    return Opened(
-        name,
-        folder,
-        config,
-        material,
-        trajectories,
-        points,
-        engines.student(network, how.engine),
-        letters.rule(config),
-        device,
-    )
+    student, rule = engines.student(setup.network, how.engine), letters.rule(setup.config)
+    return Opened(name, folder, setup, trajectories, points, student, rule)

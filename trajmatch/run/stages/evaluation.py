@@ -18,6 +18,7 @@ from trajmatch.machine.processes import Peak
 from trajmatch.measure.evaluate import Score
 from trajmatch.methods.training import Training
 from trajmatch.run.assembly.letters import expert_training
+from trajmatch.run.assembly.setup import Setup
 from trajmatch.run.stages.loop import snapshot_path, snapshot_steps
 from trajmatch.run.stages.trials import Job, accuracies_of, real_job, set_jobs
 from trajmatch.settings.config import Config
@@ -34,8 +35,7 @@ class Candidate:
 
 
 def evaluate(
-    config: Config,
-    material: Material,
+    setup: Setup,
     synthetic: SyntheticSet,
     trajectories: Sequence[Trajectory],
     folder: Path,
@@ -48,11 +48,12 @@ def evaluate(
     folder: where a temporary file of the images may be put. Only real test images count, and each network meets them
     once; the choice among candidates is made on validation images.
     """
+    config, material = setup.config, setup.material
     chosen = config.evaluation
     with shared(material, folder) as path:
         accuracies = partial(accuracies_of, config, path, peak, quiet)
         first = set_jobs("distilled", config, synthetic.X, synthetic.Y, synthetic.eta, chosen.networks)
-        first += _random_jobs(config, material, synthetic.eta)
+        first += _random_jobs(setup, synthetic.eta)
         candidates = list(candidates) if chosen.validation_networks else []
         for c in candidates:
             key = f"validation {c.step}"
@@ -82,20 +83,20 @@ def obtained(config: Config, eta: float, what: str) -> str:
     )
 
 
-def _random_jobs(config: Config, material: Material, eta: float) -> list[Job]:
-    jobs = []
+def _random_jobs(setup: Setup, eta: float) -> list[Job]:
+    config, jobs = setup.config, []
     for i in range(config.evaluation.random_draws):
-        X, Y = random_set(config, material, generator(config.seed, "random real images", i))
+        X, Y = random_set(setup, generator(config.seed, "random real images", i))
         jobs += set_jobs("random", config, X, Y, eta, i + 1)[i:]
     return jobs
 
 
-def random_set(config: Config, material: Material, source: torch.Generator) -> tuple[Tensor, Tensor]:
+def random_set(setup: Setup, source: torch.Generator) -> tuple[Tensor, Tensor]:
     """Images (n, c, h, w) in the input space and labels (n, C): as many random real ones of each class."""
-    dataset = material.dataset
-    index = draw_real(dataset.train, dataset.num_classes, config.ipc, source)
-    Y = one_hot(class_labels(dataset.num_classes, config.ipc), dataset.num_classes)
-    return material.space.forward(dataset.train.x[index]), Y
+    dataset, ipc = setup.dataset, setup.config.ipc
+    index = draw_real(dataset.train, dataset.num_classes, ipc, source)
+    Y = one_hot(class_labels(dataset.num_classes, ipc), dataset.num_classes)
+    return setup.material.space.forward(dataset.train.x[index]), Y
 
 
 def chosen_on(material: Material) -> str:
