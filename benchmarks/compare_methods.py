@@ -14,7 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import astuple, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -143,7 +143,8 @@ def score_set(about: Comparison, config: Config, folder: Path, networks: range) 
     result: dict[str, Any] = {"accuracy": score(about, config, last.X, last.Y, last.eta, split, networks)}
     # By the step; no log is there where no step was to be taken.
     times = {row["step"]: row["seconds"] for row in read_metrics(folder / METRICS)[0]}
-    for step, X, Y, eta in map(astuple, snapshots(config, folder)):
+    for step, X, Y, rate in snapshots(config, folder):
+        eta = float(rate)
         if networks[0] == 0:
             curve.append([step, times[step], score(about, config, X, Y, eta, "validation", range(1))[0]])
         if step in config.outer.snapshot_at:

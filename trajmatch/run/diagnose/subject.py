@@ -3,17 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from trajmatch.core.estimators import Task
 from trajmatch.core.student import Student
-from trajmatch.data.file_names import CONFIG, SNAPSHOTS
-from trajmatch.data.images import Dataset
+from trajmatch.data.file_names import CONFIG
 from trajmatch.data.material import Material
-from trajmatch.data.snapshots import read_snapshot
+from trajmatch.data.snapshots import Snapshot, all_of
 from trajmatch.data.synthetic import load
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.measure.panel import panel
@@ -34,15 +32,6 @@ from trajmatch.settings.stored import parsed
 SEED = 20_000
 
 
-class Point(NamedTuple):
-    """The set after an outer step: images (n, c, h, w), label probabilities (n, C), step size ()."""
-
-    step: int
-    X: Tensor
-    Y: Tensor
-    eta: Tensor
-
-
 @dataclass(frozen=True)
 class Opened:
     """A run (or a set beside experts): its settings, its experts, and its set at several points of the distillation."""
@@ -51,7 +40,7 @@ class Opened:
     folder: Path | None
     setup: Setup
     trajectories: list[Trajectory]
-    points: list[Point]
+    points: list[Snapshot]
     student: Student
     rule: Rule
 
@@ -61,7 +50,7 @@ class Opened:
         return self.setup.config
 
     @property
-    def last(self) -> Point:
+    def last(self) -> Snapshot:
         """The set as it is now."""
         return self.points[-1]
 
@@ -74,7 +63,7 @@ class Opened:
         """The number of experts in a panel: as many as wanted, or all where there are fewer."""
         return min(wanted, len(self.trajectories))
 
-    def spread_points(self, count: int) -> list[Point]:
+    def spread_points(self, count: int) -> list[Snapshot]:
         """At most `count` of the points, evenly spaced, the first and the last among them."""
         return [self.points[k] for k in evenly(len(self.points), count)]
 
@@ -83,7 +72,7 @@ class Opened:
         M = self.config.matching.expert_epochs
         return evenly(min(t.num_rows for t in self.trajectories) - M, count)
 
-    def tasks(self, point: Point, choices: Sequence[Choice]) -> list[Task]:
+    def tasks(self, point: Snapshot, choices: Sequence[Choice]) -> list[Task]:
         """A panel on the set of one point."""
         M = self.config.matching.expert_epochs
         segments = [self.trajectories[e].segment(e, t, M).to(self.setup.device) for e, t in choices]
@@ -129,8 +118,9 @@ class Opener:
         if trajectories or not METHODS[config.method].experts:
             state = first_state(setup, trajectories)
             Y = state.Y.softmax(1) if config.outer.labels == "learned" else state.Y
-            points.append(Point(0, state.X, Y, state.eta))
-        points += _snapshots(folder, setup.dataset, setup.device)
+            points.append(Snapshot(0, state.X, Y, state.eta))
+        held = all_of(folder, setup.dataset.shape, setup.dataset.num_classes)
+        points += [one.to(setup.device) for one in held]
         if not points:
             raise ValueError(
                 f"--run is {folder}, which has no images yet: the first are kept after a share of its steps"
@@ -143,10 +133,7 @@ class Opener:
         setup = self._prepared(base_configuration(path))
         synthetic = load(file)
         check_fit(synthetic, setup.material, file)
-        place = setup.device
-        point = Point(
-            setup.config.steps, synthetic.X.to(place), synthetic.Y.to(place), torch.tensor(synthetic.eta).to(place)
-        )
+        point = Snapshot(setup.config.steps, synthetic.X, synthetic.Y, torch.tensor(synthetic.eta)).to(setup.device)
         return _opened(file.stem, None, setup, self._experts(setup, experts), [point])
 
     def _experts(self, setup: Setup, folder: Path | None) -> list[Trajectory]:
@@ -167,19 +154,8 @@ class Opener:
         return Setup(config, self.materials[key])
 
 
-def _snapshots(folder: Path, dataset: Dataset, device: torch.device) -> list[Point]:
-    found = []
-    for path in sorted((folder / SNAPSHOTS).glob("step_*.safetensors")):
-        number = path.stem.removeprefix("step_")
-        if not number.isdigit():
-            raise ValueError(f"{path}: this is not the snapshot of a step, which its name must say")
-        step, X, Y, eta = read_snapshot(path, int(number), dataset.shape, dataset.num_classes)
-        found.append(Point(step, X.to(device), Y.to(device), eta.to(X.dtype).to(device)))
-    return found
-
-
 def _opened(
-    name: str, folder: Path | None, setup: Setup, trajectories: list[Trajectory], points: list[Point]
+    name: str, folder: Path | None, setup: Setup, trajectories: list[Trajectory], points: list[Snapshot]
 ) -> Opened:
     how = setup.outer_compute(len(points[0].X))
     torch.set_num_threads(how.threads)

@@ -13,7 +13,7 @@ from trajmatch.core.draws import derive
 from trajmatch.core.student import in_parts
 from trajmatch.data.file_names import AFTER, BEFORE, CHECKPOINT, METRICS, SET, SNAPSHOTS
 from trajmatch.data.grid import displayable, image_grid, save_png
-from trajmatch.data.snapshots import Snapshot, save_snapshot
+from trajmatch.data.snapshots import Snapshot, save_snapshot, snapshot_path
 from trajmatch.data.synthetic import SyntheticSet, class_labels, save
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.machine.interrupts import deferred
@@ -66,11 +66,6 @@ def snapshot_steps(config: Config) -> list[int]:
     count = min(config.outer.snapshots, config.steps)
     evenly = {round(config.steps * k / count) for k in range(1, count + 1)}
     return sorted(evenly | {step for step in config.outer.snapshot_at if 0 < step <= config.steps})
-
-
-def snapshot_path(folder: Path, step: int) -> Path:
-    """The file of one snapshot."""
-    return folder / SNAPSHOTS / f"step_{step:06}.safetensors"
 
 
 def distill(
@@ -138,7 +133,7 @@ class Loop:
         (folder / SNAPSHOTS).mkdir(exist_ok=True)
         self.rule, self.schedule = letters.rule(config), letters.schedule(config)
         check_segments(config, trajectories)
-        self.keep = set(snapshot_steps(config))
+        self.kept_steps = set(snapshot_steps(config))
         self.compute = setup.outer_compute()
         self.student = engines.student(setup.network, self.compute.engine, self.compute.together)
         if self.student.forward is not None and self.rule.labels == "teacher":
@@ -194,8 +189,8 @@ class Loop:
             return f"step {before.step + 1} was not finite: back to {self.checkpoint.step} with half the learning rate"
         with open(self.folder / METRICS, "a", encoding="utf-8") as log:
             log.write(line({**row, "seconds": round(seconds, 3)}) + "\n")
-        if int(state.steps) in self.keep:
-            self.keep_snapshot(state)
+        if int(state.steps) in self.kept_steps:
+            self.keep(state)
         kept = int(state.steps) % ANCHOR_STEPS == 0
         anchors = (state, before.anchor) if kept else (before.anchor, before.older)
         # Last, in one assignment: an interrupt before it leaves a step that was not taken.
@@ -232,7 +227,7 @@ class Loop:
         """Write the checkpoint; the rows it vouches for are in the log already."""
         save_checkpoint(self.folder / CHECKPOINT, self.checkpoint)
 
-    def keep_snapshot(self, state: OuterState) -> None:
+    def keep(self, state: OuterState) -> None:
         """Keep the images of now, among which validation will choose."""
         step = int(state.steps)
         Y = probabilities(self.rule, state)

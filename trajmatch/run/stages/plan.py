@@ -21,6 +21,7 @@ from trajmatch.core.vector import Layout
 from trajmatch.data.file_names import CHECKPOINT, METRICS, SET
 from trajmatch.data.material import opened, shared
 from trajmatch.data.networks.convnet import build
+from trajmatch.data.snapshots import snapshot_path
 from trajmatch.data.synthetic import save
 from trajmatch.data.trajectories import Trajectory, save_trajectory
 from trajmatch.machine.litter import scratch_folder
@@ -34,7 +35,7 @@ from trajmatch.run.assembly.letters import evaluation_training, expert_training
 from trajmatch.run.assembly.setup import Setup, factory
 from trajmatch.run.stages.beforehand import check_run
 from trajmatch.run.stages.experts import open_experts, real
-from trajmatch.run.stages.loop import Loop, delivered, snapshot_path, snapshot_steps
+from trajmatch.run.stages.loop import Loop, delivered, snapshot_steps
 from trajmatch.settings.config import Config
 from trajmatch.settings.methods import METHODS
 
@@ -242,7 +243,7 @@ def _distill(setup: Setup, loop: Loop) -> Stage:
     first = time.perf_counter() - began
     step = first if config.steps <= 5 else seconds_of_step(loop)
     loop.save()
-    loop.keep_snapshot(loop.checkpoint.state)
+    loop.keep(loop.checkpoint.state)
     done = loop.checkpoint.step
     save(delivered(setup, loop.checkpoint.state), loop.folder / SET)
     log = (loop.folder / METRICS).stat().st_size * config.steps / done
