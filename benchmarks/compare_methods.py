@@ -14,7 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import astuple, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -47,15 +47,12 @@ from trajmatch.data.file_names import METRICS, SET
 from trajmatch.data.files import write_json
 from trajmatch.data.images import Images
 from trajmatch.data.material import Material
-from trajmatch.data.networks.convnet import build
 from trajmatch.machine.interrupts import handling, raise_interrupt
 from trajmatch.machine.processes import Report, peak_memory_mb, run_jobs
 from trajmatch.measure.evaluate import train_and_test
 from trajmatch.pages.step_log import read_metrics
-from trajmatch.run.assembly import setup
-from trajmatch.run.assembly.engine import prepare_process, training_engine
-from trajmatch.run.assembly.letters import evaluation_training
-from trajmatch.run.assembly.setup import factory
+from trajmatch.run.assembly.engine import prepare_process
+from trajmatch.run.assembly.setup import Setup, load_material
 from trajmatch.run.stages.evaluation import snapshots
 from trajmatch.run.stages.experts import open_experts
 from trajmatch.run.stages.loop import Loop
@@ -71,7 +68,7 @@ CHOICE = 10_000
 @lru_cache(maxsize=1)
 def material(about: Comparison) -> Material:
     """The images, once in each process."""
-    return setup.load_material(configuration(about, Job("mtt", max(about.ipc), 0)))
+    return load_material(configuration(about, Job("mtt", max(about.ipc), 0)))
 
 
 @lru_cache(maxsize=1)
@@ -90,9 +87,10 @@ def splits(about: Comparison) -> dict[str, tuple[Tensor, Tensor]]:
 def seconds_per_step(about: Comparison, name: str, ipc: int) -> float:
     """Seconds of one outer step of a method, alone on this machine, with one thread."""
     config = configuration(about, Job(name, ipc, 0))
-    trajectories = open_experts(config, material(about), Path(config.experts)) if METHODS[config.method].experts else []
+    setup = Setup(config, material(about))
+    trajectories = open_experts(setup, Path(config.experts)) if METHODS[config.method].experts else []
     with TemporaryDirectory() as scratch:
-        loop = Loop(config, material(about), trajectories, Path(scratch))
+        loop = Loop(setup, trajectories, Path(scratch))
         torch.set_num_threads(1)
         return seconds_of_step(loop)
 
@@ -132,10 +130,8 @@ def score(
     about: Comparison, config: Config, X: Tensor, Y: Tensor, eta: float, split: str, networks: range
 ) -> list[float]:
     """Accuracies of networks, by their numbers, trained on a set: the protocol of `trajmatch evaluate`."""
-    found = material(about)
-    make = factory(config.network, found.dataset.shape, found.dataset.num_classes)
-    engine = training_engine(config, build(make, 0)[0], torch.device("cpu"))
-    recipe = evaluation_training(config, eta)
+    setup = Setup(config, material(about)).on_cpu()
+    make, engine, recipe = setup.make(), setup.engine, setup.evaluation_training(eta)
     x, y = splits(about)[split]
     return [train_and_test(make, X, Y, recipe, x, y, derive(config.seed, "evaluation", i), engine) for i in networks]
 
@@ -147,7 +143,8 @@ def score_set(about: Comparison, config: Config, folder: Path, networks: range) 
     result: dict[str, Any] = {"accuracy": score(about, config, last.X, last.Y, last.eta, split, networks)}
     # By the step; no log is there where no step was to be taken.
     times = {row["step"]: row["seconds"] for row in read_metrics(folder / METRICS)[0]}
-    for step, X, Y, eta in map(astuple, snapshots(config, folder)):
+    for step, X, Y, rate in snapshots(config, folder):
+        eta = float(rate)
         if networks[0] == 0:
             curve.append([step, times[step], score(about, config, X, Y, eta, "validation", range(1))[0]])
         if step in config.outer.snapshot_at:

@@ -55,7 +55,6 @@ MAX_PARAMETERS = 7
 WIDE = {
     "distill", "load", "forward", "conv2d", "rollout", "condensation_step", "real_loss_gradient", "expert",
     "train_and_test",
-    "evaluate", "search", "rank", "_jobs",
 }  # fmt: skip
 SOURCES = {
     path.relative_to(PACKAGE.parent).as_posix(): path.read_text("utf8") for path in sorted(PACKAGE.rglob("*.py"))

@@ -104,9 +104,8 @@ def test_the_loop_s_precision_is_around_its_steps_alone(
     whole: Path, experts: Path, tmp_path: Path, before: list[str]
 ) -> None:
     config = resolve(parsed(base_configuration(whole)))
-    material = setup.load_material(config)
-    trajectories = open_experts(config, material, experts)
-    loop = Loop(config, material, trajectories, tmp_path)
+    this = setup.Setup.load(config)
+    loop = Loop(this, open_experts(this, experts), tmp_path)
     loop.config, take, seen = replace(config, precision="tf32"), loop.take, []
 
     def watched(state: Any) -> Any:

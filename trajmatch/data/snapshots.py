@@ -6,21 +6,32 @@ Legend: n images of c x h x w, C classes.
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from trajmatch.data.checksums import remedy
+from trajmatch.data.file_names import SNAPSHOTS
 from trajmatch.data.files import read_header
 from trajmatch.data.synthetic import wrong_values
 from trajmatch.data.tensors import read_tensors, save_tensors
 
 
 class Snapshot(NamedTuple):
-    """Images (n, c, h, w), label probabilities (n, C) and step size (), float64, after an outer step."""
+    """Images (n, c, h, w), label probabilities (n, C) and step size () after an outer step; 0 is before the first."""
 
     step: int
     X: Tensor
     Y: Tensor
     eta: Tensor
+
+    def to(self, device: torch.device) -> "Snapshot":
+        """The same on a device, with the step size in the type of the images."""
+        return Snapshot(self.step, self.X.to(device), self.Y.to(device), self.eta.to(self.X.dtype).to(device))
+
+
+def snapshot_path(folder: Path, step: int) -> Path:
+    """The file of one snapshot of a run folder."""
+    return folder / SNAPSHOTS / f"step_{step:06}.safetensors"
 
 
 def save_snapshot(path: Path, snapshot: Snapshot) -> None:
@@ -55,3 +66,14 @@ def read_snapshot(
     if wrong is not None:
         raise ValueError(f"{path}: this snapshot cannot be used: {wrong}; {remedy(path)}")
     return Snapshot(step, X, Y, eta)
+
+
+def all_of(folder: Path, shape: tuple[int, ...] | None = None, num_classes: int | None = None) -> list[Snapshot]:
+    """The snapshots of a run folder in order of their steps. Raises ValueError for a file that is none, or damaged."""
+    found = []
+    for path in sorted((folder / SNAPSHOTS).glob("step_*.safetensors")):
+        number = path.stem.removeprefix("step_")
+        if not number.isdigit():
+            raise ValueError(f"{path}: this is not the snapshot of a step, which its name must say")
+        found.append(read_snapshot(path, int(number), shape, num_classes))
+    return found

@@ -155,8 +155,8 @@ def _search(rest: list[str], words: list[str]) -> int:
     path, asked = _of_set("search", rest, Options)
     check(asked.options)
     with Lock(set_file(path).parent):
-        config, synthetic, material, file = opened_set(path, asked.config)
-        for line in lines(search(config, asked.options, material, synthetic, file, quoted(words), say)):
+        setup, synthetic, file = opened_set(path, asked.config)
+        for line in lines(search(setup, asked.options, synthetic, file, quoted(words), say)):
             print(line)
     return 0
 

@@ -265,7 +265,7 @@ def test_what_is_said_beforehand_counts_pieces_alone(run: Path, tmp_path: Path, 
 def test_no_radius_is_the_largest_of_the_runs(run: Path) -> None:
     opened = Opener().run(run)
     matching = replace(opened.config.matching, radius=0.7)
-    wider = replace(opened, config=replace(opened.config, matching=matching))
+    wider = replace(opened, setup=replace(opened.setup, config=replace(opened.config, matching=matching)))
     assert with_radius(Options(), [opened, wider, opened]) == Options(radius=0.7)
     assert with_radius(Options(radius=0.2), [opened, wider]) == Options(radius=0.2)
 

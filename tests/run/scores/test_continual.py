@@ -10,6 +10,7 @@ import torch
 from tests.run.test_cli import refusal
 from tests.small import FLAGS, succeed
 from trajmatch.data import synthetic as sets
+from trajmatch.run.assembly import setup
 from trajmatch.run.cli import main
 from trajmatch.run.scores import continual as module
 
@@ -113,7 +114,7 @@ def unloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*arguments: object) -> None:
         raise AssertionError("nothing may be loaded")
 
-    monkeypatch.setattr(module.setup, "load_material", load)
+    monkeypatch.setattr(setup, "load_material", load)
 
 
 def stream_of_experts(folder: Path, *counts: list[int]) -> Path:
@@ -181,7 +182,7 @@ def test_streams_and_empty_folders_are_taken(names: list[str], tmp_path: Path, m
     def load(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module.setup, "load_material", load)
+    monkeypatch.setattr(setup, "load_material", load)
     for name in names:
         (tmp_path / "r" / name).mkdir(parents=True)
     assert main(words("--out", tmp_path / "r")) == 130, "it came to load the images"

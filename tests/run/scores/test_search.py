@@ -81,7 +81,8 @@ def test_proxies_are_scored_on_validation_images_and_judged_on_test_images(
     succeed("search", folder, *SPACE)
     splits = {(job.key.split(":")[0], job.split) for job in came}
     assert splits == {("set", "validation"), ("random", "validation"), ("real", "test")}
-    _, _, material, _ = opened_set(folder, parsed(base_configuration(folder)))
+    this, _, _ = opened_set(folder, parsed(base_configuration(folder)))
+    material = this.material
     how = json.loads((folder / "search.json").read_text())["how"]
     counts = [len(split) for split in (material.dataset.validation, material.dataset.test, material.dataset.train)]
     assert len(set(counts)) == 3
@@ -95,19 +96,19 @@ def test_proxies_are_scored_on_validation_images_and_judged_on_test_images(
 
 def test_validation_images_that_are_trained_on_are_said_to_be(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scored(monkeypatch)
-    config, synthetic, material, _ = opened_set(folder, parsed(base_configuration(folder)))
-    material = replace(material, dataset=replace(material.dataset, held_out=False))
-    module.search(config, Options((1,), (4, 8)), material, synthetic, folder / SET, "", silent)
+    this, synthetic, _ = opened_set(folder, parsed(base_configuration(folder)))
+    this = replace(this, material=replace(this.material, dataset=replace(this.dataset, held_out=False)))
+    module.search(this, Options((1,), (4, 8)), synthetic, folder / SET, "", silent)
     how = json.loads((folder / "search.json").read_text())["how"]
     assert "validation images, which are among the training images too" in how["set"]
 
 
 def test_no_validation_images(folder: Path) -> None:
-    config, synthetic, material, _ = opened_set(folder, parsed(base_configuration(folder)))
-    none = Images(material.dataset.validation.x[:0], torch.empty(0, dtype=torch.int64))
-    material = replace(material, dataset=replace(material.dataset, validation=none))
+    this, synthetic, _ = opened_set(folder, parsed(base_configuration(folder)))
+    none = Images(this.dataset.validation.x[:0], torch.empty(0, dtype=torch.int64))
+    this = replace(this, material=replace(this.material, dataset=replace(this.dataset, validation=none)))
     with pytest.raises(ValueError, match=r"^--images\.validation is 0, and search chooses networks by"):
-        module.search(config, Options(), material, synthetic, folder / SET, "", silent)
+        module.search(this, Options(), synthetic, folder / SET, "", silent)
     assert not (folder / "search.json").exists()
 
 

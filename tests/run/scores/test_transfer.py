@@ -103,10 +103,10 @@ def test_real_images_are_seen_through_the_input_space_of_the_set(whole: Path, tm
     shifted = replace(made, space=replace(made.space, mean=made.space.mean + 1))
     sets.save(shifted, tmp_path / "shifted.safetensors")
     config = parsed(base_configuration(whole))
-    _, _, material, _ = opened_set(tmp_path / "shifted.safetensors", config)
-    assert torch.equal(material.space.mean, shifted.space.mean)
-    _, _, material, _ = opened_set(whole, config)
-    assert torch.equal(material.space.mean, setup.load_material(resolve(config)).space.mean)
+    this, _, _ = opened_set(tmp_path / "shifted.safetensors", config)
+    assert torch.equal(this.material.space.mean, shifted.space.mean)
+    this, _, _ = opened_set(whole, config)
+    assert torch.equal(this.material.space.mean, setup.load_material(resolve(config)).space.mean)
 
 
 @pytest.mark.parametrize(
@@ -243,12 +243,12 @@ def test_random_images_of_a_set_with_soft_labels_are_labelled_by_experts(experts
     words = command("distill", "--experts", experts, "--steps", 2, "--outer.labels", "learned", "--out", tmp_path / "r")
     succeed(*words)
     config = resolve(parsed(base_configuration(tmp_path / "r")))
-    material, synthetic = setup.load_material(config), sets.load(tmp_path / "r" / "distilled.safetensors")
-    trajectories = open_experts(config, material, experts)
-    given = (config, material, synthetic, trajectories)
+    this, synthetic = setup.Setup.load(config), sets.load(tmp_path / "r" / "distilled.safetensors")
+    trajectories = open_experts(this, experts)
+    given = (this, synthetic, trajectories)
     soft, hard = (ranking._jobs(*given, key, 0.1, 2, "test") for key in ("random", "hard"))
     X, Y = torch.from_numpy(soft[1].X), torch.from_numpy(soft[1].Y)
-    network, _ = build(setup.factory(config.network, material.dataset.shape, 10), 0)
+    network, _ = build(this.make(), 0)
     rows = [t.row(t.num_rows - 1) for t in trajectories]
     wanted = torch.stack([functional(network)(row, X).softmax(1) for row in rows]).mean(0)
     assert torch.allclose(Y, wanted, rtol=1e-4, atol=1e-6)

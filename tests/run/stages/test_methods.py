@@ -359,12 +359,13 @@ def test_an_interrupted_run_goes_on_to_the_identical_set(
 
 def test_datm_starts_from_what_experts_get_right_and_from_their_logits(experts: Path) -> None:
     config = parsed("--method", "datm", "--ipc", "3")
-    material = setup.load_material(config)
+    this = setup.Setup.load(config)
     trajectories = [Trajectory.open(path) for path in sorted(experts.glob("expert_*"))]
-    before = start.first_state(config, material, trajectories, CPU)
+    before = start.first_state(this, trajectories)
     labels = torch.arange(10).repeat_interleave(3)
-    network, _ = build(setup.factory(config.network, material.dataset.shape, 10), 0)
+    network, _ = build(this.make(), 0)
     ends = [functional(network)(one.row(one.num_rows - 1), before.X).detach() for one in trajectories]
     assert bool((ends[0].argmax(1) == labels).all())  # the first one gets enough of every class right
     assert relative_error(before.Y, label_logits(torch.stack(ends), labels)) < 1e-5
-    assert relative_error(before.X, start.first_state(parsed("--ipc", "3"), material, trajectories, CPU).X) > 0.1
+    others = start.first_state(setup.Setup(parsed("--ipc", "3"), this.material), trajectories)
+    assert relative_error(before.X, others.X) > 0.1

@@ -52,7 +52,7 @@ class Planted:
 
 def loop(config: Config, folder: Path) -> Loop:
     folder.mkdir(exist_ok=True)
-    return Loop(config, material(config), [], folder)
+    return Loop(setup.Setup(config, material(config)), [], folder)
 
 
 def material(config: Config, held: dict[str, Any] = {}) -> Any:  # noqa: B006 - read once for all tests

@@ -109,8 +109,8 @@ def test_the_published_loops_and_rates() -> None:
 def test_real_images_are_of_their_class_and_drawn_anew_at_every_step(tmp_path: Path) -> None:
     succeed(*command("distill", "--method", "dm", "--steps", 1, *FEW, "--out", tmp_path / "r"))
     made = resolve(parsed(base_configuration(tmp_path / "r")))
-    material = setup.load_material(made)
-    condenser = Condenser(made, material, torch.device("cpu"))
+    this = setup.Setup.load(made)
+    material, condenser = this.material, Condenser(this)
     train = material.space.forward(material.dataset.train.x)
     first, second = (condenser.real.draw(generator(condenser.seed, "real", step)) for step in (0, 1))
     for label, images in enumerate(first):
@@ -177,5 +177,5 @@ def test_small_condensers_take_one_thread(tmp_path: Path) -> None:
     succeed(*words)
     config = resolve(parsed(base_configuration(tmp_path / "r")))
     config = replace(config, outer=replace(config.outer, threads=None))
-    found = Condenser(config, setup.load_material(config), torch.device("cpu")).compute()
+    found = Condenser(setup.Setup.load(config)).compute()
     assert found.threads == 1

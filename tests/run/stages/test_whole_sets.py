@@ -83,13 +83,13 @@ def test_first_features_and_labels_take_no_more_than_a_micro_batch(
     initial: str, experts: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = resolve(parsed({**base_configuration(whole), "outer.initial": initial, "outer.labels": "learned"}))
-    material, sizes = setup.load_material(config), []
-    trajectories, made = open_experts(config, material, experts), start.engines.forward
+    this, sizes = setup.Setup.load(config), []
+    trajectories, made = open_experts(this, experts), start.engines.forward
     monkeypatch.setattr(start.engines, "forward", lambda *given: watched(made(*given), sizes))
-    free = start.first_state(config, material, trajectories, CPU)
+    free = start.first_state(this, trajectories)
     assert max(sizes) == 1000
     sizes.clear()
-    small = start.first_state(replace(config, micro_batch=7), material, trajectories, CPU)
+    small = start.first_state(replace(this, config=replace(config, micro_batch=7)), trajectories)
     assert max(sizes) == 7
     assert torch.equal(small.X, free.X)
     assert torch.allclose(small.Y, free.Y, atol=1e-4)
@@ -103,8 +103,8 @@ def test_a_teacher_labels_no_more_images_at_once_than_memory_allows(
     flat |= {"matching.restart_step": 0, "matching.estimator": "tesla", "matching.differentiated_steps": 6}
     # Of a mini-batch of 4 every image fits, of all 10 they do not.
     config = resolve(replace(parsed({**flat, "matching.batch": 4}), memory="300GB" if limited else None))
-    material = setup.load_material(config)
-    trajectories: list[Trajectory] = open_experts(config, material, experts)
+    this = setup.Setup.load(config)
+    trajectories: list[Trajectory] = open_experts(this, experts)
     monkeypatch.setattr("trajmatch.run.assembly.engine.micro_batch", lambda limit, held, each, n: None if n == 4 else 6)
     sizes: list[int] = []
     make = distill_stage.engines.student
@@ -115,7 +115,7 @@ def test_a_teacher_labels_no_more_images_at_once_than_memory_allows(
         return student._replace(forward=watched(student.forward, sizes))
 
     monkeypatch.setattr(distill_stage.engines, "student", spied)
-    loop = Loop(config, material, trajectories, tmp_path)
+    loop = Loop(this, trajectories, tmp_path)
     assert loop.compute.engine.micro_batch is None
     loop.step()
     assert sizes == ([6, 4] if limited else [10])

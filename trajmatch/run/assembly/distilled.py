@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from trajmatch.data import synthetic as sets
-from trajmatch.run.assembly import setup
+from trajmatch.data.material import Material
+from trajmatch.data.synthetic import SyntheticSet
 from trajmatch.run.assembly.set_file import base_configuration, set_file
+from trajmatch.run.assembly.setup import Setup, check
 from trajmatch.settings.checks import resolve
 from trajmatch.settings.config import Config
 from trajmatch.settings.flat import difference, settings
@@ -16,15 +17,15 @@ from trajmatch.settings.stored import parsed
 
 def opened_set(
     path: Path, config: Config, networks: Sequence[str] = (), sizes: Sequence[int] = ()
-) -> tuple[Config, Any, Any, Path]:
-    """The resolved configuration, the set, the images in its input space, and the set's file. Raises ValueError.
+) -> tuple[Setup, SyntheticSet, Path]:
+    """The resolved configuration with the images in the set's input space, the set, and its file. Raises ValueError.
 
     --seed and --images.* must be those that the set was made with: others draw other test images, some of which it was
     made from. Images of another --data are seen through the set's own input space. networks,
     sizes: others, which must fit.
     """
     config = resolve(config)
-    setup.check(config)
+    check(config)
     file = set_file(path)
     made = resolve(parsed(base_configuration(path), str(file)))
     changed = difference(*(settings(each, ("seed", "images")) for each in (made, config)))
@@ -33,7 +34,7 @@ def opened_set(
             f"{file}: {changed}; leave it out, for other images would be tested on, some of which the set was made from"
         )
     synthetic = sets.load(file)
-    material = setup.load_material(config, networks=networks, sizes=sizes)
+    material = Setup.load(config, networks=networks, sizes=sizes).material
     check_fit(synthetic, material, file)
     if len(synthetic) != config.ipc * material.dataset.num_classes:
         raise ValueError(
@@ -42,10 +43,10 @@ def opened_set(
         )
     own = synthetic.space.digest()
     seen = "" if own == material.space.digest() else f", seen through {own}"
-    return config, synthetic, replace(material, space=synthetic.space, seen=seen), file
+    return Setup(config, replace(material, space=synthetic.space, seen=seen)), synthetic, file
 
 
-def check_fit(synthetic: Any, material: Any, file: Path) -> None:
+def check_fit(synthetic: SyntheticSet, material: Material, file: Path) -> None:
     """Raise ValueError where a set's classes or images are not those of the data."""
     if tuple(synthetic.classes) != material.dataset.classes:
         raise ValueError(f"--data has classes {', '.join(material.dataset.classes[:5])}, ... and {file} others")

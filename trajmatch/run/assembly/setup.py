@@ -1,27 +1,107 @@
-"""From configuration to material, network and rule: the only file with both vocabularies, words and letters."""
+"""A configuration with what it names on this machine: images, device, network, engines, recipes."""
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from hashlib import blake2b
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from trajmatch.data import images
 from trajmatch.data.images import Dataset
 from trajmatch.data.material import Material
 from trajmatch.data.networks.architectures import named
 from trajmatch.data.networks.check import check_network
-from trajmatch.data.networks.convnet import convnet
+from trajmatch.data.networks.convnet import build, convnet
 from trajmatch.data.whitening import fit
 from trajmatch.machine.messages import LOGGER
+from trajmatch.methods.engines import Engine
 from trajmatch.methods.segment_weights import check_rule
+from trajmatch.methods.training import Training
+from trajmatch.run.assembly import letters
 from trajmatch.run.assembly.budget import parse_memory
-from trajmatch.run.assembly.letters import evaluation_training, expert_training, rule
+from trajmatch.run.assembly.engine import Compute, at_once, outer_compute, training_engine
 from trajmatch.settings.config import Config, Network
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """A resolved configuration with the images that it names, and what the two make on this machine.
+
+    Everything is made when it is first asked for, and once. Worker processes are not sent one: they get the path of the
+    shared file of images and the configuration.
+    """
+
+    config: Config
+    material: Material
+
+    @classmethod
+    def load(
+        cls, config: Config, source: Any = None, networks: Sequence[str] = (), sizes: Sequence[int] = ()
+    ) -> "Setup":
+        """With the images read now; the arguments are those of `load_material`. Raises ValueError."""
+        return cls(config, load_material(config, source, networks, sizes))
+
+    @property
+    def dataset(self) -> Dataset:
+        """The real images."""
+        return self.material.dataset
+
+    @property
+    def seed(self) -> int:
+        """Seed of the distillation."""
+        return letters.distillation_seed(self.config)
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where networks are trained. Raises ValueError where this machine lacks it."""
+        return device(self.config.device)
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """The configuration's network with the weights of seed 0, on the device. Nobody may change it."""
+        return self.built()[0]
+
+    @cached_property
+    def engine(self) -> Engine:
+        """How experts, and networks of a score, are trained."""
+        return training_engine(self.config, self.network, self.device)
+
+    def make(self, network: Network | None = None) -> Callable[[], nn.Module]:
+        """What makes a network, by default the configuration's, for these images. Raises ValueError."""
+        return factory(network or self.config.network, self.dataset.shape, self.dataset.num_classes)
+
+    def built(self) -> tuple[nn.Module, Tensor]:
+        """A new network and its weights of seed 0, on the device. Raises ValueError where it can't be there."""
+        network, theta = build(self.make(), 0)
+        return network.to(self.device), theta.to(self.device)
+
+    def expert_training(self) -> Training:
+        """How experts are trained."""
+        return letters.expert_training(self.config)
+
+    def evaluation_training(self, eta: float) -> Training:
+        """How networks are trained on a synthetic set at a learning rate."""
+        return letters.evaluation_training(self.config, eta)
+
+    def outer_compute(self, count: int | None = None) -> Compute:
+        """How the outer loop computes; count: synthetic images, where it is not the configuration's number."""
+        return outer_compute(self.config, self.network, self.device, self._synthetic(count), self.material.nbytes)
+
+    def at_once(self) -> int | None:
+        """How many images go through the network at once where all of a set do; None is no limit."""
+        return at_once(self.config, self.network, self.device, self._synthetic(), self.material.nbytes)
+
+    def on_cpu(self) -> "Setup":
+        """The same on the CPU, whatever the device."""
+        return Setup(replace(self.config, device="cpu"), self.material)
+
+    def _synthetic(self, count: int | None = None) -> tuple[int, int, int, int]:
+        """Shape of the synthetic images."""
+        return (count or self.config.ipc * self.dataset.num_classes, *self.dataset.shape)
 
 
 def device(name: str) -> torch.device:
@@ -50,9 +130,9 @@ def check(config: Config) -> None:
     """Raise ValueError now for what would be refused later: an unknown device or family of augmentations."""
     device(config.device)
     check_rule(config.matching.combine)
-    rule(config)
-    expert_training(config)
-    evaluation_training(config, 1.0)
+    letters.rule(config)
+    letters.expert_training(config)
+    letters.evaluation_training(config, 1.0)
     if config.memory is not None:
         parse_memory(config.memory)
 

@@ -44,7 +44,7 @@ def look(run: Opened, options: Options, advance: Callable[[int], None]) -> dict[
             advance(1)
             return rollout(problem, theta, point.X, point.Y, point.eta, T, kept=())[T]
 
-        samples.append(accumulated_error(train, [run.trajectories[e].row(t).to(run.device) for t in ends]))
+        samples.append(accumulated_error(train, [run.trajectories[e].row(t).to(run.setup.device) for t in ends]))
     found: dict[str, Any] = {"step": point.step, "epochs": ends[1:], "experts": len(samples)}
     for part in PARTS:
         mean, error = mean_and_error([getattr(sample, part).cpu().double() for sample in samples])

@@ -17,8 +17,8 @@ from trajmatch.measure.series import exponent
 from trajmatch.methods import engines
 from trajmatch.methods.engines import Engine
 from trajmatch.pages.plots import titled
-from trajmatch.run.assembly import setup
 from trajmatch.run.assembly.engine import prepare_process
+from trajmatch.run.assembly.setup import factory
 from trajmatch.run.diagnose.diagnosis import Diagnosis
 from trajmatch.run.diagnose.subject import Opened
 from trajmatch.settings.config import Network
@@ -47,9 +47,8 @@ class Size:
 
 def sizes(run: Opened, rounds: int) -> dict[str, list[Size]]:
     """What is measured along each axis; else `T` is 10, a mini-batch has 10 images, and the width is the run's."""
-    dataset, config = run.material.dataset, run.config
-    make = setup.factory(config.network, dataset.shape, dataset.num_classes)
-    name = engines.choose(build(make, 0)[0].to(run.device), run.device, 0)[0]
+    dataset, config, device = run.setup.dataset, run.config, run.setup.device
+    name = engines.choose(run.setup.network, device, 0)[0]
     found: dict[str, list[Size]] = {}
     for axis, values in AXES.items():
         found[axis] = []
@@ -62,7 +61,7 @@ def sizes(run: Opened, rounds: int) -> dict[str, list[Size]]:
                 dataset.shape,
                 dataset.num_classes,
                 name,
-                str(run.device),
+                str(device),
                 torch.get_num_threads(),
                 rounds,
             )
@@ -82,7 +81,7 @@ def measure(size: Size) -> tuple[float, float]:
     prepare_process()
     torch.set_num_threads(size.threads)
     device = torch.device(size.device)
-    network, theta = build(setup.factory(size.network, size.shape, size.classes), 0)
+    network, theta = build(factory(size.network, size.shape, size.classes), 0)
     student, theta = engines.student(network.to(device), Engine(size.engine)), theta.to(device)
 
     def make(T: int) -> Callable[[], Any]:
@@ -120,7 +119,7 @@ def look(run: Opened, options: Options, advance: Callable[[int], None]) -> dict[
     return {
         "axes": found,
         "base": {"inner_steps": base.inner_steps, "batch": base.batch, "width": run.config.network.width},
-        "pixels": run.material.dataset.shape[1],
+        "pixels": run.setup.dataset.shape[1],
         "engine": base.engine,
         "threads": base.threads,
         "device": base.device,

@@ -8,13 +8,14 @@ from torch import Tensor
 from trajmatch.core.estimators import adjoint
 from trajmatch.core.sharpness import SAM
 from trajmatch.data.file_names import METRICS
+from trajmatch.data.snapshots import Snapshot
 from trajmatch.measure.panel import matching_loss, mean_and_error
 from trajmatch.measure.series import SPIKE, describe
 from trajmatch.methods.schedule import Choice
 from trajmatch.pages.plots import banded, panels, titled
 from trajmatch.pages.step_log import read_metrics
 from trajmatch.run.diagnose.diagnosis import Diagnosis
-from trajmatch.run.diagnose.subject import Opened, Point
+from trajmatch.run.diagnose.subject import Opened
 from trajmatch.settings.options import Options
 
 
@@ -53,7 +54,7 @@ def look(run: Opened, options: Options, advance: Callable[[int], None]) -> dict[
     }
 
 
-def _sharpness(run: Opened, point: Point, options: Options, advance: Callable[[int], None]) -> list[Tensor]:
+def _sharpness(run: Opened, point: Snapshot, options: Options, advance: Callable[[int], None]) -> list[Tensor]:
     """`L(X + eps) - L(X)` of every segment of the panel, where `eps` is along the segment's exact hypergradient."""
     assert options.radius is not None, "with_radius() has filled the radius in"
     found = []

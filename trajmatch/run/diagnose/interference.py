@@ -7,11 +7,12 @@ from typing import Any
 from torch import Tensor
 
 from trajmatch.core.descent import new_moments
+from trajmatch.data.snapshots import Snapshot
 from trajmatch.measure.panel import interference, mean_and_error
 from trajmatch.methods.schedule import Choice
 from trajmatch.pages.plots import heat_map, panels
 from trajmatch.run.diagnose.diagnosis import Diagnosis
-from trajmatch.run.diagnose.subject import Opened, Point
+from trajmatch.run.diagnose.subject import Opened
 from trajmatch.settings.options import Options
 
 
@@ -21,7 +22,7 @@ def pieces(run: Opened, options: Options) -> int:
     return run.panel_size(options.panel) * len(run.spread_points(options.points)) * size * (size + 2)
 
 
-def _step(run: Opened, point: Point, d: Tensor) -> Tensor:
+def _step(run: Opened, point: Snapshot, d: Tensor) -> Tensor:
     """The images after one step of the run's optimiser, from rest, along a hypergradient."""
     return run.rule.images.step(point.X, d, new_moments(point.X), 0)[0]
 

@@ -25,7 +25,7 @@ def pieces(run: Opened, options: Options) -> int:
 
 def look(run: Opened, options: Options, advance: Callable[[int], None]) -> dict[str, Any]:
     """The distances of the run's images, and for comparison those of real test images, in pixels in [0, 1]."""
-    dataset, space = run.material.dataset, run.material.space
+    dataset, space = run.setup.dataset, run.setup.material.space
     pixels = space.inverse(run.last.X.cpu())
     real = _pixels(dataset.train.x)
     distance, index = nearest(pixels, real)

@@ -8,13 +8,11 @@ from typing import Any
 
 from trajmatch.core.draws import derive
 from trajmatch.data.file_names import METRICS
-from trajmatch.data.networks.convnet import build
 from trajmatch.machine.interrupts import deferred
 from trajmatch.measure.evaluate import train_and_test
 from trajmatch.methods.outer import probabilities
 from trajmatch.pages.step_log import read_metrics
-from trajmatch.run.assembly import engine as compute
-from trajmatch.run.assembly import letters, setup
+from trajmatch.run.assembly.setup import Setup
 from trajmatch.run.diagnose.subject import Opened
 from trajmatch.run.folder import claim
 from trajmatch.run.stages.loop import Loop
@@ -31,7 +29,7 @@ def changed(run: Opened, matching: Matching, steps: int) -> Config:
 def distilled(run: Opened, config: Config, folder: Path, advance: Callable[[int], None]) -> Loop:
     """Distil in `folder`, or go on with what was begun there; advance() is told every outer step."""
     claim(folder, config)
-    loop = Loop(config, run.material, run.trajectories, folder)
+    loop = Loop(Setup(config, run.setup.material), run.trajectories, folder)
     advance(loop.checkpoint.step)
     with deferred() as check_interrupt:
         try:
@@ -52,11 +50,9 @@ def log(folder: Path) -> list[dict[str, Any]]:
 
 def score(run: Opened, loop: Loop, networks: int, advance: Callable[[int], None]) -> dict[str, float]:
     """Test accuracy of networks trained on the last images of a distillation: mean, std, n."""
-    state, dataset = loop.checkpoint.state, run.material.dataset
-    make = setup.factory(run.config.network, dataset.shape, dataset.num_classes)
-    engine = compute.training_engine(run.config, build(make, 0)[0].to(run.device), run.device)
-    recipe = letters.evaluation_training(run.config, float(state.eta))
-    x, y = run.material.space.forward(dataset.test.x).to(run.device), dataset.test.y.to(run.device)
+    state, setup, test = loop.checkpoint.state, run.setup, run.setup.dataset.test
+    make, engine, recipe = setup.make(), setup.engine, setup.evaluation_training(float(state.eta))
+    x, y = setup.material.space.forward(test.x).to(setup.device), test.y.to(setup.device)
     X, Y = state.average, probabilities(loop.rule, state)
     found = []
     for i in range(networks):

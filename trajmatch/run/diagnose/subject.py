@@ -3,28 +3,25 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from trajmatch.core.estimators import Task
 from trajmatch.core.student import Student
-from trajmatch.data.file_names import CONFIG, SNAPSHOTS
-from trajmatch.data.images import Dataset
+from trajmatch.data.file_names import CONFIG
 from trajmatch.data.material import Material
-from trajmatch.data.networks.convnet import build
-from trajmatch.data.snapshots import read_snapshot
+from trajmatch.data.snapshots import Snapshot, all_of
 from trajmatch.data.synthetic import load
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.measure.panel import panel
 from trajmatch.methods import engines
 from trajmatch.methods.outer import Rule
 from trajmatch.methods.schedule import Choice
-from trajmatch.run.assembly import engine as compute
-from trajmatch.run.assembly import letters, setup
+from trajmatch.run.assembly import letters
 from trajmatch.run.assembly.distilled import check_fit
 from trajmatch.run.assembly.set_file import base_configuration, set_file
+from trajmatch.run.assembly.setup import Setup
 from trajmatch.run.stages.experts import open_experts
 from trajmatch.run.stages.start import first_state
 from trajmatch.settings.checks import resolve
@@ -36,31 +33,25 @@ from trajmatch.settings.stored import parsed
 SEED = 20_000
 
 
-class Point(NamedTuple):
-    """The set after an outer step: images (n, c, h, w), label probabilities (n, C), step size ()."""
-
-    step: int
-    X: Tensor
-    Y: Tensor
-    eta: Tensor
-
-
 @dataclass(frozen=True)
 class Opened:
     """A run (or a set beside experts): its settings, its experts, and its set at several points of the distillation."""
 
     name: str
     folder: Path | None
-    config: Config
-    material: Material
+    setup: Setup
     trajectories: list[Trajectory]
-    points: list[Point]
+    points: list[Snapshot]
     student: Student
     rule: Rule
-    device: torch.device
 
     @property
-    def last(self) -> Point:
+    def config(self) -> Config:
+        """The settings of the run."""
+        return self.setup.config
+
+    @property
+    def last(self) -> Snapshot:
         """The set as it is now."""
         return self.points[-1]
 
@@ -73,7 +64,7 @@ class Opened:
         """The number of experts in a panel: as many as wanted, or all where there are fewer."""
         return min(wanted, len(self.trajectories))
 
-    def spread_points(self, count: int) -> list[Point]:
+    def spread_points(self, count: int) -> list[Snapshot]:
         """At most `count` of the points, evenly spaced, the first and the last among them."""
         return [self.points[k] for k in evenly(len(self.points), count)]
 
@@ -82,10 +73,10 @@ class Opened:
         M = self.config.matching.expert_epochs
         return evenly(min(t.num_rows for t in self.trajectories) - M, count)
 
-    def tasks(self, point: Point, choices: Sequence[Choice]) -> list[Task]:
+    def tasks(self, point: Snapshot, choices: Sequence[Choice]) -> list[Task]:
         """A panel on the set of one point."""
         M = self.config.matching.expert_epochs
-        segments = [self.trajectories[e].segment(e, t, M).to(self.device) for e, t in choices]
+        segments = [self.trajectories[e].segment(e, t, M).to(self.setup.device) for e, t in choices]
         return panel(self.rule, self.student, segments, point.X, point.Y, point.eta, SEED)
 
 
@@ -122,81 +113,52 @@ class Opener:
             raise ValueError(f"--run is {folder}, which is not a run folder: it has no {CONFIG}")
         flat = read_config(folder / CONFIG)
         parsed(flat, str(folder / CONFIG), "put back what it was, or start anew in another --out")
-        config, material = self._prepared(flat)
-        place, points = setup.device(config.device), []
-        trajectories = self._experts(config, material, folder / "experts" if config.experts.isdigit() else None)
+        setup = self._prepared(flat)
+        config, points = setup.config, []
+        trajectories = self._experts(setup, folder / "experts" if config.experts.isdigit() else None)
         if trajectories or not METHODS[config.method].experts:
-            state = first_state(config, material, trajectories, place)
+            state = first_state(setup, trajectories)
             Y = state.Y.softmax(1) if config.outer.labels == "learned" else state.Y
-            points.append(Point(0, state.X, Y, state.eta))
-        points += _snapshots(folder, material.dataset, place)
+            points.append(Snapshot(0, state.X, Y, state.eta))
+        held = all_of(folder, setup.dataset.shape, setup.dataset.num_classes)
+        points += [one.to(setup.device) for one in held]
         if not points:
             raise ValueError(
                 f"--run is {folder}, which has no images yet: the first are kept after a share of its steps"
             )
-        return _opened(folder.name, folder, config, material, trajectories, points, place)
+        return _opened(folder.name, folder, setup, trajectories, points)
 
     def set(self, path: Path, experts: Path | None) -> Opened:
         """Open a distilled set beside a folder of experts, which need not be those that it was made from."""
         file = set_file(path)
-        config, material = self._prepared(base_configuration(path))
+        setup = self._prepared(base_configuration(path))
         synthetic = load(file)
-        check_fit(synthetic, material, file)
-        place = setup.device(config.device)
-        point = Point(config.steps, synthetic.X.to(place), synthetic.Y.to(place), torch.tensor(synthetic.eta).to(place))
-        return _opened(file.stem, None, config, material, self._experts(config, material, experts), [point], place)
+        check_fit(synthetic, setup.material, file)
+        point = Snapshot(setup.config.steps, synthetic.X, synthetic.Y, torch.tensor(synthetic.eta)).to(setup.device)
+        return _opened(file.stem, None, setup, self._experts(setup, experts), [point])
 
-    def _experts(self, config: Config, material: Material, folder: Path | None) -> list[Trajectory]:
+    def _experts(self, setup: Setup, folder: Path | None) -> list[Trajectory]:
         """The experts of a folder, or of the folder that the settings name; no experts where none are needed."""
         if not self.experts:
             return []
-        folder = folder or Path(config.experts)
-        found = open_experts(config, material, folder)
+        folder = folder or Path(setup.config.experts)
+        found = open_experts(setup, folder)
         if not found:
             raise ValueError(f"--experts: {folder} holds no experts")
         return found
 
-    def _prepared(self, flat: dict[str, Any]) -> tuple[Config, Material]:
+    def _prepared(self, flat: dict[str, Any]) -> Setup:
         config = resolve(parsed({**flat, **self.changes}))
         key = repr((config.data, config.images, config.seed))
         if key not in self.materials:
-            self.materials[key] = setup.load_material(config)
-        return config, self.materials[key]
-
-
-def _snapshots(folder: Path, dataset: Dataset, device: torch.device) -> list[Point]:
-    found = []
-    for path in sorted((folder / SNAPSHOTS).glob("step_*.safetensors")):
-        number = path.stem.removeprefix("step_")
-        if not number.isdigit():
-            raise ValueError(f"{path}: this is not the snapshot of a step, which its name must say")
-        step, X, Y, eta = read_snapshot(path, int(number), dataset.shape, dataset.num_classes)
-        found.append(Point(step, X.to(device), Y.to(device), eta.to(X.dtype).to(device)))
-    return found
+            self.materials[key] = Setup.load(config).material
+        return Setup(config, self.materials[key])
 
 
 def _opened(
-    name: str,
-    folder: Path | None,
-    config: Config,
-    material: Material,
-    trajectories: list[Trajectory],
-    points: list[Point],
-    device: torch.device,
+    name: str, folder: Path | None, setup: Setup, trajectories: list[Trajectory], points: list[Snapshot]
 ) -> Opened:
-    dataset = material.dataset
-    network, _ = build(setup.factory(config.network, dataset.shape, dataset.num_classes), 0)
-    network, synthetic = network.to(device), (len(points[0].X), *dataset.shape)
-    how = compute.outer_compute(config, network, device, synthetic, material.nbytes)
+    how = setup.outer_compute(len(points[0].X))
     torch.set_num_threads(how.threads)
-    return Opened(
-        name,
-        folder,
-        config,
-        material,
-        trajectories,
-        points,
-        engines.student(network, how.engine),
-        letters.rule(config),
-        device,
-    )
+    student, rule = engines.student(setup.network, how.engine), letters.rule(setup.config)
+    return Opened(name, folder, setup, trajectories, points, student, rule)

@@ -15,7 +15,6 @@ from trajmatch.data.file_names import CONFIG, SET, STREAM
 from trajmatch.data.files import replacing, write_record
 from trajmatch.data.kept import BELONGS, digest, other
 from trajmatch.data.material import Material
-from trajmatch.data.networks.convnet import build
 from trajmatch.data.synthetic import SyntheticSet
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.machine.lock import Lock
@@ -24,8 +23,7 @@ from trajmatch.measure.evaluate import train_and_test
 from trajmatch.pages import records as shapes
 from trajmatch.pages.plots import png, streams
 from trajmatch.pages.tables import as_text, mean_and_std
-from trajmatch.run.assembly import letters, setup
-from trajmatch.run.assembly.engine import training_engine
+from trajmatch.run.assembly.setup import Setup, check
 from trajmatch.run.folder import commit
 from trajmatch.run.stages import beforehand
 from trajmatch.run.stages.experts import open_experts
@@ -64,30 +62,28 @@ def continual(config: Config, options: Options, folder: Path, command: str, say:
     """
     checked(options)
     config = resolve(config)
-    setup.check(config)
+    check(config)
     _check_place(folder)
     if not is_count(config.experts):
         _check_experts(Path(config.experts), options)
-    material = setup.load_material(config)
-    steps = [
-        class_steps(material.dataset.num_classes, options.class_steps, config.seed, k) for k in range(options.orders)
-    ]
+    setup = Setup.load(config)
+    steps = [class_steps(setup.dataset.num_classes, options.class_steps, config.seed, k) for k in range(options.orders)]
     batch, new = config.matching.batch, config.ipc * len(steps[0][0])
     if batch is not None and batch > new:
         raise ValueError(f"--matching.batch is {batch} and must be at most the {new} images that a step condenses")
     if not (folder / PLACE.format(0, 0)).exists():
         # What can't work is found at the first step, and leaves no folder.
-        beforehand.check_run(config, _part(material, steps[0][0]), _known_experts(config, material, steps[0][0]))
+        first = Setup(config, _part(setup.material, steps[0][0]))
+        beforehand.check_run(first, _known_experts(first))
     folder.mkdir(parents=True, exist_ok=True)
     with Lock(folder):  # the runs of its steps have their own
-        rows = _rows(config, options, material, steps, folder, command, say)
-        return _told(config, material, steps, rows, folder, command)
+        rows = _rows(setup, options, steps, folder, command, say)
+        return _told(setup, steps, rows, folder, command)
 
 
 def _rows(
-    config: Config,
+    setup: Setup,
     options: Options,
-    material: Material,
     steps: list[list[list[int]]],
     folder: Path,
     command: str,
@@ -100,8 +96,8 @@ def _rows(
         rows.append([])
         for j, group in enumerate(groups):
             place = folder / PLACE.format(order, j)
-            memory.append((group, _condensed(config, material, group, order, j, folder, command)))
-            rows[-1].append(_scores(config, material, memory, options.fresh_networks, place, say))
+            memory.append((group, _condensed(setup, group, (order, j), folder, command)))
+            rows[-1].append(_scores(setup, memory, options.fresh_networks, place, say))
             seen = (j + 1) * len(group)
             mean = sum(rows[-1][-1]) / len(rows[-1][-1])
             say(f"order {order + 1} of {len(steps)}, {seen} classes: {mean:.2%}")
@@ -151,39 +147,39 @@ def _part(material: Material, group: list[int]) -> Material:
     return Material(of_classes(material.dataset, group), material.space, content)
 
 
-def _known_experts(config: Config, material: Material, group: list[int]) -> list[Trajectory] | None:
+def _known_experts(setup: Setup) -> list[Trajectory] | None:
     """The first step's experts of another stream, or none; None where experts are to be trained."""
+    config = setup.config
     if not METHODS[config.method].experts:
         return []
     if is_count(config.experts):
         return None
-    return open_experts(config, _part(material, group), Path(config.experts) / EXPERTS_OF.format(0, 0))
+    return open_experts(setup, Path(config.experts) / EXPERTS_OF.format(0, 0))
 
 
 def _condensed(
-    config: Config, material: Material, group: list[int], order: int, step: int, folder: Path, command: str
+    setup: Setup, group: list[int], order_and_step: tuple[int, int], folder: Path, command: str
 ) -> SyntheticSet:
     """The set of a step's classes, distilled now or found done."""
-    place, experts = folder / PLACE.format(order, step), config.experts
+    place, experts = folder / PLACE.format(*order_and_step), setup.config.experts
     if not is_count(experts):
-        experts = str(Path(experts) / EXPERTS_OF.format(order, step))
-    about = replace(config, out=str(place), experts=experts, resume=True)
-    this = Run(about, place, command, say=silent, material=_part(material, group))
+        experts = str(Path(experts) / EXPERTS_OF.format(*order_and_step))
+    about = replace(setup.config, out=str(place), experts=experts, resume=True)
+    this = Run(about, place, command, say=silent, material=_part(setup.material, group))
     this.experts()
     this.distill()
     return sets.load(place)
 
 
 def _scores(
-    config: Config,
-    material: Material,
+    setup: Setup,
     memory: list[tuple[list[int], SyntheticSet]],
     networks: int,
     place: Path,
     say: Callable[[str], None],
 ) -> list[float]:
     """Accuracies on test images of all classes seen, of new networks trained on the whole memory."""
-    path = place / SCORES
+    path, config, material = place / SCORES, setup.config, setup.material
     belongs = {"set": _identities(place, len(memory)), "data": material.content}
     held = _held(path, belongs, say) if path.exists() else []
     if len(held) >= networks:
@@ -193,10 +189,9 @@ def _scores(
     where = {label: k for k, label in enumerate(seen)}
     X = torch.cat([one.X for _, one in memory])
     Y = torch.cat([widened(one.Y, [where[label] for label in group], len(seen)) for group, one in memory])
-    device = setup.device(config.device)
-    make = setup.factory(config.network, known.shape, len(seen))
-    engine = training_engine(config, build(make, 0)[0].to(device), device)
-    recipe = letters.evaluation_training(config, geometric_mean([one.eta for _, one in memory]))
+    of_known, device = Setup(config, replace(material, dataset=known)), setup.device
+    make, engine = of_known.make(), of_known.engine
+    recipe = setup.evaluation_training(geometric_mean([one.eta for _, one in memory]))
     x, y = material.space.forward(known.test.x).to(device), known.test.y.to(device)
     # One thread, whatever ran before: the numbers are those of the same arithmetic.
     threads = torch.get_num_threads()
@@ -230,14 +225,14 @@ def _held(path: Path, belongs: dict[str, str], say: Callable[[str], None]) -> li
 
 
 def _told(
-    config: Config,
-    material: Material,
+    setup: Setup,
     steps: list[list[list[int]]],
     rows: list[list[list[float]]],
     folder: Path,
     command: str,
 ) -> Path:
     """Write the result and the curve."""
+    config, material = setup.config, setup.material
     curves = [[step[i] for step in order] for order in rows for i in range(len(order[0]))]
     after = band(curves)
     seen = [sum(len(group) for group in steps[0][: j + 1]) for j in range(len(steps[0]))]

@@ -8,11 +8,12 @@ from trajmatch.data.checksums import identity
 from trajmatch.data.file_names import RANKING, SET, SIZES, TRANSFER
 from trajmatch.data.files import write_record
 from trajmatch.data.kept import BELONGS, other
-from trajmatch.data.synthetic import content
+from trajmatch.data.synthetic import SyntheticSet, content
 from trajmatch.machine.processes import Peak
 from trajmatch.pages import records as shapes
 from trajmatch.pages.tables import score_lines
 from trajmatch.run.assembly.distilled import opened_set
+from trajmatch.run.assembly.setup import Setup
 from trajmatch.run.scores import ranking, sizes, transfer
 from trajmatch.run.stages import evaluation as evaluate_stage
 from trajmatch.run.stages import experts as expert_stage
@@ -45,34 +46,36 @@ def evaluate_set(path: Path, config: Config, options: Scored) -> dict[str, Any]:
     NAME.transfer.json and so on.
     """
     options = options.asked()
-    config, synthetic, material, file = opened_set(path, config, options.networks, options.sizes)
+    setup, synthetic, file = opened_set(path, config, options.networks, options.sizes)
+    config = setup.config
     what = f"mean and standard deviation of {config.evaluation.networks} networks on test images"
-    keep = partial(_keep, file, _about(config, synthetic, material, file))
+    keep = partial(_keep, file, _about(setup, synthetic, file))
     if options.networks:
-        scores = transfer.transfer(config, material, synthetic, options, file.parent, Peak())
+        scores = transfer.transfer(setup, synthetic, options, file.parent, Peak())
         found = {"networks": scores, "rates": list(options.rates)}
         return keep(TRANSFER, found, transfer.lines(scores), f"{what} (learning rate)")
     if options.sizes:
-        scores = sizes.sizes(config, material, synthetic, options.sizes, file.parent, Peak())
+        scores = sizes.sizes(setup, synthetic, options.sizes, file.parent, Peak())
         return keep(SIZES, {"sizes": scores}, sizes.lines(scores), what)
     experts = file.parent / "experts" if is_count(config.experts) else Path(config.experts)
-    trajectories = expert_stage.open_experts(config, material, experts) if experts.is_dir() else []
+    trajectories = expert_stage.open_experts(setup, experts) if experts.is_dir() else []
     if options.ranking:
-        found = ranking.rank(config, material, synthetic, trajectories, options.rates, file.parent, Peak())
+        found = ranking.rank(setup, synthetic, trajectories, options.rates, file.parent, Peak())
         return keep(
             RANKING, {**found, "rates": list(options.rates)}, ranking.lines(found), "scores and how they were obtained"
         )
     candidates = evaluate_stage.snapshots(config, path, synthetic) if path.is_dir() else []
-    accuracy = evaluate_stage.evaluate(config, material, synthetic, trajectories, file.parent, Peak(), candidates)
+    accuracy = evaluate_stage.evaluate(setup, synthetic, trajectories, file.parent, Peak(), candidates)
     for line in score_lines(accuracy):
         print(line)
     say(f"distilled: {accuracy['distilled']['how']}")
     return accuracy
 
 
-def _about(config: Config, synthetic: Any, material: Any, file: Path) -> dict[str, Any]:
+def _about(setup: Setup, synthetic: SyntheticSet, file: Path) -> dict[str, Any]:
     """What scores belong to: the set, the real images, and how networks are trained."""
-    training = {key: value for key, value in settings(config, ("evaluation",)).items() if key in PROTOCOL}
+    material = setup.material
+    training = {key: value for key, value in settings(setup.config, ("evaluation",)).items() if key in PROTOCOL}
     belongs = {"set": identity(file), "data": material.content}
     found = {"set": str(file), "content": [content(synthetic), material.content], "settings": training}
     return {**found, BELONGS: belongs}

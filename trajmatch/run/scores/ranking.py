@@ -10,8 +10,7 @@ from torch import Tensor
 
 from trajmatch.core.augment import STANDARD, families
 from trajmatch.core.draws import generator
-from trajmatch.data.material import Material, shared
-from trajmatch.data.networks.convnet import build
+from trajmatch.data.material import shared
 from trajmatch.data.synthetic import SyntheticSet, class_labels, one_hot
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.machine.processes import Peak
@@ -19,11 +18,9 @@ from trajmatch.measure import ranking
 from trajmatch.measure.evaluate import Score
 from trajmatch.methods import engines
 from trajmatch.pages.tables import as_text, score_lines
-from trajmatch.run.assembly import setup
-from trajmatch.run.assembly.engine import training_engine
+from trajmatch.run.assembly.setup import Setup
 from trajmatch.run.stages.evaluation import chosen_on, random_set, whole, whole_jobs
 from trajmatch.run.stages.trials import Job, accuracies_of, set_jobs
-from trajmatch.settings.config import Config
 
 # What is trained on; "otherwise" is without augmentation where the protocol augments, and with it where it does not.
 TITLES = {
@@ -36,8 +33,7 @@ TITLES = {
 
 
 def rank(
-    config: Config,
-    material: Material,
+    setup: Setup,
     synthetic: SyntheticSet,
     trajectories: list[Trajectory],
     rates: Sequence[float],
@@ -52,7 +48,8 @@ def rank(
     that of --evaluation.whole-epochs. Random images of a set with soft labels get the experts' mean probabilities.
     Raises ValueError where experts or validation images are missing.
     """
-    _check(config, material, synthetic, trajectories)
+    _check(setup, synthetic, trajectories)
+    config, material = setup.config, setup.material
     e = config.evaluation
     rates = tuple(dict.fromkeys((synthetic.eta, *rates)))
     with shared(material, folder) as path:
@@ -60,14 +57,14 @@ def rank(
             job
             for key in TITLES
             for rate in rates
-            for job in _jobs(config, material, synthetic, trajectories, key, rate, 1, "validation")
+            for job in _jobs(setup, synthetic, trajectories, key, rate, 1, "validation")
         ]
         seen = accuracies_of(config, path, peak, quiet, tried)
         best = {key: max(rates, key=lambda rate, key=key: seen[f"{key} {rate}"][0]) for key in TITLES}  # type: ignore[misc]
         jobs = [
             job
             for key, rate in best.items()
-            for job in _jobs(config, material, synthetic, trajectories, key, rate, e.networks, "test")
+            for job in _jobs(setup, synthetic, trajectories, key, rate, e.networks, "test")
         ]
         jobs += whole_jobs(config) if e.whole_epochs else []
         found = accuracies_of(config, path, peak, quiet, jobs)
@@ -82,9 +79,9 @@ def rank(
     return {"accuracy": accuracy, **scores({key: score["mean"] for key, score in accuracy.items()})}
 
 
-def _check(config: Config, material: Material, synthetic: SyntheticSet, trajectories: list[Trajectory]) -> None:
+def _check(setup: Setup, synthetic: SyntheticSet, trajectories: list[Trajectory]) -> None:
     """Raise ValueError where experts or validation images are missing."""
-    if not trajectories and not config.evaluation.whole_epochs:
+    if not trajectories and not setup.config.evaluation.whole_epochs:
         raise ValueError(
             "--ranking needs experts, whose accuracy stands for the whole set: score a run folder, name them by "
             "--experts, or give --evaluation.whole-epochs"
@@ -93,7 +90,7 @@ def _check(config: Config, material: Material, synthetic: SyntheticSet, trajecto
         raise ValueError(
             "--ranking needs experts, by which random images get soft labels as the set has: name --experts"
         )
-    if not len(material.dataset.validation):
+    if not len(setup.dataset.validation):
         raise ValueError("--images.validation is 0, and the learning rates of --ranking are chosen on such images")
 
 
@@ -111,8 +108,7 @@ def scores(mean: dict[str, float]) -> dict[str, float]:
 
 
 def _jobs(
-    config: Config,
-    material: Material,
+    setup: Setup,
     synthetic: SyntheticSet,
     trajectories: list[Trajectory],
     key: str,
@@ -121,16 +117,15 @@ def _jobs(
     split: str,
 ) -> list[Job]:
     """`count` networks of one kind at one rate; random images are drawn anew for each."""
-    jobs = []
+    config, num_classes, jobs = setup.config, setup.dataset.num_classes, []
     for i in range(count):
         X, Y = synthetic.X, synthetic.Y
         if key.startswith("random"):
-            X, Y = random_set(config, material, generator(config.seed, "random real images", i))
+            X, Y = random_set(setup, generator(config.seed, "random real images", i))
             if _is_soft(synthetic.Y):
-                Y = _soft(config, material, trajectories, X)
+                Y = _soft(setup.on_cpu(), trajectories, X)
         elif key == "hard":
-            labels = class_labels(material.dataset.num_classes, config.ipc)
-            Y = one_hot(labels, material.dataset.num_classes)
+            Y = one_hot(class_labels(num_classes, config.ipc), num_classes)
         job = set_jobs(f"{key} {rate}", config, X, Y, rate, i + 1, split)[i]
         if key.endswith("otherwise"):
             other = () if job.recipe.families else families(STANDARD)
@@ -144,11 +139,9 @@ def _is_soft(Y: Tensor) -> bool:
 
 
 @torch.no_grad()
-def _soft(config: Config, material: Material, trajectories: list[Trajectory], X: Tensor) -> Tensor:
+def _soft(setup: Setup, trajectories: list[Trajectory], X: Tensor) -> Tensor:
     """The experts' mean probabilities (n, C) for images (n, c, h, w)."""
-    dataset = material.dataset
-    network, _ = build(setup.factory(config.network, dataset.shape, dataset.num_classes), 0)
-    forward = engines.forward(network, training_engine(config, network, torch.device("cpu")))
+    forward = engines.forward(setup.network, setup.engine)
     return torch.stack([forward(t.row(t.num_rows - 1), X).softmax(1) for t in trajectories]).mean(0)
 
 

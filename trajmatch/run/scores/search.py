@@ -13,20 +13,19 @@ from trajmatch.data.checksums import identity
 from trajmatch.data.file_names import SEARCH
 from trajmatch.data.files import write_record
 from trajmatch.data.kept import BELONGS
-from trajmatch.data.material import Material, shared
+from trajmatch.data.material import shared
 from trajmatch.data.networks.convnet import NORMS, POOLINGS, build
 from trajmatch.data.synthetic import SyntheticSet
 from trajmatch.machine.processes import Peak
 from trajmatch.measure.agreement import kendall, spearman
 from trajmatch.pages import records
 from trajmatch.pages.tables import as_text
-from trajmatch.run.assembly.letters import expert_training
-from trajmatch.run.assembly.setup import factory
+from trajmatch.run.assembly.setup import Setup, factory
 from trajmatch.run.folder import commit
 from trajmatch.run.scores.evaluate import scores_file
 from trajmatch.run.stages.evaluation import chosen_on, random_set
 from trajmatch.run.stages.trials import Job, accuracies_of, real_job, set_jobs
-from trajmatch.settings.config import Config, Network
+from trajmatch.settings.config import Network
 from trajmatch.settings.kinds import checked
 from trajmatch.settings.ranges import Count, Depth, Few, Share, Width
 
@@ -101,9 +100,8 @@ def name(network: Network) -> str:
 
 
 def search(
-    config: Config,
+    setup: Setup,
     options: Options,
-    material: Material,
     synthetic: SyntheticSet,
     file: Path,
     command: str,
@@ -117,7 +115,7 @@ def search(
     search goes on. file: the set's, beside which the result is written. Returns its path. Raises ValueError, also where
     there are no validation images.
     """
-    dataset = material.dataset
+    config, material, dataset = setup.config, setup.material, setup.dataset
     if not len(dataset.validation):
         raise ValueError("--images.validation is 0, and search chooses networks by their accuracy on such images")
     options = once(options)
@@ -125,13 +123,13 @@ def search(
     say(f"{len(networks)} networks, {options.proxy_networks} of each on the set and on random images, one on all")
     jobs: list[Job] = []
     for network in networks:
-        jobs += _jobs(config, options, material, synthetic, network)
+        jobs += _jobs(setup, options, synthetic, network)
     with shared(material, file.parent) as path:
         found = accuracies_of(config, path, Peak(), quiet, jobs)
     rows = [{"network": name(n), **{k: fmean(found[f"{k}: {name(n)}"]) for k in SOURCES}} for n in networks]
     result = {
         "space": {field: list(getattr(options, field)) for field in AXES},
-        "how": _how(config, options, material, synthetic),
+        "how": _how(setup, options, synthetic),
         "networks": rows,
         "agreement": {source: agreement(rows, source) for source in ("set", "random")},
         "command": command,
@@ -145,23 +143,23 @@ def search(
 SOURCES = ("set", "random", "real")
 
 
-def _jobs(config: Config, options: Options, material: Material, synthetic: SyntheticSet, network: Network) -> list[Job]:
+def _jobs(setup: Setup, options: Options, synthetic: SyntheticSet, network: Network) -> list[Job]:
     """What is trained of one network."""
-    eta, count = synthetic.eta, options.proxy_networks
+    config, eta, count = setup.config, synthetic.eta, options.proxy_networks
     jobs = set_jobs(f"set: {name(network)}", config, synthetic.X, synthetic.Y, eta, count, "validation")
     for i in range(count):
-        X, Y = random_set(config, material, generator(config.seed, "random real images", i))
+        X, Y = random_set(setup, generator(config.seed, "random real images", i))
         jobs += set_jobs(f"random: {name(network)}", config, X, Y, eta, i + 1, "validation")[i:]
     recipe = replace(
-        expert_training(config), momentum=options.real_momentum, epochs=options.real_epochs, sharpness=None
+        setup.expert_training(), momentum=options.real_momentum, epochs=options.real_epochs, sharpness=None
     )
     jobs = [job._replace(network=network) for job in jobs]
     return [*jobs, real_job(f"real: {name(network)}", recipe, derive(config.seed, "search"), network)]
 
 
-def _how(config: Config, options: Options, material: Material, synthetic: SyntheticSet) -> dict[str, str]:
+def _how(setup: Setup, options: Options, synthetic: SyntheticSet) -> dict[str, str]:
     """What was measured on what, for each of `SOURCES`, and how the choice was made."""
-    dataset, training = material.dataset, expert_training(config)
+    material, dataset, training = setup.material, setup.dataset, setup.expert_training()
     return {
         "set": f"accuracy on {len(dataset.validation)} {chosen_on(material)}; mean of {options.proxy_networks} "
         f"networks trained on the set, by the evaluation's recipe at the set's step size {synthetic.eta:.4g}",

@@ -5,11 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trajmatch.data.material import Material, shared
+from trajmatch.data.material import shared
 from trajmatch.data.synthetic import SyntheticSet
 from trajmatch.machine.processes import Peak
 from trajmatch.measure.evaluate import Score
 from trajmatch.pages.tables import as_text, mean_and_std
+from trajmatch.run.assembly.setup import Setup
 from trajmatch.run.stages.evaluation import chosen_on, obtained
 from trajmatch.run.stages.trials import Job, accuracies_of, set_jobs
 from trajmatch.settings.checks import resolve
@@ -19,8 +20,7 @@ from trajmatch.settings.stored import parsed
 
 
 def transfer(
-    config: Config,
-    material: Material,
+    setup: Setup,
     synthetic: SyntheticSet,
     options: Scored,
     folder: Path,
@@ -33,6 +33,7 @@ def transfer(
     the step size was learned is not tuned. learned: at the step size of the set, as the published programs do.
     folder: where a temporary file of the images may be put. Raises ValueError where there are no validation images.
     """
+    config, material = setup.config, setup.material
     e, names, rates = config.evaluation, options.networks, options.rates
     if not len(material.dataset.validation):
         raise ValueError("--images.validation is 0, and the learning rates of --networks are chosen on such images")

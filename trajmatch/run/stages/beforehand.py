@@ -1,36 +1,34 @@
 """What can't work is refused here, before anything is trained and before a folder is made.
 
 The real network is made, moved to the device and differentiated on two images as the stages will do it; nothing is
-trained, and nothing is written. `assemble.check` has refused what needs no images before.
+trained, and nothing is written. `check` of run/assembly/setup.py has refused what needs no images before.
 """
 
 from collections.abc import Sequence
 from math import ceil
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from trajmatch.core.vector import Layout, functional
-from trajmatch.data.material import Material
-from trajmatch.data.networks.convnet import build, embedding
+from trajmatch.data.networks.convnet import embedding
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.methods import engines
 from trajmatch.methods.derivatives import check_features, check_sweep, check_truth
 from trajmatch.methods.selection import SELECTIONS
-from trajmatch.run.assembly import engine as compute
-from trajmatch.run.assembly import setup
 from trajmatch.run.assembly.engine import Compute
+from trajmatch.run.assembly.setup import Setup
 from trajmatch.run.stages.steps import Condenser
 from trajmatch.settings.config import Config
 from trajmatch.settings.methods import METHODS
 
 
-def check_experts(config: Config, material: Material) -> None:
+def check_experts(setup: Setup) -> None:
     """Raise ValueError where experts of a resolved configuration can't be trained, or would have no snapshots."""
-    network, _ = made(config, material)
-    functional(network)
-    _check_engine(config, network, material)
-    every, steps = config.expert.save_every, training_steps(config, material)
+    functional(setup.network)
+    _check_engine(setup)
+    config = setup.config
+    every, steps = config.expert.save_every, training_steps(setup)
     if every is not None and every > steps:
         raise ValueError(
             f"--expert.save-every is {every} and must be at most {steps}, the steps of a training of "
@@ -38,39 +36,35 @@ def check_experts(config: Config, material: Material) -> None:
         )
 
 
-def check_run(config: Config, material: Material, trajectories: Sequence[Trajectory] | None) -> Compute:
+def check_run(setup: Setup, trajectories: Sequence[Trajectory] | None) -> Compute:
     """Raise ValueError where a distillation or its scores can't be had; else say how the outer loop will compute.
 
     trajectories: the experts where they are known, None where they are still to be trained.
     """
-    network, theta = made(config, material)
+    config, network = setup.config, setup.network
     functional(network)
-    _check_engine(config, network, material)
+    _check_engine(setup)
     method = METHODS[config.method]
     if method.experts and trajectories is None:
-        check_experts(config, material)
-        _check_planned(config, material)
+        check_experts(setup)
+        _check_planned(setup)
     if trajectories:
         check_segments(config, trajectories)
         _check_fit(network, trajectories)
     if config.outer.initial in SELECTIONS or config.method in ("dm", "mdc"):
         embedding(network)
-    found = _outer(config, network, material)
+    found = setup.outer_compute()
+    if method.condenses:
+        found = Condenser(setup).compute()
     if config.steps:
-        _check_derivatives(config, network, theta, material, found)
+        _check_derivatives(setup, found)
     return found
 
 
-def made(config: Config, material: Material) -> tuple[nn.Module, Tensor]:
-    """The network of a configuration and weights of it, on its device. Raises ValueError where it can't be there."""
-    place, dataset = setup.device(config.device), material.dataset
-    network, theta = build(setup.factory(config.network, dataset.shape, dataset.num_classes), 0)
-    return network.to(place), theta.to(place)
-
-
-def training_steps(config: Config, material: Material) -> int:
+def training_steps(setup: Setup) -> int:
     """Steps of one expert's training."""
-    return config.expert.epochs * ceil(len(material.dataset.train) / config.expert.batch)
+    e = setup.config.expert
+    return e.epochs * ceil(len(setup.dataset.train) / e.batch)
 
 
 def needed_snapshots(config: Config) -> int:
@@ -89,10 +83,10 @@ def check_segments(config: Config, trajectories: Sequence[Trajectory]) -> None:
             )
 
 
-def _check_planned(config: Config, material: Material) -> None:
+def _check_planned(setup: Setup) -> None:
     """Refuse snapshots so far apart that the experts would be shorter than the segments reach."""
-    every, needed = config.expert.save_every, needed_snapshots(config)
-    if every is None or (last := training_steps(config, material) // every) >= needed:
+    every, needed = setup.config.expert.save_every, needed_snapshots(setup.config)
+    if every is None or (last := training_steps(setup) // every) >= needed:
         return
     raise ValueError(
         f"--expert.save-every is {every}, which gives snapshots 0 to {last}, and --matching.last-epoch with "
@@ -112,22 +106,16 @@ def _check_fit(network: nn.Module, trajectories: Sequence[Trajectory]) -> None:
             )
 
 
-def _check_engine(config: Config, network: nn.Module, material: Material) -> None:
+def _check_engine(setup: Setup) -> None:
     """Refuse an engine for the training of networks that can't be had here."""
-    place = setup.device(config.device)
-    engines.check(compute.training_engine(config, network, place), network, place, material.dataset.shape)
+    engines.check(setup.engine, setup.network, setup.device, setup.dataset.shape)
 
 
-def _outer(config: Config, network: nn.Module, material: Material) -> Compute:
-    dataset, place = material.dataset, setup.device(config.device)
-    synthetic = (config.ipc * dataset.num_classes, *dataset.shape)
-    found = compute.outer_compute(config, network, place, synthetic, material.nbytes)
-    return Condenser(config, material, place).compute() if METHODS[config.method].condenses else found
-
-
-def _check_derivatives(config: Config, network: nn.Module, theta: Tensor, material: Material, how: Compute) -> None:
+def _check_derivatives(setup: Setup, how: Compute) -> None:
     """Refuse a network without the derivatives that the method's steps take."""
-    name, shape, num_classes = config.network.name, material.dataset.shape, material.dataset.num_classes
+    config, network = setup.config, setup.network
+    name, shape, num_classes = config.network.name, setup.dataset.shape, setup.dataset.num_classes
+    _, theta = setup.built()
     if config.method == "dm":
         check_features(name, network, theta, shape, num_classes)
         return
@@ -136,7 +124,7 @@ def _check_derivatives(config: Config, network: nn.Module, theta: Tensor, materi
     try:
         check_sweep(name, network, theta, how.engine, shape, num_classes, how.together)
         if ":" in name and theta.device.type != "mps":  # which has no float64
-            again, theta = made(config, material)
+            again, theta = setup.built()  # which the check turns into float64
             check_truth(name, again, theta, shape, num_classes)
     finally:
         torch.set_num_threads(threads)

@@ -1,7 +1,6 @@
 """Scoring a synthetic set beside random real images and the whole dataset, many networks at once."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,36 +10,26 @@ from torch import Tensor
 
 from trajmatch.core.draws import derive, generator
 from trajmatch.data.material import Material, shared
-from trajmatch.data.snapshots import read_snapshot
+from trajmatch.data.snapshots import Snapshot, read_snapshot, snapshot_path
 from trajmatch.data.synthetic import SyntheticSet, class_labels, draw_real, one_hot
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.machine.processes import Peak
 from trajmatch.measure.evaluate import Score
 from trajmatch.methods.training import Training
 from trajmatch.run.assembly.letters import expert_training
-from trajmatch.run.stages.loop import snapshot_path, snapshot_steps
+from trajmatch.run.assembly.setup import Setup
+from trajmatch.run.stages.loop import snapshot_steps
 from trajmatch.run.stages.trials import Job, accuracies_of, real_job, set_jobs
 from trajmatch.settings.config import Config
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """The set as it was after an outer step."""
-
-    step: int
-    X: Tensor
-    Y: Tensor
-    eta: float
-
-
 def evaluate(
-    config: Config,
-    material: Material,
+    setup: Setup,
     synthetic: SyntheticSet,
     trajectories: Sequence[Trajectory],
     folder: Path,
     peak: Peak,
-    candidates: Sequence[Candidate] = (),
+    candidates: Sequence[Snapshot] = (),
     quiet: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Scores by name: distilled (the last iterate), chosen (by validation, where there are candidates), random, whole.
@@ -48,15 +37,16 @@ def evaluate(
     folder: where a temporary file of the images may be put. Only real test images count, and each network meets them
     once; the choice among candidates is made on validation images.
     """
+    config, material = setup.config, setup.material
     chosen = config.evaluation
     with shared(material, folder) as path:
         accuracies = partial(accuracies_of, config, path, peak, quiet)
         first = set_jobs("distilled", config, synthetic.X, synthetic.Y, synthetic.eta, chosen.networks)
-        first += _random_jobs(config, material, synthetic.eta)
+        first += _random_jobs(setup, synthetic.eta)
         candidates = list(candidates) if chosen.validation_networks else []
         for c in candidates:
             key = f"validation {c.step}"
-            first += set_jobs(key, config, c.X, c.Y, c.eta, chosen.validation_networks, "validation")
+            first += set_jobs(key, config, c.X, c.Y, float(c.eta), chosen.validation_networks, "validation")
         if chosen.whole_epochs:
             first += whole_jobs(config)
         found = accuracies(first)
@@ -82,20 +72,20 @@ def obtained(config: Config, eta: float, what: str) -> str:
     )
 
 
-def _random_jobs(config: Config, material: Material, eta: float) -> list[Job]:
-    jobs = []
+def _random_jobs(setup: Setup, eta: float) -> list[Job]:
+    config, jobs = setup.config, []
     for i in range(config.evaluation.random_draws):
-        X, Y = random_set(config, material, generator(config.seed, "random real images", i))
+        X, Y = random_set(setup, generator(config.seed, "random real images", i))
         jobs += set_jobs("random", config, X, Y, eta, i + 1)[i:]
     return jobs
 
 
-def random_set(config: Config, material: Material, source: torch.Generator) -> tuple[Tensor, Tensor]:
+def random_set(setup: Setup, source: torch.Generator) -> tuple[Tensor, Tensor]:
     """Images (n, c, h, w) in the input space and labels (n, C): as many random real ones of each class."""
-    dataset = material.dataset
-    index = draw_real(dataset.train, dataset.num_classes, config.ipc, source)
-    Y = one_hot(class_labels(dataset.num_classes, config.ipc), dataset.num_classes)
-    return material.space.forward(dataset.train.x[index]), Y
+    dataset, ipc = setup.dataset, setup.config.ipc
+    index = draw_real(dataset.train, dataset.num_classes, ipc, source)
+    Y = one_hot(class_labels(dataset.num_classes, ipc), dataset.num_classes)
+    return setup.material.space.forward(dataset.train.x[index]), Y
 
 
 def chosen_on(material: Material) -> str:
@@ -128,7 +118,7 @@ def _choose(
     config: Config,
     material: Material,
     accuracies: Callable[[Sequence[Job]], dict[str, list[float]]],
-    candidates: Sequence[Candidate],
+    candidates: Sequence[Snapshot],
     found: dict[str, list[float]],
     last: dict[str, Any],
 ) -> dict[str, Any]:
@@ -138,22 +128,17 @@ def _choose(
         str(c.step): sum(found[f"validation {c.step}"]) / len(found[f"validation {c.step}"]) for c in candidates
     }
     extra: dict[str, Any] = {"step": best.step, "validation": validation}
-    how = (
-        f"{obtained(config, best.eta, f'the images of step {best.step}')}; the step was chosen on {chosen_on(material)}"
-    )
+    how = obtained(config, float(best.eta), f"the images of step {best.step}")
+    how += f"; the step was chosen on {chosen_on(material)}"
     if not material.dataset.held_out:
         extra["held_out"] = False
     if best.step == config.steps:
         return {**last, "how": how, **extra}
-    found = accuracies(set_jobs("chosen", config, best.X, best.Y, best.eta, config.evaluation.networks))
+    found = accuracies(set_jobs("chosen", config, best.X, best.Y, float(best.eta), config.evaluation.networks))
     return {**Score.of(found["chosen"], how).record(), **extra}
 
 
-def snapshots(config: Config, folder: Path, like: SyntheticSet | None = None) -> list[Candidate]:
+def snapshots(config: Config, folder: Path, like: SyntheticSet | None = None) -> list[Snapshot]:
     """The snapshots of a finished run folder; like: its set. Raises ValueError for one that is damaged or unlike it."""
-    found = []
-    for step in snapshot_steps(config):
-        shape, num_classes = (None, None) if like is None else (tuple(like.X.shape[1:]), len(like.classes))
-        snapshot = read_snapshot(snapshot_path(folder, step), step, shape, num_classes)
-        found.append(Candidate(step, snapshot.X, snapshot.Y, float(snapshot.eta)))
-    return found
+    fits = (None, None) if like is None else (tuple(like.X.shape[1:]), len(like.classes))
+    return [read_snapshot(snapshot_path(folder, step), step, *fits) for step in snapshot_steps(config)]

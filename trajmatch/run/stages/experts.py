@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from trajmatch.core.vector import Layout
-from trajmatch.data.material import Mapped, Material, opened, shared
+from trajmatch.data.material import Mapped, opened, shared
 from trajmatch.data.networks.convnet import build
 from trajmatch.data.trajectories import REMEDY, Trajectory, save_trajectory
 from trajmatch.machine.lock import Lock, tidy
@@ -18,7 +18,7 @@ from trajmatch.machine.progress import Meter
 from trajmatch.methods.experts import Real, expert
 from trajmatch.run.assembly.engine import training_engine
 from trajmatch.run.assembly.letters import expert_training
-from trajmatch.run.assembly.setup import device, factory
+from trajmatch.run.assembly.setup import Setup, factory
 from trajmatch.settings.config import Config
 from trajmatch.settings.flat import EXPERT_FIELDS, difference, settings
 
@@ -31,32 +31,29 @@ def expert_path(folder: Path, index: int) -> Path:
     return folder / f"expert_{index:04}.safetensors"
 
 
-def expert_settings(config: Config, material: Material) -> dict[str, Any]:
+def expert_settings(setup: Setup) -> dict[str, Any]:
     """What an expert depends on: the pixels it was shown, whatever file they came from, and how it was trained."""
-    flat = settings(config, EXPERT_FIELDS)
+    flat = settings(setup.config, EXPERT_FIELDS)
     # How the pixels were read is in their hash; a folder of the same pixels makes the same expert.
     kept = {k: v for k, v in flat.items() if not k.startswith("images.") and k != "expert.storage"}
-    return {**kept, "images.normalise": config.images.normalise, "data": material.content}
+    return {**kept, "images.normalise": setup.config.images.normalise, "data": setup.material.content}
 
 
-def open_experts(config: Config, material: Material, folder: Path, count: int | None = None) -> list[Trajectory]:
+def open_experts(setup: Setup, folder: Path, count: int | None = None) -> list[Trajectory]:
     """The complete experts of a folder, the first `count` of them (all, if None), in order of their number.
 
     Raises ValueError where an expert was trained with other settings, naming its file and the setting.
     """
     found: list[Trajectory] = []
-    parameters: int | None = None
     for path in sorted(folder.glob("expert_*.safetensors")):
         trajectory = Trajectory.open(path)
         if missing := [key for key in HEADER if key not in trajectory.header]:
             raise ValueError(f"{path}: the header of this expert has no {missing[0]}; {REMEDY}")
-        wanted = expert_settings(config, material)
+        wanted = expert_settings(setup)
         if (what := difference(trajectory.header["settings"], wanted)) is not None:
             what = "the images are others" if what.startswith("--data") else what
             raise ValueError(f"{path} is an expert trained with other settings: {what}; choose another folder")
-        if parameters is None:
-            dataset = material.dataset
-            parameters = len(build(factory(config.network, dataset.shape, dataset.num_classes), 0)[1])
+        parameters = Layout.of(setup.network).size
         if (held := trajectory.header["parameters"]) != parameters:
             raise ValueError(
                 f"{path} has snapshots of {held} weights, and the network of these settings {parameters}: delete it, "
@@ -77,40 +74,36 @@ def shard_of(shard: str | None, count: int) -> list[int]:
     return list(range(int(i), count, int(n)))
 
 
-def train_experts(
-    config: Config, material: Material, folder: Path, count: int, peak: Peak, quiet: bool = False
-) -> list[Trajectory]:
+def train_experts(setup: Setup, folder: Path, count: int, peak: Peak, quiet: bool = False) -> list[Trajectory]:
     """Train experts 0..count-1, or this shard's part of them, that the folder does not hold; return those it then has.
 
     Raises ValueError (settings), OSError (files), FloatingPointError (an expert diverged).
     """
     folder.mkdir(parents=True, exist_ok=True)
     tidy(folder)
-    asked = shard_of(config.expert.shard, count)
+    asked = shard_of(setup.config.expert.shard, count)
     with ExitStack() as locks:
-        for index in _missing(config, material, folder, asked):
+        for index in _missing(setup, folder, asked):
             name = f".expert_{index:04}.lock"
             locks.enter_context(Lock(folder, name, f"expert {index}; shards of one folder are --expert.shard"))
         # Asked for again: another process may have ended in between.
-        if missing := _missing(config, material, folder, asked):
-            _train_missing(config, material, folder, missing, peak, quiet)
-    return open_experts(config, material, folder, count)
+        if missing := _missing(setup, folder, asked):
+            _train_missing(setup, folder, missing, peak, quiet)
+    return open_experts(setup, folder, count)
 
 
-def _missing(config: Config, material: Material, folder: Path, asked: list[int]) -> list[int]:
+def _missing(setup: Setup, folder: Path, asked: list[int]) -> list[int]:
     """Those experts that a folder does not hold."""
-    have = {int(t.header["index"]) for t in open_experts(config, material, folder)}
+    have = {int(t.header["index"]) for t in open_experts(setup, folder)}
     return [index for index in asked if index not in have]
 
 
-def _train_missing(
-    config: Config, material: Material, folder: Path, missing: list[int], peak: Peak, quiet: bool
-) -> None:
-    where = device(config.device)
+def _train_missing(setup: Setup, folder: Path, missing: list[int], peak: Peak, quiet: bool) -> None:
+    config, where = setup.config, setup.device
     workers = processes(config.expert.workers, where.type)
     total = len(missing) * config.expert.epochs
-    about = expert_settings(config, material)
-    with shared(material, folder) as path, Meter("experts", total, unit="epochs", quiet=quiet) as meter:
+    about = expert_settings(setup)
+    with shared(setup.material, folder) as path, Meter("experts", total, unit="epochs", quiet=quiet) as meter:
         jobs = [(path, config, str(where), index, expert_path(folder, index), about) for index in missing]
 
         def listen(job: int, said: tuple[int, float]) -> None:

@@ -13,9 +13,7 @@ from trajmatch.core.draws import derive
 from trajmatch.core.student import in_parts
 from trajmatch.data.file_names import AFTER, BEFORE, CHECKPOINT, METRICS, SET, SNAPSHOTS
 from trajmatch.data.grid import displayable, image_grid, save_png
-from trajmatch.data.material import Material
-from trajmatch.data.networks.convnet import build
-from trajmatch.data.snapshots import Snapshot, save_snapshot
+from trajmatch.data.snapshots import Snapshot, save_snapshot, snapshot_path
 from trajmatch.data.synthetic import SyntheticSet, class_labels, save
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.machine.interrupts import deferred
@@ -26,8 +24,8 @@ from trajmatch.methods.outer import outer_step, probabilities
 from trajmatch.methods.schedule import Choice
 from trajmatch.methods.state import OuterState, Record
 from trajmatch.pages.step_log import line, read_metrics
-from trajmatch.run.assembly import engine as compute
-from trajmatch.run.assembly import letters, setup
+from trajmatch.run.assembly import letters
+from trajmatch.run.assembly.setup import Setup
 from trajmatch.run.stages.beforehand import check_segments
 from trajmatch.run.stages.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, truncate_metrics
 from trajmatch.run.stages.experts import expert_settings
@@ -57,10 +55,10 @@ class Distilled:
     seconds: float
 
 
-def distill_settings(config: Config, material: Material, num_experts: int) -> dict[str, Any]:
+def distill_settings(setup: Setup, num_experts: int) -> dict[str, Any]:
     """What the synthetic set depends on."""
-    flat = {k: v for k, v in settings(config, DISTILL_FIELDS).items() if not k.startswith("images.")}
-    return {**flat, **expert_settings(config, material), "experts": num_experts}
+    flat = {k: v for k, v in settings(setup.config, DISTILL_FIELDS).items() if not k.startswith("images.")}
+    return {**flat, **expert_settings(setup), "experts": num_experts}
 
 
 def snapshot_steps(config: Config) -> list[int]:
@@ -70,14 +68,8 @@ def snapshot_steps(config: Config) -> list[int]:
     return sorted(evenly | {step for step in config.outer.snapshot_at if 0 < step <= config.steps})
 
 
-def snapshot_path(folder: Path, step: int) -> Path:
-    """The file of one snapshot."""
-    return folder / SNAPSHOTS / f"step_{step:06}.safetensors"
-
-
 def distill(
-    config: Config,
-    material: Material,
+    setup: Setup,
     trajectories: list[Trajectory],
     folder: Path,
     say: Callable[[str], None],
@@ -87,15 +79,18 @@ def distill(
 
     Raises ValueError (settings), OSError (files), DivergedError, KeyboardInterrupt (after saving a checkpoint).
     """
-    loop = Loop(config, material, trajectories, folder)
+    loop = Loop(setup, trajectories, folder)
     say(loop.compute.words())
     loop.run(quiet)
     if not (folder / CHECKPOINT).exists():  # no step was to be taken
         loop.save()
     if loop.rule.guard is not None and (left_out := guarded(folder, loop.rule.guard)):
-        say(f"{left_out} of {config.steps} steps changed nothing: their loss was above --outer.guard or not finite")
-    synthetic = delivered(config, material, loop.checkpoint.state)
-    draw_pictures(config, material, trajectories, synthetic, folder)
+        say(
+            f"{left_out} of {setup.config.steps} steps changed nothing: "
+            "their loss was above --outer.guard or not finite"
+        )
+    synthetic = delivered(setup, loop.checkpoint.state)
+    draw_pictures(setup, trajectories, synthetic, folder)
     save(synthetic, folder / SET)  # last: it says that the stage is done
     return Distilled(synthetic, loop.checkpoint.seconds)
 
@@ -105,21 +100,19 @@ def guarded(folder: Path, guard: float) -> int:
     return sum(row["loss"] is None or row["loss"] > guard for row in read_metrics(folder / METRICS)[0])
 
 
-def draw_pictures(
-    config: Config, material: Material, trajectories: list[Trajectory], synthetic: SyntheticSet, folder: Path
-) -> None:
+def draw_pictures(setup: Setup, trajectories: list[Trajectory], synthetic: SyntheticSet, folder: Path) -> None:
     """Write the pictures of a set before and after, where they are missing."""
-    labels = class_labels(len(synthetic.classes), config.ipc)
+    labels = class_labels(len(synthetic.classes), setup.config.ipc)
     for name in (BEFORE, AFTER):
         if not (folder / name).exists():
-            before = name == BEFORE
-            X = first_images(config, material, trajectories, torch.device("cpu")) if before else synthetic.X
-            pixels = displayable(material.space.inverse(X))
+            X = first_images(setup.on_cpu(), trajectories) if name == BEFORE else synthetic.X
+            pixels = displayable(setup.material.space.inverse(X))
             save_png(image_grid(pixels, labels, synthetic.classes), folder / name)
 
 
-def delivered(config: Config, material: Material, state: OuterState) -> SyntheticSet:
+def delivered(setup: Setup, state: OuterState) -> SyntheticSet:
     """What a distillation in this state delivers."""
+    config, material = setup.config, setup.material
     info = {
         "dataset": material.dataset.name,
         "method": config.method,
@@ -134,29 +127,24 @@ def delivered(config: Config, material: Material, state: OuterState) -> Syntheti
 class Loop:
     """State of the loop: what a step needs, and the checkpoint that it moves."""
 
-    def __init__(self, config: Config, material: Material, trajectories: list[Trajectory], folder: Path) -> None:
-        self.config, self.trajectories, self.folder = config, trajectories, folder
+    def __init__(self, setup: Setup, trajectories: list[Trajectory], folder: Path) -> None:
+        config = setup.config
+        self.config, self.trajectories, self.folder, self.device = config, trajectories, folder, setup.device
         (folder / SNAPSHOTS).mkdir(exist_ok=True)
-        self.device = setup.device(config.device)
         self.rule, self.schedule = letters.rule(config), letters.schedule(config)
         check_segments(config, trajectories)
-        self.keep = set(snapshot_steps(config))
-        dataset = material.dataset
-        network, _ = build(setup.factory(config.network, dataset.shape, dataset.num_classes), 0)
-        network = network.to(self.device)
-        synthetic = (config.ipc * dataset.num_classes, *dataset.shape)
-        self.compute = compute.outer_compute(config, network, self.device, synthetic, material.nbytes)
-        self.student = engines.student(network, self.compute.engine, self.compute.together)
+        self.kept_steps = set(snapshot_steps(config))
+        self.compute = setup.outer_compute()
+        self.student = engines.student(setup.network, self.compute.engine, self.compute.together)
         if self.student.forward is not None and self.rule.labels == "teacher":
-            limit = compute.at_once(config, network, self.device, synthetic, material.nbytes)
-            self.student = self.student._replace(forward=in_parts(self.student.forward, limit))
+            self.student = self.student._replace(forward=in_parts(self.student.forward, setup.at_once()))
         self.rule = replace(self.rule, together=self.compute.together)
         self.take: Take = self._match
         if METHODS[config.method].condenses:
-            condenser = Condenser(config, material, self.device)
+            condenser = Condenser(setup)
             self.take, self.compute = condenser, condenser.compute()
-        self.first = first_state(config, material, trajectories, self.device)
-        about = distill_settings(config, material, len(trajectories))
+        self.first = first_state(setup, trajectories)
+        about = distill_settings(setup, len(trajectories))
         path = folder / CHECKPOINT
         if path.exists():
             loaded = load_checkpoint(path, about, self.first)
@@ -201,8 +189,8 @@ class Loop:
             return f"step {before.step + 1} was not finite: back to {self.checkpoint.step} with half the learning rate"
         with open(self.folder / METRICS, "a", encoding="utf-8") as log:
             log.write(line({**row, "seconds": round(seconds, 3)}) + "\n")
-        if int(state.steps) in self.keep:
-            self.keep_snapshot(state)
+        if int(state.steps) in self.kept_steps:
+            self.keep(state)
         kept = int(state.steps) % ANCHOR_STEPS == 0
         anchors = (state, before.anchor) if kept else (before.anchor, before.older)
         # Last, in one assignment: an interrupt before it leaves a step that was not taken.
@@ -239,7 +227,7 @@ class Loop:
         """Write the checkpoint; the rows it vouches for are in the log already."""
         save_checkpoint(self.folder / CHECKPOINT, self.checkpoint)
 
-    def keep_snapshot(self, state: OuterState) -> None:
+    def keep(self, state: OuterState) -> None:
         """Keep the images of now, among which validation will choose."""
         step = int(state.steps)
         Y = probabilities(self.rule, state)

@@ -17,9 +17,11 @@ import torch
 import torch.nn.functional as F
 
 from trajmatch.core.draws import generator
+from trajmatch.core.vector import Layout
 from trajmatch.data.file_names import CHECKPOINT, METRICS, SET
-from trajmatch.data.material import Material, opened, shared
+from trajmatch.data.material import opened, shared
 from trajmatch.data.networks.convnet import build
+from trajmatch.data.snapshots import snapshot_path
 from trajmatch.data.synthetic import save
 from trajmatch.data.trajectories import Trajectory, save_trajectory
 from trajmatch.machine.litter import scratch_folder
@@ -28,13 +30,12 @@ from trajmatch.machine.progress import duration
 from trajmatch.methods import engines
 from trajmatch.methods.training import accuracy, train
 from trajmatch.pages.tables import as_text
-from trajmatch.run.assembly import setup
 from trajmatch.run.assembly.engine import training_engine
 from trajmatch.run.assembly.letters import evaluation_training, expert_training
-from trajmatch.run.assembly.setup import factory
+from trajmatch.run.assembly.setup import Setup, factory
 from trajmatch.run.stages.beforehand import check_run
 from trajmatch.run.stages.experts import open_experts, real
-from trajmatch.run.stages.loop import Loop, delivered, snapshot_path, snapshot_steps
+from trajmatch.run.stages.loop import Loop, delivered, snapshot_steps
 from trajmatch.settings.config import Config
 from trajmatch.settings.methods import METHODS
 
@@ -101,21 +102,22 @@ def plan(config: Config, experts: int | Path) -> Plan:
 
     experts: how many are to be trained, or the folder where they are.
     """
-    place = setup.device(config.device)
     began = time.monotonic()
-    material = setup.load_material(config)
+    setup = Setup.load(config)
+    place = setup.device
     trajectories = None
     if isinstance(experts, Path) and METHODS[config.method].experts:
-        trajectories = open_experts(config, material, experts)
-    check_run(config, material, trajectories)
+        trajectories = open_experts(setup, experts)
+    check_run(setup, trajectories)
     stages = [Stage("data", time.monotonic() - began, peak_memory_mb())]
-    with scratch_folder() as folder, shared(material, folder) as path:
+    with scratch_folder() as folder, shared(setup.material, folder) as path:
         passing = path.stat().st_size / 1e6
         if not isinstance(experts, Path) and METHODS[config.method].experts:
-            stages.append(_experts(config, material, path, experts, passing))
-        loop = Loop(_harmless(config), material, [_expert_like(config, material, folder)], folder)
-        stages.append(_distill(config, material, loop))
-        stages.append(_evaluate(config, material, path, passing))
+            stages.append(_experts(setup, path, experts, passing))
+        harmless = Setup(_harmless(config), setup.material)
+        loop = Loop(harmless, [_expert_like(setup, folder)], folder)
+        stages.append(_distill(harmless, loop))
+        stages.append(_evaluate(setup, path, passing))
     gpu = torch.cuda.max_memory_allocated(place) / 1e6 if place.type == "cuda" else None
     return Plan(tuple(stages), loop.compute.words(), gpu)
 
@@ -177,24 +179,24 @@ def _probe(material: Path, config: Config, where: str, n: int | None, report: Re
     return Probed(step, begin, (now - tested) / few, now - began)
 
 
-def _probes(config: Config, path: Path, workers: int, threads: int, n: int | None, peak: Peak) -> tuple[Probed, float]:
+def _probes(setup: Setup, path: Path, workers: int, threads: int, n: int | None, peak: Peak) -> tuple[Probed, float]:
     """The slowest of `workers` probes at once, and the seconds that their processes took to start."""
-    where = str(setup.device(config.device))
+    where = str(setup.device)
     began = time.monotonic()
-    found = [p for _, p in run_jobs(_probe, [(path, config, where, n)] * workers, workers, threads, peak=peak)]
+    found = [p for _, p in run_jobs(_probe, [(path, setup.config, where, n)] * workers, workers, threads, peak=peak)]
     slowest = Probed(*(max(values) for values in zip(*found, strict=True)))
     return slowest, max(0.0, time.monotonic() - began - slowest.whole) if workers > 1 else 0.0
 
 
-def _experts(config: Config, material: Material, path: Path, count: int, passing: float) -> Stage:
-    e, dataset, peak = config.expert, material.dataset, Peak()
-    workers = min(count, processes(e.workers, setup.device(config.device).type))
-    probed, start = _probes(config, path, workers, e.threads, None, peak)
+def _experts(setup: Setup, path: Path, count: int, passing: float) -> Stage:
+    e, dataset, peak = setup.config.expert, setup.dataset, Peak()
+    workers = min(count, processes(e.workers, setup.device.type))
+    probed, start = _probes(setup, path, workers, e.threads, None, peak)
     num_test, num_train = len(dataset.test), len(dataset.train)
     steps = ceil(num_train / e.batch)
     one = e.epochs * (steps * probed.step + num_test * probed.test) + (num_test + num_train) * probed.test
     rows = 1 + (e.epochs if e.save_every is None else e.epochs * steps // e.save_every)
-    held = 4e-6 * _num_parameters(config, material) * rows  # an expert's snapshots, until they are written
+    held = 4e-6 * Layout.of(setup.network).size * rows  # an expert's snapshots, until they are written
     return Stage(
         "experts",
         start + ceil(count / workers) * (probed.begin + one),
@@ -203,11 +205,6 @@ def _experts(config: Config, material: Material, path: Path, count: int, passing
         count * (held if e.storage == "float32" else held / 2),
         passing,
     )
-
-
-def _num_parameters(config: Config, material: Material) -> int:
-    dataset = material.dataset
-    return len(build(factory(config.network, dataset.shape, dataset.num_classes), 0)[1])
 
 
 def _harmless(config: Config) -> Config:
@@ -224,10 +221,10 @@ def _harmless(config: Config) -> Config:
     )
 
 
-def _expert_like(config: Config, material: Material, folder: Path) -> Trajectory:
+def _expert_like(setup: Setup, folder: Path) -> Trajectory:
     """A trajectory of the right shape: initial weights, moved at random."""
-    m, dataset = config.matching, material.dataset
-    _, theta = build(factory(config.network, dataset.shape, dataset.num_classes), 0)
+    m = setup.config.matching
+    _, theta = build(setup.make(), 0)
     source = generator(0, "plan")
     rows = [theta]
     for _ in range(m.last_epoch - 1 + m.expert_epochs):
@@ -237,17 +234,18 @@ def _expert_like(config: Config, material: Material, folder: Path) -> Trajectory
     return Trajectory.open(path)
 
 
-def _distill(config: Config, material: Material, loop: Loop) -> Stage:
+def _distill(setup: Setup, loop: Loop) -> Stage:
     """Real outer steps. The first one compiles what is to be compiled."""
+    config = setup.config
     torch.set_num_threads(loop.compute.threads)
     began = time.perf_counter()
     loop.step()
     first = time.perf_counter() - began
     step = first if config.steps <= 5 else seconds_of_step(loop)
     loop.save()
-    loop.keep_snapshot(loop.checkpoint.state)
+    loop.keep(loop.checkpoint.state)
     done = loop.checkpoint.step
-    save(delivered(config, material, loop.checkpoint.state), loop.folder / SET)
+    save(delivered(setup, loop.checkpoint.state), loop.folder / SET)
     log = (loop.folder / METRICS).stat().st_size * config.steps / done
     kept = [loop.folder / CHECKPOINT, loop.folder / SET]
     snapshots = len(snapshot_steps(config)) * snapshot_path(loop.folder, done).stat().st_size
@@ -268,17 +266,18 @@ def seconds_of_step(loop: Loop) -> float:
     return seconds
 
 
-def _evaluate(config: Config, material: Material, path: Path, passing: float) -> Stage:
-    e, dataset, peak = config.evaluation, material.dataset, Peak()
+def _evaluate(setup: Setup, path: Path, passing: float) -> Stage:
+    config, dataset, peak = setup.config, setup.dataset, Peak()
+    e = config.evaluation
     n = config.ipc * dataset.num_classes
-    workers = processes(e.workers, setup.device(config.device).type)
-    probed, start = _probes(config, path, workers, 1, n, peak)
+    workers = processes(e.workers, setup.device.type)
+    probed, start = _probes(setup, path, workers, 1, n, peak)
     training = probed.begin + e.epochs * ceil(n / e.batch) * probed.step
     on_test = e.networks + e.random_draws + (e.networks if e.validation_networks else 0)
     on_validation = e.validation_networks * len(snapshot_steps(config))
     tests = on_test * len(dataset.test) + on_validation * len(dataset.validation)
     seconds = ((on_test + on_validation) * training + tests * probed.test) / workers
     if e.whole_epochs:
-        whole, _ = _probes(config, path, 1, 1, None, peak)
+        whole, _ = _probes(setup, path, 1, 1, None, peak)
         seconds += e.whole_epochs * ceil(len(dataset.train) / config.expert.batch) * whole.step
     return Stage("evaluate", 2 * start + seconds, peak_memory_mb() + peak.mb, 0.0, passing)

@@ -23,7 +23,7 @@ from trajmatch.machine.processes import Peak, cores, peak_memory_mb
 from trajmatch.pages import records as shapes
 from trajmatch.pages.report import write_report
 from trajmatch.pages.tables import score_lines
-from trajmatch.run.assembly import setup
+from trajmatch.run.assembly.setup import Setup, check
 from trajmatch.run.folder import check_claim, claim, commit
 from trajmatch.run.stages import beforehand
 from trajmatch.run.stages import evaluation as evaluate_stage
@@ -66,13 +66,13 @@ def count_or_folder(experts: str) -> int | Path:
 def run_experts(config: Config, folder: Path, peak: Peak, say: Say = say, source: Any = None) -> list[Trajectory]:
     """Train experts into a folder; those it already holds are kept."""
     config = resolve(config)
-    setup.check(config)
+    check(config)
     count = count_or_folder(config.experts)
     if isinstance(count, Path):
         raise ValueError(f"--experts is '{count}' and must be a number here: how many experts to train")
-    material = setup.load_material(config, source)
-    beforehand.check_experts(config, material)
-    trained = expert_stage.train_experts(config, material, folder, count, peak, quiet=say is silent)
+    setup = Setup.load(config, source)
+    beforehand.check_experts(setup)
+    trained = expert_stage.train_experts(setup, folder, count, peak, quiet=say is silent)
     accuracies = [t.header["test_accuracy"][-1] for t in trained]
     if accuracies:
         mean = sum(accuracies) / len(accuracies)
@@ -97,13 +97,13 @@ class Run:
         self.config, self.folder, self.command, self.preset = resolve(config), folder, command, preset
         self.say, self.quiet, self.peak = say, say is silent, Peak()
         self.experts_wanted = count_or_folder(config.experts)
-        setup.check(self.config)
+        check(self.config)
         self._lock: Lock | None = None
         if check_claim(folder, self.config):
             self._take_lock()
         self._refuse_silent_resume()
         self.seconds: dict[str, float] = {}
-        self.material = material or setup.load_material(self.config, source)
+        self.setup = Setup(self.config, material) if material else Setup.load(self.config, source)
         self.trajectories: list[Trajectory] = []
         if isinstance(self.experts_wanted, Path) and METHODS[self.config.method].experts:
             self.trajectories = self._open(self.experts_wanted)
@@ -120,7 +120,7 @@ class Run:
 
     def _open(self, folder: Path) -> list[Trajectory]:
         """The experts of a folder that was named. Raises ValueError."""
-        found = expert_stage.open_experts(self.config, self.material, folder)
+        found = expert_stage.open_experts(self.setup, folder)
         if not found:
             raise ValueError(f"--experts: {folder} holds no experts; trajmatch experts --out {folder} trains them")
         return found
@@ -130,7 +130,7 @@ class Run:
         if (self.folder / SET).exists():
             return
         planned = METHODS[self.config.method].experts and not isinstance(self.experts_wanted, Path)
-        beforehand.check_run(self.config, self.material, None if planned else self.trajectories)
+        beforehand.check_run(self.setup, None if planned else self.trajectories)
 
     def _refuse_silent_resume(self) -> None:
         path = self.folder / CHECKPOINT
@@ -155,9 +155,9 @@ class Run:
                 [None] * (t.header["epochs"] - 1) + [t.header["train_accuracy"]] for t in self.trajectories
             ],
         }
-        write_record(self.folder / EXPERTS_JSON, {**record, BELONGS: {"data": self.material.content}})
+        write_record(self.folder / EXPERTS_JSON, {**record, BELONGS: {"data": self.setup.material.content}})
         finals = [accuracies[-1] for accuracies in record["test_accuracy"]]
-        mean, chance = sum(finals) / len(finals), 1 / self.material.dataset.num_classes
+        mean, chance = sum(finals) / len(finals), 1 / self.setup.dataset.num_classes
         self.say(f"{len(finals)} experts: mean test accuracy {mean:.2%}")
         if mean < 1.5 * chance:
             self.say(
@@ -169,15 +169,15 @@ class Run:
         path = self.folder / EXPERTS_JSON
         # Over all calls, so that an interrupted training counts in full.
         self.seconds["experts"] = shapes.record(path, shapes.EXPERTS)["seconds"] if path.exists() else 0.0
-        config = replace(self.config, expert=replace(self.config.expert, shard=None))
+        whole = replace(self.config, expert=replace(self.config.expert, shard=None))
         try:
             with stopwatch(self.seconds, "experts"):
                 self.trajectories = expert_stage.train_experts(
-                    config, self.material, self.folder / "experts", count, self.peak, self.quiet
+                    Setup(whole, self.setup.material), self.folder / "experts", count, self.peak, self.quiet
                 )
         finally:
             record = {"seconds": self.seconds["experts"], "train_accuracy": [], "test_accuracy": []}
-            write_record(path, {**record, BELONGS: {"data": self.material.content}})
+            write_record(path, {**record, BELONGS: {"data": self.setup.material.content}})
 
     def distill(self) -> None:
         """Distil, or go on, or find it done."""
@@ -185,16 +185,11 @@ class Run:
         path = self.folder / SET
         if path.exists():
             self.say(f"distilled set: {path} is there")
-            checkpoint = distill_stage.load_checkpoint(
-                self.folder / CHECKPOINT,
-                distill_stage.distill_settings(self.config, self.material, len(self.trajectories)),
-            )
-            self.seconds["distill"] = checkpoint.seconds
-            distill_stage.draw_pictures(
-                self.config, self.material, self.trajectories, sets.load(self.folder), self.folder
-            )
+            about = distill_stage.distill_settings(self.setup, len(self.trajectories))
+            self.seconds["distill"] = distill_stage.load_checkpoint(self.folder / CHECKPOINT, about).seconds
+            distill_stage.draw_pictures(self.setup, self.trajectories, sets.load(self.folder), self.folder)
             return
-        done = distill_stage.distill(self.config, self.material, self.trajectories, self.folder, self.say, self.quiet)
+        done = distill_stage.distill(self.setup, self.trajectories, self.folder, self.say, self.quiet)
         self.seconds["distill"] = done.seconds
         self.say(f"distilled set: {path}, step size {done.synthetic.eta:.4g}")
 
@@ -212,8 +207,7 @@ class Run:
                 return dict(held["accuracy"])
         with stopwatch(self.seconds, "evaluate"):
             accuracy = evaluate_stage.evaluate(
-                self.config,
-                self.material,
+                self.setup,
                 sets.load(self.folder),
                 self.trajectories,
                 self.folder,
@@ -227,7 +221,7 @@ class Run:
 
     def _belongs(self) -> dict[str, str]:
         """What numbers of this run belong to: its set, its input space in it, and the real images."""
-        return {"set": identity(self.folder / SET), "data": self.material.content}
+        return {"set": identity(self.folder / SET), "data": self.setup.material.content}
 
     def summarise(self, accuracy: dict[str, Any]) -> dict[str, Any]:
         """Write summary.json and report.html."""
@@ -235,10 +229,10 @@ class Run:
         path = self.folder / SUMMARY
         held = shapes.record(path, {"peak_memory_mb?": shapes.is_number}) if path.exists() else {}
         seconds = {k: round(v, 2) for k, v in self.seconds.items()}
-        dataset, config = self.material.dataset, self.config
+        dataset, config = self.setup.dataset, self.config
         synthetic = dataset.num_classes * config.ipc
         real = len(dataset.train) + (len(dataset.validation) if dataset.held_out else 0)
-        where = setup.device(config.device)
+        where = self.setup.device
         summary = {
             "preset": self.preset,
             "dataset": dataset.name,
@@ -285,7 +279,7 @@ def run(config: Config, folder: Path, command: str, preset: str | None, say: Say
 def plan(config: Config) -> list[str]:
     """What a run would need here, as lines of text."""
     config = resolve(config)
-    setup.check(config)
+    check(config)
     return planning.plan(config, count_or_folder(config.experts)).lines()
 
 

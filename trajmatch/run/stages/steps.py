@@ -9,7 +9,6 @@ from trajmatch.core.augment import families
 from trajmatch.core.descent import Adam, Momentum
 from trajmatch.core.draws import derive, generator
 from trajmatch.core.vector import Layout, functional
-from trajmatch.data.material import Material
 from trajmatch.data.networks.convnet import build, embedding
 from trajmatch.machine.processes import cores
 from trajmatch.methods import engines
@@ -19,9 +18,9 @@ from trajmatch.methods.real_loss import Adaptive, real_loss_step
 from trajmatch.methods.schedule import Choice
 from trajmatch.methods.state import OuterState, Record
 from trajmatch.methods.training import Training
-from trajmatch.run.assembly.engine import WORTH_A_THREAD, Compute, convolution_flops, training_engine
-from trajmatch.run.assembly.letters import distillation_seed, rule
-from trajmatch.run.assembly.setup import factory
+from trajmatch.run.assembly.engine import WORTH_A_THREAD, Compute, convolution_flops
+from trajmatch.run.assembly.letters import rule
+from trajmatch.run.assembly.setup import Setup
 from trajmatch.run.stages.real_batches import RealBatches
 from trajmatch.settings.config import Config
 
@@ -64,15 +63,12 @@ def adaptive(config: Config) -> Adaptive | None:
 class Condenser:
     """Takes the steps: a function of the state, whatever was taken before."""
 
-    def __init__(self, config: Config, material: Material, device: torch.device) -> None:
+    def __init__(self, setup: Setup) -> None:
+        config, material, device, dataset = setup.config, setup.material, setup.device, setup.dataset
         self.config, self.material, self.device = config, material, device
-        self.seed = derive(distillation_seed(config), "condense")
-        dataset = material.dataset
-        self.make = factory(config.network, dataset.shape, dataset.num_classes)
-        network, _ = build(self.make, 0)
-        network = network.to(device)
-        self.network, self.engine = network, training_engine(config, network, device)
-        self.student = engines.student(network, self.engine)
+        self.seed = derive(setup.seed, "condense")
+        self.make, self.network, self.engine = setup.make(), setup.network, setup.engine
+        network, self.student = self.network, engines.student(self.network, self.engine)
         batch, space = config.baseline.batch, material.space
         self.real = RealBatches(dataset.train, dataset.num_classes, space, batch, device)
         self.classes = torch.eye(dataset.num_classes, device=device)
