@@ -138,9 +138,9 @@ def _evaluate(rest: list[str], words: list[str]) -> int:
     from trajmatch.machine.lock import Lock
     from trajmatch.run.assembly.distilled import set_file
     from trajmatch.run.scores.evaluate import evaluate_set
-    from trajmatch.settings.options import Scored
+    from trajmatch.settings.options import Evaluate
 
-    path, asked = _of_set("evaluate", rest, Scored)
+    path, asked = _of_set("evaluate", rest, Evaluate)
     with Lock(set_file(path).parent):
         evaluate_set(path, asked.config, asked.options)
     return 0
@@ -149,10 +149,11 @@ def _evaluate(rest: list[str], words: list[str]) -> int:
 def _search(rest: list[str], words: list[str]) -> int:
     from trajmatch.machine.lock import Lock
     from trajmatch.run.assembly.distilled import opened_set, set_file
-    from trajmatch.run.scores.search import Options, check, lines, search
+    from trajmatch.run.scores.search import check, lines, search
     from trajmatch.run.stages.run import quoted, say
+    from trajmatch.settings.options import Search
 
-    path, asked = _of_set("search", rest, Options)
+    path, asked = _of_set("search", rest, Search)
     check(asked.options)
     with Lock(set_file(path).parent):
         config, synthetic, material, file = opened_set(path, asked.config)
@@ -163,10 +164,11 @@ def _search(rest: list[str], words: list[str]) -> int:
 
 def _continual(rest: list[str], words: list[str]) -> int:
     name, rest = positional(rest)
-    from trajmatch.run.scores.continual import Options, continual, lines
+    from trajmatch.run.scores.continual import continual, lines
     from trajmatch.run.stages.run import quoted, say
+    from trajmatch.settings.options import Continual
 
-    base, config, _, options = settings_of("continual", name, rest, Options)
+    base, config, _, options = settings_of("continual", name, rest, Continual)
     folder = Path(config.out) if config.out else Path(f"{default_folder(name, base, config)}-continual")
     _prepare()
     for line in lines(continual(config, options, folder, quoted([w for w in words if w != "--resume"]), say)):
@@ -175,11 +177,12 @@ def _continual(rest: list[str], words: list[str]) -> int:
 
 
 def _compare(rest: list[str], words: list[str]) -> int:
-    from trajmatch.run.compare.compare import Options, compare
+    from trajmatch.run.compare.compare import compare
+    from trajmatch.settings.options import Compare
 
     count = next((k for k, word in enumerate(rest) if word.startswith("-")), len(rest))
     usage = "trajmatch compare FOLDER [FOLDER ...]"
-    options = at_home(parse(Options, usage, rest[count:], Options(), "Compare finished runs."))
+    options = at_home(parse(Compare, usage, rest[count:], Compare(), "Compare finished runs."))
     print(compare([named(name) for name in rest[:count]], options, print))
     return 0
 
@@ -188,7 +191,7 @@ def _diagnose(rest: list[str], words: list[str]) -> int:
     name, rest = positional(rest)
     from trajmatch.run.diagnose.frame import diagnose
     from trajmatch.settings.diagnoses import NAMES as DIAGNOSES
-    from trajmatch.settings.options import Options
+    from trajmatch.settings.options import Diagnose
 
     if name is None and not rest:
         print("usage: trajmatch diagnose NAME --run FOLDER [FOLDER ...]\n")
@@ -196,7 +199,7 @@ def _diagnose(rest: list[str], words: list[str]) -> int:
             print(f"  {known:<20} {what}")
         return 0
     about = "Look at runs; they stay as is."
-    options = at_home(parse(Options, "trajmatch diagnose NAME", rest, Options(), about))
+    options = at_home(parse(Diagnose, "trajmatch diagnose NAME", rest, Diagnose(), about))
     _prepare()
     from trajmatch.run.stages import run as verbs
 

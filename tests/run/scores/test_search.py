@@ -16,10 +16,11 @@ from trajmatch.measure.agreement import spearman
 from trajmatch.run.assembly.distilled import base_configuration, opened_set
 from trajmatch.run.cli import main
 from trajmatch.run.scores import search as module
-from trajmatch.run.scores.search import Options, agreement
+from trajmatch.run.scores.search import agreement
 from trajmatch.run.stages import trials as jobs
 from trajmatch.run.stages.run import silent
 from trajmatch.run.stages.trials import Job
+from trajmatch.settings.options import Search
 from trajmatch.settings.stored import parsed
 
 Captured = pytest.CaptureFixture[str]
@@ -97,7 +98,7 @@ def test_validation_images_that_are_trained_on_are_said_to_be(folder: Path, monk
     scored(monkeypatch)
     config, synthetic, material, _ = opened_set(folder, parsed(base_configuration(folder)))
     material = replace(material, dataset=replace(material.dataset, held_out=False))
-    module.search(config, Options((1,), (4, 8)), material, synthetic, folder / SET, "", silent)
+    module.search(config, Search((1,), (4, 8)), material, synthetic, folder / SET, "", silent)
     how = json.loads((folder / "search.json").read_text())["how"]
     assert "validation images, which are among the training images too" in how["set"]
 
@@ -107,7 +108,7 @@ def test_no_validation_images(folder: Path) -> None:
     none = Images(material.dataset.validation.x[:0], torch.empty(0, dtype=torch.int64))
     material = replace(material, dataset=replace(material.dataset, validation=none))
     with pytest.raises(ValueError, match=r"^--images\.validation is 0, and search chooses networks by"):
-        module.search(config, Options(), material, synthetic, folder / SET, "", silent)
+        module.search(config, Search(), material, synthetic, folder / SET, "", silent)
     assert not (folder / "search.json").exists()
 
 
