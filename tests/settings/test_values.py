@@ -22,7 +22,7 @@ from trajmatch.settings.checks import resolve
 from trajmatch.settings.config import Config
 from trajmatch.settings.config_file import read_config
 from trajmatch.settings.flat import DEFAULTS, flatten
-from trajmatch.settings.heeded import RULES, VERBS, idle
+from trajmatch.settings.heeded import NOT_DONE, RULES, idle
 from trajmatch.settings.kinds import Kind, checked, converted, flag, kinds, merged
 from trajmatch.settings.options import Compare, Continual, Diagnose, Evaluate, Search
 from trajmatch.settings.presets import preset
@@ -392,7 +392,7 @@ def test_what_has_an_effect_or_changes_nothing_is_not_said(capsys: Captured) -> 
 
 def test_the_table_of_what_has_no_effect_names_settings_that_there_are() -> None:
     patterns = [
-        p for text in [*(r.patterns for r in RULES), *(r.but for r in RULES), *VERBS.values()] for p in text.split()
+        p for text in [*(r.patterns for r in RULES), *(r.but for r in RULES), *NOT_DONE.values()] for p in text.split()
     ]
     for pattern in patterns:
         regular = re.compile(pattern.replace(".", r"\.").replace("*", ".*").replace("[!", "[^"))

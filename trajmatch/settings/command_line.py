@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -128,6 +129,11 @@ def at_home(options: Any) -> Any:
                 tuple(placed(str(v), flag(name)) for v in value) if of.several else placed(str(value), flag(name))
             )
     return dataclasses.replace(options, **found)
+
+
+def quoted(words: Sequence[str]) -> str:
+    """A command as a shell takes it."""
+    return shlex.join(["trajmatch", *words])
 
 
 def positional(rest: list[str]) -> tuple[str | None, list[str]]:

@@ -1,6 +1,5 @@
 """What the verbs do: run, experts, distill, evaluate. `cli.py` is how they are called."""
 
-import shlex
 import sys
 import weakref
 from collections.abc import Callable
@@ -32,6 +31,7 @@ from trajmatch.run.stages import loop as distill_stage
 from trajmatch.run.stages import plan as planning
 from trajmatch.run.stages.experts import stopwatch
 from trajmatch.settings.checks import resolve
+from trajmatch.settings.command_line import quoted
 from trajmatch.settings.config import Config
 from trajmatch.settings.flat import EVALUATE_FIELDS, difference, settings
 from trajmatch.settings.methods import METHODS
@@ -287,8 +287,3 @@ def plan(config: Config) -> list[str]:
     config = resolve(config)
     setup.check(config)
     return planning.plan(config, count_or_folder(config.experts)).lines()
-
-
-def quoted(words: list[str]) -> str:
-    """A command as a shell would take it."""
-    return shlex.join(["trajmatch", *words])
