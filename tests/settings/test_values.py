@@ -21,12 +21,11 @@ from trajmatch.settings import command_line as words
 from trajmatch.settings.checks import resolve
 from trajmatch.settings.config import Config
 from trajmatch.settings.config_file import read_config
-from trajmatch.settings.flat import DEFAULTS, flatten
+from trajmatch.settings.flat import DEFAULTS, flags, flatten, nest, parsed
 from trajmatch.settings.heeded import NOT_DONE, RULES, idle
 from trajmatch.settings.kinds import Kind, checked, converted, flag, kinds, merged
 from trajmatch.settings.options import Compare, Continual, Diagnose, Evaluate, Search
 from trajmatch.settings.presets import preset
-from trajmatch.settings.stored import flags, nest, parsed
 
 Captured = pytest.CaptureFixture[str]
 FIELDS = kinds(Config)

@@ -53,7 +53,7 @@ def _dispatch(words: list[str]) -> int:
         hint = f"did you mean {near[0]}?" if near else "see trajmatch --help"
         raise line.UsageError(f"'{verb}' is not a verb; {hint}")
     found = VERBS[verb]
-    call = Call(line.quoted([word for word in words if word != "--resume"]), *line.positional(rest))
+    call = Call(line.quoted([word for word in words if word != "--resume"]), *line.name_first(rest))
     if found.base is not None:
         call = _from_preset(verb, call) if found.base == "preset" else _from_set(verb, call)
     return found.run(call)
@@ -77,9 +77,9 @@ def _from_set(verb: str, call: Call) -> Call:
         line.configuration(program, preset(DEFAULT), call.rest, own)
     prepare()
     from trajmatch.run.assembly.distilled import base_configuration
-    from trajmatch.settings.stored import parsed
+    from trajmatch.settings.flat import parsed
 
-    path = line.named(call.name)
+    path = line.place(call.name)
     asked = line.configuration(program, parsed(base_configuration(path), str(path)), call.rest, own)
     line.tell_idle(verb, call.rest, asked)
     return call._replace(place=path, config=asked.config, own=asked.options)

@@ -129,7 +129,7 @@ def _compare(call: Call) -> int:
     count = next((k for k, word in enumerate(words) if word.startswith("-")), len(words))
     usage = "trajmatch compare FOLDER [FOLDER ...]"
     own = line.parse(options.Compare, usage, words[count:], options.Compare(), "Compare finished runs.")
-    return _print([compare([line.named(name) for name in words[:count]], line.at_home(own), print)])
+    return _print([compare([line.place(name) for name in words[:count]], line.at_home(own), print)])
 
 
 def _diagnose(call: Call) -> int:
@@ -151,7 +151,7 @@ def _report(call: Call) -> int:
     from trajmatch.machine.lock import Lock
     from trajmatch.pages.report import write_report
 
-    folder = line.named(call.name)
+    folder = line.place(call.name)
     # Without a summary nothing is written, the lock's file included.
     with Lock(folder) if (folder / SUMMARY).is_file() else nullcontext():
         return _print([write_report(folder)])
@@ -164,8 +164,7 @@ def _presets(call: Call) -> int:
         return _print(f"{known:<20} {about(known)}" for known in NAMES)
     import yaml
 
-    from trajmatch.settings.flat import flatten
-    from trajmatch.settings.stored import nest
+    from trajmatch.settings.flat import flatten, nest
 
     config = line.settings_of("presets", call.name, call.rest).config
     print(yaml.safe_dump(nest(flatten(config)), sort_keys=False, allow_unicode=True), end="")

@@ -20,8 +20,8 @@ from trajmatch.run.scores.search import agreement
 from trajmatch.run.stages import trials as jobs
 from trajmatch.run.stages.run import silent
 from trajmatch.run.stages.trials import Job
+from trajmatch.settings.flat import parsed
 from trajmatch.settings.options import Search
-from trajmatch.settings.stored import parsed
 
 Captured = pytest.CaptureFixture[str]
 SPACE = ["--depths", "1", "2", "--widths", "4", "--norms", "instance", "--real-epochs", "1", "--proxy-networks", "2"]

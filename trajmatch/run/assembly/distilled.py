@@ -12,8 +12,7 @@ from trajmatch.data.synthetic import set_header
 from trajmatch.run.assembly import setup
 from trajmatch.settings.checks import resolve
 from trajmatch.settings.config import Config
-from trajmatch.settings.flat import difference, settings
-from trajmatch.settings.stored import parsed
+from trajmatch.settings.flat import difference, parsed, settings
 
 
 def set_file(path: Path) -> Path:
