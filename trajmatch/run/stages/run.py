@@ -18,7 +18,8 @@ from trajmatch.data.material import Material
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.machine import holding
 from trajmatch.machine.lock import Lock
-from trajmatch.machine.processes import Peak, cores, peak_memory_mb
+from trajmatch.machine.memory import peak_memory_mb
+from trajmatch.machine.processes import Peak, cores
 from trajmatch.pages import records as shapes
 from trajmatch.pages.report import write_report
 from trajmatch.pages.tables import score_lines
