@@ -48,7 +48,8 @@ from trajmatch.data.files import write_json
 from trajmatch.data.images import Images
 from trajmatch.data.material import Material
 from trajmatch.machine.interrupts import handling, raise_interrupt
-from trajmatch.machine.processes import Report, peak_memory_mb, run_jobs
+from trajmatch.machine.memory import peak_memory_mb
+from trajmatch.machine.processes import Report, run_jobs
 from trajmatch.measure.evaluate import train_and_test
 from trajmatch.pages.step_log import read_metrics
 from trajmatch.run.assembly.engine import prepare_process

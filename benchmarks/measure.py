@@ -15,7 +15,7 @@ import torch
 from trajmatch.pages.tables import as_markdown, three_digits
 from trajmatch.run.folder import commit
 
-ALLOCATOR = "glibc malloc told to keep freed memory (machine/allocator.py), the same for all sides"
+ALLOCATOR = "glibc malloc told to keep freed memory (machine/memory.py), the same for all sides"
 
 
 def spread(values: Sequence[float]) -> float:

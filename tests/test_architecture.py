@@ -24,11 +24,11 @@ NOT = {
     "methods": {"settings", "machine"},
     "measure": {"settings", "machine"},
 }
-RUN_ORDER = ["folder", "assembly", "stages", "scores", "compare", "diagnose", "ending", "api", "cli"]
+RUN_ORDER = ["folder", "assembly", "stages", "scores", "compare", "diagnose", "ending", "api", "verbs", "cli"]
 # Rooms that import torch nowhere.
 WITHOUT_TORCH = ("settings", "pages", "run/compare")
 # What may import our own modules inside functions: they start without torch.
-LATE = {"trajmatch/__init__.py", "trajmatch/__main__.py", "trajmatch/run/cli.py"}
+LATE = {"trajmatch/__init__.py", "trajmatch/__main__.py", "trajmatch/run/cli.py", "trajmatch/run/verbs.py"}
 CORE_ORDER = [
     "vector",
     "draws",

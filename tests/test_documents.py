@@ -13,20 +13,22 @@ import tyro
 
 import trajmatch
 from trajmatch.run.cli import VERBS
-from trajmatch.run.scores.continual import Options as Stream
-from trajmatch.run.scores.search import Options as Search
 from trajmatch.settings.command_line import SHORT, Nothing, configuration
 from trajmatch.settings.config import Config
 from trajmatch.settings.diagnoses import check
 from trajmatch.settings.flat import flatten
 from trajmatch.settings.kinds import flag
-from trajmatch.settings.options import Options, Scored
+from trajmatch.settings.options import Compare, Continual, Diagnose, Evaluate, Search
 from trajmatch.settings.presets import NAMES, preset
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 FLAGS = {flag(key) for key in flatten(Config())} | {"--config", "--images.no-hold-out", "--help"}
-FLAGS |= {flag(field.name) for options in (Options, Stream, Search, Scored) for field in dataclasses.fields(options)}
+FLAGS |= {
+    flag(field.name)
+    for options in (Compare, Continual, Diagnose, Evaluate, Search)
+    for field in dataclasses.fields(options)
+}
 PIP = {"--no-deps", "--index-url", "--check"}
 OTHERS = {"--quick", "--json", "--plot", "--batch", "--probe", "--validate", *SHORT}
 
@@ -68,14 +70,14 @@ def test_commands_parse(words: list[str]) -> None:
         assert rest
         return
     if verb == "diagnose" and rest:
-        check(rest[0], tyro.cli(Options, args=rest[1:]))
+        check(rest[0], tyro.cli(Diagnose, args=rest[1:]))
         return
     if rest and not rest[0].startswith("-"):
         if verb in ("run", "experts", "distill", "plan", "continual"):
             base = preset(rest[0])
         rest = rest[1:]
     configuration(
-        "trajmatch", base, rest, {"continual": Stream, "search": Search, "evaluate": Scored}.get(verb, Nothing)
+        "trajmatch", base, rest, {"continual": Continual, "search": Search, "evaluate": Evaluate}.get(verb, Nothing)
     )
 
 

@@ -262,12 +262,16 @@ def test_an_interrupt_while_the_program_is_loaded_waits_for_the_end_of_that() ->
 
 
 @pytest.mark.parametrize("verb", cli.VERBS)
-def test_every_verb_says_what_is_kept(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    def command() -> int:
+def test_every_verb_says_what_is_kept(
+    verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(call: cli.Call) -> int:
         raise KeyboardInterrupt
 
-    assert ended([verb], command, for_good=False) == 130
-    assert "nothing was begun" not in capsys.readouterr().err
+    found = cli.VERBS[verb]
+    monkeypatch.setitem(cli.VERBS, verb, found._replace(run=interrupted, base=None))
+    assert cli.main([verb]) == 130
+    assert f"interrupted; {found.kept}. To go on: trajmatch {verb}" in capsys.readouterr().err
 
 
 def test_an_interrupt_while_the_report_is_written(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -196,7 +196,7 @@ def test_every_verb_that_writes_is_refused_and_changes_nothing(made: Path, capsy
 
 def small_config(folder: Path) -> trajmatch.Config:
     from trajmatch.settings.config_file import read_config
-    from trajmatch.settings.stored import parsed
+    from trajmatch.settings.flat import parsed
 
     return parsed(read_config(folder / "config.yaml"))
 

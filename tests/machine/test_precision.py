@@ -26,7 +26,7 @@ from trajmatch.run.stages.loop import Loop
 from trajmatch.run.stages.run import Run
 from trajmatch.settings.checks import resolve
 from trajmatch.settings.config import Config
-from trajmatch.settings.stored import parsed
+from trajmatch.settings.flat import parsed
 
 PLAIN, TF32 = ["ieee"] * 6, ["tf32"] * 3 + ["ieee"] * 3
 

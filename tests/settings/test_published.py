@@ -99,7 +99,7 @@ def test_the_command_line_takes_the_method_s_numbers(capsys: pytest.CaptureFixtu
 
 
 def test_a_preset_survives_the_round_trip_through_flags() -> None:
-    from trajmatch.settings.stored import flags
+    from trajmatch.settings.flat import flags
 
     config = resolve(preset("cifar100-ipc10", "satm-da"))
     assert tyro.cli(Config, args=flags(flatten(config))) == config

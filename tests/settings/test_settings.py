@@ -12,9 +12,8 @@ from trajmatch.run.stages.experts import shard_of
 from trajmatch.settings.checks import resolve
 from trajmatch.settings.config import Config, Expert, Matching
 from trajmatch.settings.config_file import read_config
-from trajmatch.settings.flat import DISTILL_FIELDS, EXPERT_FIELDS, difference, flatten, settings
+from trajmatch.settings.flat import DISTILL_FIELDS, EXPERT_FIELDS, difference, flags, flatten, nest, settings
 from trajmatch.settings.presets import PRESETS, preset
-from trajmatch.settings.stored import flags, nest
 
 
 def test_satm_and_mtt_fill_in_their_own_defaults() -> None:

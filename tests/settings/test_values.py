@@ -16,19 +16,16 @@ from trajmatch.data.networks import kernels
 from trajmatch.run import cli
 from trajmatch.run.assembly import setup
 from trajmatch.run.folder import check_claim, claim
-from trajmatch.run.scores.continual import Options as Stream
-from trajmatch.run.scores.search import Options as Search
 from trajmatch.run.stages.run import count_or_folder
 from trajmatch.settings import command_line as words
 from trajmatch.settings.checks import resolve
 from trajmatch.settings.config import Config
 from trajmatch.settings.config_file import read_config
-from trajmatch.settings.flat import DEFAULTS, flatten
-from trajmatch.settings.heeded import RULES, VERBS, idle
+from trajmatch.settings.flat import DEFAULTS, flags, flatten, nest, parsed
+from trajmatch.settings.heeded import NOT_DONE, RULES, idle
 from trajmatch.settings.kinds import Kind, checked, converted, flag, kinds, merged
-from trajmatch.settings.options import Options, Scored
+from trajmatch.settings.options import Compare, Continual, Diagnose, Evaluate, Search
 from trajmatch.settings.presets import preset
-from trajmatch.settings.stored import flags, nest, parsed
 
 Captured = pytest.CaptureFixture[str]
 FIELDS = kinds(Config)
@@ -125,7 +122,7 @@ def as_flag(key: str, value: str) -> list[str]:
     return [f"{flag(key)}={value}"]
 
 
-@pytest.mark.parametrize("record", [Options, Scored, Search, Stream])
+@pytest.mark.parametrize("record", [Compare, Continual, Diagnose, Evaluate, Search])
 def test_any_value_of_any_option_of_a_verb_is_taken_or_refused_by_name(record: type) -> None:
     known = kinds(record)
 
@@ -144,7 +141,7 @@ def test_any_value_of_any_option_of_a_verb_is_taken_or_refused_by_name(record: t
     check()
 
 
-@pytest.mark.parametrize("record", [Config, Options, Scored, Search, Stream])
+@pytest.mark.parametrize("record", [Config, Compare, Continual, Diagnose, Evaluate, Search])
 def test_every_number_has_a_range_and_every_text_a_rule(record: type) -> None:
     for key, of in kinds(record).items():
         if of.base in (int, float, str) and not of.choices and key not in ("rates", "norms", "poolings"):
@@ -394,12 +391,12 @@ def test_what_has_an_effect_or_changes_nothing_is_not_said(capsys: Captured) -> 
 
 def test_the_table_of_what_has_no_effect_names_settings_that_there_are() -> None:
     patterns = [
-        p for text in [*(r.patterns for r in RULES), *(r.but for r in RULES), *VERBS.values()] for p in text.split()
+        p for text in [*(r.patterns for r in RULES), *(r.but for r in RULES), *NOT_DONE.values()] for p in text.split()
     ]
     for pattern in patterns:
         regular = re.compile(pattern.replace(".", r"\.").replace("*", ".*").replace("[!", "[^"))
         assert any(regular.fullmatch(key) for key in FIELDS), pattern
-    assert idle("evaluate", Config(), Scored(networks=("mlp",)), ["outer.lr_images", "evaluation.random_draws"]) == {
+    assert idle("evaluate", Config(), Evaluate(networks=("mlp",)), ["outer.lr_images", "evaluation.random_draws"]) == {
         "trajmatch evaluate": ["outer.lr_images"],
         "--networks": ["evaluation.random_draws"],
     }

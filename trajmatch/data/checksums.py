@@ -5,12 +5,13 @@ and for each tensor its type, shape and place), and the tensors' bytes. Nothing 
 """
 
 import json
-import logging
 import zlib
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
+
+from trajmatch.data.kept import say_once
 
 # One key of safetensors' string-to-string metadata holds all of ours, as JSON.
 HEADER = "trajmatch"
@@ -19,7 +20,6 @@ CHECKSUMS, DIGEST = "checksums", "digest"
 LONGEST = 100_000_000
 
 Checksums = Mapping[str, Sequence[str]]
-_told: set[tuple[str, Path]] = set()
 
 
 class DamagedError(ValueError):
@@ -96,13 +96,8 @@ def checked(path: Path) -> tuple[dict[str, Any], Checksums | None]:
 
 def say_old(path: Path, kind: str) -> None:
     """Say once for each folder and kind of file that one of an older version is used without a check."""
-    if (kind, path.parent) not in _told:
-        _told.add((kind, path.parent))
-        logging.getLogger("trajmatch").warning(
-            "%s: written without a checksum, by an older version of trajmatch; it is used unchecked, as are others of "
-            "its kind in this folder",
-            path,
-        )
+    unchecked = "it is used unchecked, as are others of its kind in this folder"
+    say_once(kind, path, f"without a checksum, by an older version of trajmatch; {unchecked}")
 
 
 def identity(path: Path) -> str:

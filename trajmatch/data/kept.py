@@ -64,9 +64,13 @@ def one_line(error: BaseException) -> str:
 
 def say_old(path: Path) -> None:
     """Say once for each file that a record of an older version is used without a check."""
-    if (path.name, path.parent) not in _told:
-        _told.add((path.name, path.parent))
-        logging.getLogger("trajmatch").warning(
-            "%s: written without a digest, by an older version of trajmatch or another program; it is used unchecked",
-            path,
-        )
+    say_once(
+        path.name, path, "without a digest, by an older version of trajmatch or another program; it is used unchecked"
+    )
+
+
+def say_once(kind: str, path: Path, how: str) -> None:
+    """Say once for each folder and kind of file how a file of an older version was written."""
+    if (kind, path.parent) not in _told:
+        _told.add((kind, path.parent))
+        logging.getLogger("trajmatch").warning("%s: written %s", path, how)

@@ -2,9 +2,7 @@
 
 import multiprocessing
 import os
-import resource
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -17,8 +15,8 @@ from typing import Any
 import torch
 
 from trajmatch.machine import holding
-from trajmatch.machine.allocator import keep_freed_memory
 from trajmatch.machine.interrupts import SIGNALS
+from trajmatch.machine.memory import keep_freed_memory, peak_memory_mb
 from trajmatch.machine.orphans import end_with_parent
 from trajmatch.machine.precision import precision, set_precision
 
@@ -39,12 +37,6 @@ def cores() -> int:
 def processes(asked: int | None, device: str) -> int:
     """Processes that train at once on a kind of device: those that were asked for, or one per core (one on a GPU)."""
     return asked or (cores() if device == "cpu" else 1)
-
-
-def peak_memory_mb() -> float:
-    """Largest resident size of this process so far, in MB (10^6 bytes)."""
-    # Kilobytes on Linux, bytes on macOS.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1e-6 if sys.platform == "darwin" else 1.024e-3)
 
 
 _queue: "SimpleQueue[tuple[int, Any]]"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from trajmatch.data import file_names
+from trajmatch.data.files import is_share
 from trajmatch.data.kept import other, read_record
 from trajmatch.settings.methods import METHODS
 
@@ -55,11 +56,6 @@ def is_curves(value: Any) -> bool:
 def is_shares(value: Any) -> bool:
     """Whether a value is a list of accuracies."""
     return isinstance(value, list) and all(map(is_share, value))
-
-
-def is_share(value: Any) -> bool:
-    """Whether a value is a number from 0 to 1, as accuracies are."""
-    return is_number(value) and 0 <= value <= 1
 
 
 def is_deviation(value: Any) -> bool:

@@ -9,8 +9,7 @@ from trajmatch.data.file_names import CONFIG
 from trajmatch.data.files import write_text
 from trajmatch.settings.config import Config
 from trajmatch.settings.config_file import read_config
-from trajmatch.settings.flat import INCIDENTAL, difference, flatten
-from trajmatch.settings.stored import nest
+from trajmatch.settings.flat import INCIDENTAL, difference, flatten, nest
 
 # Where a run stands and how it is called may change between two calls on one folder.
 FREE = {"out", "resume", "device", *INCIDENTAL}

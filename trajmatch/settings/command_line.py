@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -12,7 +13,7 @@ from trajmatch.settings.checks import check_heeded
 from trajmatch.settings.config import Config
 from trajmatch.settings.config_file import read_config
 from trajmatch.settings.heeded import idle
-from trajmatch.settings.kinds import checked, flag, kinds, merged
+from trajmatch.settings.kinds import checked, flag, get, kinds, merged
 from trajmatch.settings.presets import ANY_IMAGES, DEFAULT, NAMES, PUBLISHED, preset
 from trajmatch.settings.ranges import is_utf8, number, whole_number
 
@@ -73,16 +74,10 @@ def settings_of(verb: str, name: str | None, rest: list[str], own: type = Nothin
 def tell_idle(verb: str, rest: Sequence[str], asked: Asked) -> None:
     """Say which of the flags that were given, and are not as they would be without them, have no effect."""
     typed = {name for name, _ in _flags(rest)}
-    keys = [key for key in kinds(Config) if flag(key) in typed and _at(asked.config, key) != _at(asked.base, key)]
+    keys = [key for key in kinds(Config) if flag(key) in typed and get(asked.config, key) != get(asked.base, key)]
     for reason, found in idle(verb, asked.config, asked.options, keys).items():
         many = len(found) > 1
         print(f"{', '.join(map(flag, found))} {'have' if many else 'has'} no effect with {reason}", file=sys.stderr)
-
-
-def _at(config: Any, key: str) -> Any:
-    for name in key.split("."):
-        config = getattr(config, name)
-    return config
 
 
 def _check_own(verb: str, rest: Sequence[str]) -> None:
@@ -106,12 +101,12 @@ def default_folder(name: str | None, base: Config, config: Config) -> Path:
     return Path("runs") / "-".join([name, *changed])
 
 
-def named(name: str | None) -> Path:
+def place(name: str | None) -> Path:
     """A run folder or a file by its path, or by the preset that it was made from."""
-    return placed(name, "the name") if name and name not in NAMES else Path("runs") / (name or DEFAULT)
+    return expand_home(name, "the name") if name and name not in NAMES else Path("runs") / (name or DEFAULT)
 
 
-def placed(text: str, what: str) -> Path:
+def expand_home(text: str, what: str) -> Path:
     """A path, with the home folder where it begins with ~. Raises UsageError where there is none."""
     try:
         return Path(text).expanduser()
@@ -125,12 +120,19 @@ def at_home(options: Any) -> Any:
     for name, of in kinds(type(options)).items():
         if of.base is Path and (value := getattr(options, name)) is not None:
             found[name] = (
-                tuple(placed(str(v), flag(name)) for v in value) if of.several else placed(str(value), flag(name))
+                tuple(expand_home(str(v), flag(name)) for v in value)
+                if of.several
+                else expand_home(str(value), flag(name))
             )
     return dataclasses.replace(options, **found)
 
 
-def positional(rest: list[str]) -> tuple[str | None, list[str]]:
+def quoted(words: Sequence[str]) -> str:
+    """A command as a shell takes it."""
+    return shlex.join(["trajmatch", *words])
+
+
+def name_first(rest: list[str]) -> tuple[str | None, list[str]]:
     """The word after the verb, where it is no flag, and what follows."""
     if rest and not rest[0].strip():
         raise UsageError("the name after the verb is empty")
@@ -141,15 +143,15 @@ def positional(rest: list[str]) -> tuple[str | None, list[str]]:
 
 def configuration(program: str, base: Config, rest: list[str], own: type = Nothing) -> Asked:
     """The preset, changed by the file, changed by the flags. Raises ValueError; exits 2 on a flag that is none."""
-    rest, given = without_config(expanded(rest))
+    rest, given = without_config(written_out(rest))
     if given is not None:
-        path = placed(given, "--config")
+        path = expand_home(given, "--config")
         base = merged(base, read_config(path, lambda text: print(text, file=sys.stderr)), given)
     both = dataclasses.make_dataclass("both", [("options", _flat(own), own()), ("config", _flat(Config), base)])
     found = parse(both, program, rest, both(own(), base), DESCRIPTION)
     config = checked(found.config)
     places = {
-        name: str(placed(value, flag(name)))
+        name: str(expand_home(value, flag(name)))
         for name in ("out", "experts")
         if (value := getattr(config, name)) is not None and value.startswith("~")
     }
@@ -191,7 +193,7 @@ def parse(record: type, program: str, rest: list[str], default: Any, about: str)
 def _check_lists(record: type, default: Any, rest: Sequence[str]) -> None:
     """Raise UsageError for a list of nothing, which would mean the default, where a verb does not refuse it itself."""
     lists = [key for key, of in kinds(record).items() if of.several]
-    lists = [key for key in lists if not key.startswith("options.") or not _at(default, key)]
+    lists = [key for key in lists if not key.startswith("options.") or not get(default, key)]
     refused = {flag(key.removeprefix("options.").removeprefix("config.")) for key in lists}
     for word, after in pairwise([*rest, "--"]):
         if word.replace("_", "-") in refused and after.startswith("--"):
@@ -201,7 +203,7 @@ def _check_lists(record: type, default: Any, rest: Sequence[str]) -> None:
 DESCRIPTION = "[PRESET] names where the settings start; --config FILE reads settings from YAML; flags change both."
 
 
-def expanded(words: Sequence[str]) -> list[str]:
+def written_out(words: Sequence[str]) -> list[str]:
     """Short flags and old names written out. Raises UsageError for a list of nothing, which would mean the default."""
     for word, after in pairwise([*words, "--"]):
         if SHORT.get(word, (word,))[0] in ("--networks", "--sizes", "--rates") and after.startswith("--"):

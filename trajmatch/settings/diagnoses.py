@@ -3,7 +3,7 @@
 from difflib import get_close_matches
 
 from trajmatch.settings.kinds import checked
-from trajmatch.settings.options import Options
+from trajmatch.settings.options import Diagnose
 
 NAMES = {
     "correlation": "cosines between the hypergradients of segments that start at different epochs",
@@ -21,7 +21,7 @@ NAMES = {
 WITHOUT_EXPERTS = {"nearest"}
 
 
-def check(name: str, options: Options) -> None:
+def check(name: str, options: Diagnose) -> None:
     """Raise ValueError for an unknown name or an option that is out of range."""
     if name not in NAMES:
         near = get_close_matches(name, NAMES, n=1, cutoff=0.4)

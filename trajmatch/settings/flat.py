@@ -1,11 +1,10 @@
-"""Settings as flat records: compared between stages, completed and checked. No torch here."""
+"""Settings under flat names, such as images.size: from a configuration and to one, nested, as flags, compared."""
 
-import dataclasses
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
 from trajmatch.settings.config import Config
-from trajmatch.settings.kinds import flag
+from trajmatch.settings.kinds import flag, get, kinds, merged
 
 # What each stage's result depends on, by field or group. What is not here may change freely between two calls.
 EXPERT_FIELDS = ("seed", "images", "network", "expert")
@@ -27,18 +26,51 @@ INCIDENTAL |= RETIRED.keys()
 
 def flatten(config: Config) -> dict[str, Any]:
     """Every setting under its flag's name: {"data": ..., "images.size": ...}, tuples as lists."""
-    return dict(_walk(dataclasses.asdict(config), ""))
+    values = {key: get(config, key) for key in kinds(Config)}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 
-def _walk(record: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in record.items():
-        if isinstance(value, dict):
-            yield from _walk(value, f"{prefix}{key}.")
+def nest(flat: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of flattening: {"images.size": 16} -> {"images": {"size": 16}}."""
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        group, dot, name = key.partition(".")
+        if dot:
+            nested.setdefault(group, {})[name] = value
         else:
-            yield prefix + key, list(value) if isinstance(value, tuple) else value
+            nested[key] = value
+    return nested
 
 
 DEFAULTS = flatten(Config())
+
+
+def parsed(flat: Mapping[str, Any], where: str = "the settings of a file", remedy: str = "") -> Config:
+    """A configuration from the flat settings of a file, of whatever version.
+
+    Raises ValueError, which names the file, the setting and its value, with the remedy behind.
+    """
+    try:
+        return merged(Config(), {key: value for key, value in flat.items() if key not in RETIRED}, where)
+    except ValueError as error:
+        raise ValueError(f"{error}; {remedy}" if remedy else str(error)) from None
+
+
+def flags(flat: dict[str, Any]) -> list[str]:
+    """Settings as the flags of a command line."""
+    words: list[str] = []
+    for key, value in flat.items():
+        *group, name = key.replace("_", "-").split(".")
+        prefix = "".join(f"{part}." for part in group)
+        if isinstance(value, bool) and isinstance(DEFAULTS.get(key), str):  # YAML reads the word yes as true
+            words += [f"--{prefix}{name}", "yes" if value else "no"]
+        elif isinstance(value, bool):
+            words.append(f"--{prefix}{name}" if value else f"--{prefix}no-{name}")
+        elif isinstance(value, list):
+            words += [f"--{prefix}{name}", *map(str, value)]
+        else:
+            words += [f"--{prefix}{name}", str(value)]
+    return words
 
 
 def settings(config: Config, fields: tuple[str, ...]) -> dict[str, Any]:

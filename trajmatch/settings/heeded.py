@@ -77,7 +77,7 @@ RULES = (
     Idle("memory", lambda c, m: _where(c.micro_batch is not None, "--micro-batch, which goes before it")),
 )  # fmt: skip
 # What a verb does not do; a run does all of it.
-VERBS = {
+NOT_DONE = {
     "experts": "ipc method steps precision micro_batch memory resume matching.* outer.* baseline.* evaluation.*",
     "evaluate": "out steps precision micro_batch memory resume matching.* outer.[!s]* outer.seed outer.step_size "
     "baseline.*",
@@ -102,7 +102,7 @@ def idle(verb: str, config: Config, options: Any, keys: Sequence[str]) -> dict[s
 
 
 def _of_verb(verb: str, options: Any, key: str) -> str | None:
-    if _is_any(key, VERBS.get(verb, "")):
+    if _is_any(key, NOT_DONE.get(verb, "")):
         return f"trajmatch {verb}"
     if verb == "evaluate":
         beside = [name for name in ("networks", "sizes", "ranking") if getattr(options, name)]

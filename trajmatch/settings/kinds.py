@@ -207,6 +207,13 @@ def _unknown(key: str, known: Mapping[str, Kind]) -> str:
     return f"there is no setting {key!r}" + (f"; did you mean {near[0]}?" if near else "")
 
 
+def get(record: Any, key: str) -> Any:
+    """A setting of the record, by its flat name."""
+    for name in key.split("."):
+        record = getattr(record, name)
+    return record
+
+
 def with_setting(record: R, key: str, value: Any) -> R:
     """The record with one setting, by its flat name."""
     name, dot, rest = key.partition(".")

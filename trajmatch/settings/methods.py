@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from trajmatch.settings.config import Config
+from trajmatch.settings.kinds import get, with_setting
 
 # A setting is open where it has one of these values.
 LEFT_OPEN = (None, "auto")
@@ -179,20 +180,6 @@ def complete(config: Config) -> Config:
         noise = SATM_NOISE if config.matching.smoothing is None else config.matching.smoothing
         config = replace(config, matching=replace(config.matching, sharpness="sam", smoothing=noise))
     for key, value in (OPEN | dict(method.fills)).items():
-        if setting(config, key) in LEFT_OPEN:
+        if get(config, key) in LEFT_OPEN:
             config = with_setting(config, key, value(config) if callable(value) else value)
     return config
-
-
-def setting(config: Config, key: str) -> Any:
-    """A setting by its flat name, such as outer.seed."""
-    group, _, name = key.rpartition(".")
-    return getattr(getattr(config, group) if group else config, name)
-
-
-def with_setting(config: Config, key: str, value: Any) -> Config:
-    """The configuration with one setting changed, by its flat name."""
-    group, _, name = key.rpartition(".")
-    if not group:
-        return replace(config, **{name: value})
-    return replace(config, **{group: replace(getattr(config, group), **{name: value})})

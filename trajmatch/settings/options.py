@@ -1,4 +1,4 @@
-"""The options of `trajmatch diagnose` and `trajmatch evaluate`. No torch here."""
+"""What single verbs can be asked besides the configuration: one class for each of these verbs. No torch here."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -6,15 +6,15 @@ from typing import Annotated, Literal
 
 from trajmatch.settings.config import EngineName
 from trajmatch.settings.kinds import checked
-from trajmatch.settings.ranges import FINITE, Count, Few, Place, Range, Words
+from trajmatch.settings.ranges import FINITE, Count, Depth, Few, Place, Range, Share, Width, Words
 
 DIAGNOSES = "diagnoses"
 AboveZero = Range(0, FINITE, above=True)
 
 
 @dataclass(frozen=True)
-class Options:
-    """Which runs, and how much of them."""
+class Diagnose:
+    """What `trajmatch diagnose` looks at: which runs, and how much of them."""
 
     run: tuple[Place, ...] = ()
     """Run folders, finished or running, to stand beside each other; nothing in them is changed but for the folder
@@ -62,7 +62,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Scored:
+class Evaluate:
     """What `trajmatch evaluate` measures instead of the accuracies of a run."""
 
     networks: tuple[Words, ...] = ()
@@ -75,7 +75,7 @@ class Scored:
     """Learning rates among which each of --networks, and every accuracy of --ranking, is given the best, by one network
     each on validation images."""
 
-    def asked(self) -> "Scored":
+    def asked(self) -> "Evaluate":
         """The same with every network, size and rate once.
 
         Raises ValueError where two things are asked for, and for a value out of its range.
@@ -93,3 +93,43 @@ class Scored:
             sizes=tuple(dict.fromkeys(self.sizes)),
             rates=tuple(dict.fromkeys(self.rates)),
         )
+
+
+@dataclass(frozen=True)
+class Search:
+    """The space of `trajmatch search`: ConvNets of every combination."""
+
+    depths: tuple[Depth, ...] = (1, 2, 3)
+    """Blocks."""
+    widths: tuple[Width, ...] = (16, 32, 64)
+    """Channels."""
+    norms: tuple[str, ...] = ("instance", "none")
+    """Norms."""
+    poolings: tuple[str, ...] = ("avg", "max")
+    """Poolings."""
+    proxy_networks: Few = 2
+    """Networks of each kind, trained on the set and on as many random images."""
+    real_epochs: Count = 3
+    """Epochs of the one network of each kind that is trained on all training images."""
+    real_momentum: Share = 0.9
+    """Momentum there; rate and batch are the experts'."""
+
+
+@dataclass(frozen=True)
+class Continual:
+    """The stream of `trajmatch continual`."""
+
+    orders: Few = 5
+    """Class orders, drawn from the seed."""
+    class_steps: Count = 5
+    """Steps in which the classes arrive, as many in each."""
+    fresh_networks: Few = 3
+    """New networks that are trained on the whole memory after every step."""
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Where the pages of `trajmatch compare` go."""
+
+    out: Place = Path("compare")
+    """Folder for compare.html, compare.md, compare.csv with the runs and streams.csv with the continual streams."""

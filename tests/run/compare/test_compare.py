@@ -21,8 +21,7 @@ from trajmatch.run.compare.protocol import measured_alike
 from trajmatch.run.compare.rows import table
 from trajmatch.settings.checks import resolve
 from trajmatch.settings.config import Config, Matching
-from trajmatch.settings.flat import flatten
-from trajmatch.settings.stored import nest
+from trajmatch.settings.flat import flatten, nest
 
 Captured = pytest.CaptureFixture[str]
 

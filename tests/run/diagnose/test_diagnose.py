@@ -20,7 +20,7 @@ from trajmatch.run.cli import main
 from trajmatch.run.diagnose.frame import diagnosis, with_radius
 from trajmatch.run.diagnose.subject import Opener, evenly
 from trajmatch.settings.diagnoses import NAMES
-from trajmatch.settings.options import Options
+from trajmatch.settings.options import Diagnose
 
 Captured = pytest.CaptureFixture[str]
 SMALL = ["--panel", "2", "--starts", "3", "--points", "2"]
@@ -202,7 +202,7 @@ def test_the_nearest_real_images_of_initial_ones_are_themselves(run: Path, tmp_p
     assert 0 < low < middle < high
     opened = Opener().run(run)
     opened.points[-1] = opened.points[0]
-    start = diagnosis("nearest").look(opened, Options(), lambda count: None)
+    start = diagnosis("nearest").look(opened, Diagnose(), lambda count: None)
     assert max(start["distance"]) < 1e-3
     assert all(start["same_class"])
     assert start["closer_than_any_test_image"] == 10
@@ -242,7 +242,7 @@ def test_all_names_are_listed_and_lead_to_a_diagnosis(capsys: Captured) -> None:
         assert diagnosis(name).draw is not None
 
 
-QUICK = Options(panel=2, starts=2, points=2, steps=2, networks=1, grid=3)
+QUICK = Diagnose(panel=2, starts=2, points=2, steps=2, networks=1, grid=3)
 
 
 @pytest.mark.parametrize("name", sorted(NAMES.keys() - {"cost"}))
@@ -266,8 +266,8 @@ def test_no_radius_is_the_largest_of_the_runs(run: Path) -> None:
     opened = Opener().run(run)
     matching = replace(opened.config.matching, radius=0.7)
     wider = replace(opened, setup=replace(opened.setup, config=replace(opened.config, matching=matching)))
-    assert with_radius(Options(), [opened, wider, opened]) == Options(radius=0.7)
-    assert with_radius(Options(radius=0.2), [opened, wider]) == Options(radius=0.2)
+    assert with_radius(Diagnose(), [opened, wider, opened]) == Diagnose(radius=0.7)
+    assert with_radius(Diagnose(radius=0.2), [opened, wider]) == Diagnose(radius=0.2)
 
 
 def test_places_are_even_and_hold_both_ends() -> None:

@@ -21,8 +21,7 @@ from trajmatch.run.assembly.distilled import base_configuration, opened_set
 from trajmatch.run.scores import ranking
 from trajmatch.run.stages.experts import open_experts
 from trajmatch.settings.checks import resolve
-from trajmatch.settings.flat import DEFAULTS, difference
-from trajmatch.settings.stored import parsed
+from trajmatch.settings.flat import DEFAULTS, difference, parsed
 
 Captured = pytest.CaptureFixture[str]
 FEW = ["--evaluation.networks", "2", "--evaluation.epochs", "4", "--evaluation.workers", "1"]

@@ -19,7 +19,7 @@ from trajmatch.run.cli import main
 from trajmatch.run.stages.loop import ANCHOR_STEPS, DivergedError, Loop, guarded
 from trajmatch.settings.checks import resolve
 from trajmatch.settings.config import Config, Outer
-from trajmatch.settings.stored import parsed
+from trajmatch.settings.flat import parsed
 
 ONE = torch.tensor(1.0)
 

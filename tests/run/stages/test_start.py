@@ -15,7 +15,7 @@ from trajmatch.methods.selection import by_class
 from trajmatch.run.assembly import setup
 from trajmatch.run.assembly.distilled import base_configuration
 from trajmatch.settings.checks import resolve
-from trajmatch.settings.stored import parsed
+from trajmatch.settings.flat import parsed
 
 Captured = pytest.CaptureFixture[str]
 

@@ -23,7 +23,7 @@ from trajmatch.run.cli import main
 from trajmatch.run.stages.steps import Condenser, condensation, real_loss
 from trajmatch.settings.checks import resolve
 from trajmatch.settings.config import Baseline, Config, MethodName
-from trajmatch.settings.stored import parsed
+from trajmatch.settings.flat import parsed
 
 FEW = ["--baseline.batch", "20", "--ipc", "2", "--baseline.updates", "3", "--baseline.epochs", "2"]
 

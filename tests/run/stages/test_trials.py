@@ -19,7 +19,7 @@ from trajmatch.run.stages import trials as jobs
 from trajmatch.run.stages.trials import Job, accuracies_of, real_job, set_jobs
 from trajmatch.settings.checks import resolve
 from trajmatch.settings.config import Config, Network
-from trajmatch.settings.stored import parsed
+from trajmatch.settings.flat import parsed
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ from trajmatch.run.stages.experts import open_experts
 from trajmatch.run.stages.loop import Loop
 from trajmatch.settings.checks import resolve
 from trajmatch.settings.config import Config
-from trajmatch.settings.stored import parsed
+from trajmatch.settings.flat import parsed
 
 
 def watched(forward: Callable[[Tensor, Tensor], Tensor], sizes: list[int]) -> Callable[[Tensor, Tensor], Tensor]:

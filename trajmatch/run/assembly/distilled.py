@@ -11,8 +11,7 @@ from trajmatch.run.assembly.set_file import base_configuration, set_file
 from trajmatch.run.assembly.setup import Setup, check
 from trajmatch.settings.checks import resolve
 from trajmatch.settings.config import Config
-from trajmatch.settings.flat import difference, settings
-from trajmatch.settings.stored import parsed
+from trajmatch.settings.flat import difference, parsed, settings
 
 
 def opened_set(

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from trajmatch.data.networks.architectures import RAISED_BY_USERS
 from trajmatch.data.networks.kernels import cache_folder
-from trajmatch.machine.allocator import keep_freed_memory
+from trajmatch.machine.memory import keep_freed_memory
 from trajmatch.machine.precision import set_precision
 from trajmatch.machine.processes import cores
 from trajmatch.methods import engines

@@ -6,7 +6,7 @@ from typing import Any
 from trajmatch.data.checksums import remedy
 from trajmatch.data.file_names import SET
 from trajmatch.data.set_header import set_header
-from trajmatch.settings.stored import parsed
+from trajmatch.settings.flat import parsed
 
 
 def set_file(path: Path) -> Path:

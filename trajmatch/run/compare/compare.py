@@ -1,7 +1,6 @@
 """`trajmatch compare`: one table and plots from run folders, with every difference of protocol shown. No torch here."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from trajmatch.data.file_names import STREAM
@@ -13,18 +12,10 @@ from trajmatch.run.compare.entries import read, read_stream
 from trajmatch.run.compare.plots import curves, pictures
 from trajmatch.run.compare.protocol import measured_alike, parts, same_data
 from trajmatch.run.compare.rows import stream_rows, table
-from trajmatch.settings.ranges import Place
+from trajmatch.settings.options import Compare
 
 
-@dataclass(frozen=True)
-class Options:
-    """What is compared, and where the pages go."""
-
-    out: Place = Path("compare")
-    """Folder for compare.html, compare.md, compare.csv with the runs and streams.csv with the continual streams."""
-
-
-def compare(folders: Sequence[Path], options: Options, say: Callable[[str], None]) -> Path:
+def compare(folders: Sequence[Path], options: Compare, say: Callable[[str], None]) -> Path:
     """Write the pages; returns the HTML's path. Raises ValueError for a folder that is no finished run or stream."""
     if not folders:
         raise ValueError("name the run folders that are to be compared: trajmatch compare runs/a runs/b")

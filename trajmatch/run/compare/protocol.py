@@ -6,10 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from trajmatch.run.compare.entries import Entry
-from trajmatch.settings.flat import EVALUATE_FIELDS, INCIDENTAL
+from trajmatch.settings.flat import EVALUATE_FIELDS, INCIDENTAL, flags
 from trajmatch.settings.kinds import flag
 from trajmatch.settings.methods import METHODS
-from trajmatch.settings.stored import flags
 
 # These settings say from what a set was made and how it was scored. Where any two runs differ in one of them, every
 # row shows it. The other settings belong to the method: a row shows one of them where two runs of its method, data set

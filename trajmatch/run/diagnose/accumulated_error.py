@@ -13,7 +13,7 @@ from trajmatch.methods.outer import inner_problem
 from trajmatch.pages.plots import banded, panels, titled
 from trajmatch.run.diagnose.diagnosis import Diagnosis
 from trajmatch.run.diagnose.subject import SEED, Opened
-from trajmatch.settings.options import Options
+from trajmatch.settings.options import Diagnose as Options
 
 PARTS = {
     "total": "accumulated error",

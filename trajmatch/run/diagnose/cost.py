@@ -22,7 +22,7 @@ from trajmatch.run.assembly.setup import factory
 from trajmatch.run.diagnose.diagnosis import Diagnosis
 from trajmatch.run.diagnose.subject import Opened
 from trajmatch.settings.config import Network
-from trajmatch.settings.options import Options
+from trajmatch.settings.options import Diagnose as Options
 
 COMPARED = ("unrolled", "adjoint", "truncated", "random-window", "tesla")
 AXES = {"inner_steps": (5, 10, 20, 40), "batch": (10, 20, 40, 80), "width": (16, 32, 64, 128)}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trajmatch.run.diagnose.subject import Opened
-from trajmatch.settings.options import Options
+from trajmatch.settings.options import Diagnose as Options
 
 
 def nothing(options: Options) -> dict[str, Any]:

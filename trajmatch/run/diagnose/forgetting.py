@@ -8,7 +8,7 @@ from trajmatch.methods.schedule import Choice
 from trajmatch.pages.plots import banded, panels, titled
 from trajmatch.run.diagnose.diagnosis import Diagnosis
 from trajmatch.run.diagnose.subject import Opened
-from trajmatch.settings.options import Options
+from trajmatch.settings.options import Diagnose as Options
 
 
 def pieces(run: Opened, options: Options) -> int:

@@ -18,7 +18,8 @@ from trajmatch.pages.report import write_report
 from trajmatch.run.diagnose.subject import Opener
 from trajmatch.run.folder import commit
 from trajmatch.settings.diagnoses import NAMES, WITHOUT_EXPERTS, check
-from trajmatch.settings.options import DIAGNOSES, Options
+from trajmatch.settings.options import DIAGNOSES
+from trajmatch.settings.options import Diagnose as Options
 
 if TYPE_CHECKING:
     from trajmatch.run.diagnose.diagnosis import Diagnosis

@@ -16,7 +16,7 @@ from trajmatch.pages.plots import banded, panels, titled
 from trajmatch.pages.step_log import read_metrics
 from trajmatch.run.diagnose.diagnosis import Diagnosis
 from trajmatch.run.diagnose.subject import Opened
-from trajmatch.settings.options import Options
+from trajmatch.settings.options import Diagnose as Options
 
 
 def _choices(run: Opened, options: Options) -> list[Choice]:

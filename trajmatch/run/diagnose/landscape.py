@@ -14,7 +14,7 @@ from trajmatch.methods.schedule import Choice
 from trajmatch.pages.plots import panels
 from trajmatch.run.diagnose.diagnosis import Diagnosis
 from trajmatch.run.diagnose.subject import SEED, Opened
-from trajmatch.settings.options import Options
+from trajmatch.settings.options import Diagnose as Options
 
 
 def _choices(run: Opened, options: Options) -> list[Choice]:

@@ -9,7 +9,7 @@ from trajmatch.run.diagnose.diagnosis import Diagnosis
 from trajmatch.run.diagnose.short_runs import changed, distilled, log, score
 from trajmatch.run.diagnose.subject import Opened
 from trajmatch.settings.config import Config
-from trajmatch.settings.options import Options
+from trajmatch.settings.options import Diagnose as Options
 
 RULES = ("closed-form", "exact", "fixed")
 

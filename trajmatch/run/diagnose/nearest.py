@@ -13,7 +13,7 @@ from trajmatch.data.synthetic import class_labels
 from trajmatch.measure.nearest import nearest
 from trajmatch.run.diagnose.diagnosis import Diagnosis
 from trajmatch.run.diagnose.subject import SEED, Opened
-from trajmatch.settings.options import Options
+from trajmatch.settings.options import Diagnose as Options
 
 COMPARED, SHOWN = 500, 10
 

@@ -27,8 +27,8 @@ from trajmatch.run.stages.start import first_state
 from trajmatch.settings.checks import resolve
 from trajmatch.settings.config import Config
 from trajmatch.settings.config_file import read_config
+from trajmatch.settings.flat import parsed
 from trajmatch.settings.methods import METHODS
-from trajmatch.settings.stored import parsed
 
 SEED = 20_000
 

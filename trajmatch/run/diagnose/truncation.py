@@ -17,7 +17,7 @@ from trajmatch.run.diagnose.diagnosis import Diagnosis
 from trajmatch.run.diagnose.short_runs import changed, distilled, score
 from trajmatch.run.diagnose.subject import SEED, Opened
 from trajmatch.settings.config import Config
-from trajmatch.settings.options import Options
+from trajmatch.settings.options import Diagnose as Options
 
 SHARES = (1 / 6, 1 / 5, 1 / 4, 1 / 3, 1 / 2, 1.0)
 PROBES, ROUNDS = 3, 10

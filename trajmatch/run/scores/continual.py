@@ -1,7 +1,7 @@
 """`trajmatch continual`: classes arrive in steps, each step's are condensed, networks train on all that is kept."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
@@ -33,23 +33,12 @@ from trajmatch.settings.config import Config
 from trajmatch.settings.flat import flatten
 from trajmatch.settings.kinds import checked
 from trajmatch.settings.methods import METHODS
-from trajmatch.settings.ranges import Count, Few, is_count
+from trajmatch.settings.options import Continual as Options
+from trajmatch.settings.ranges import is_count
 
 SCORES = "scores.json"
 PLACE = "order-{}/step-{}"
 EXPERTS_OF = PLACE + "/experts"
-
-
-@dataclass(frozen=True)
-class Options:
-    """The stream."""
-
-    orders: Few = 5
-    """Class orders, drawn from the seed."""
-    class_steps: Count = 5
-    """Steps in which the classes arrive, as many in each."""
-    fresh_networks: Few = 3
-    """New networks that are trained on the whole memory after every step."""
 
 
 def continual(config: Config, options: Options, folder: Path, command: str, say: Callable[[str], None]) -> Path:

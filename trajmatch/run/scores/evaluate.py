@@ -20,7 +20,7 @@ from trajmatch.run.stages import experts as expert_stage
 from trajmatch.run.stages.run import say
 from trajmatch.settings.config import Config
 from trajmatch.settings.flat import settings
-from trajmatch.settings.options import Scored
+from trajmatch.settings.options import Evaluate as Scored
 from trajmatch.settings.ranges import is_count
 
 # How the networks of a score are trained.

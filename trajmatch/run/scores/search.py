@@ -1,7 +1,7 @@
 """`trajmatch search`: does a distilled set rank networks as the whole data set does?"""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from math import isfinite
 from pathlib import Path
@@ -27,29 +27,9 @@ from trajmatch.run.stages.evaluation import chosen_on, random_set
 from trajmatch.run.stages.trials import Job, accuracies_of, real_job, set_jobs
 from trajmatch.settings.config import Network
 from trajmatch.settings.kinds import checked
-from trajmatch.settings.ranges import Count, Depth, Few, Share, Width
+from trajmatch.settings.options import Search as Options
 
 AXES = "depths", "widths", "norms", "poolings"
-
-
-@dataclass(frozen=True)
-class Options:
-    """The space: ConvNets of every combination."""
-
-    depths: tuple[Depth, ...] = (1, 2, 3)
-    """Blocks."""
-    widths: tuple[Width, ...] = (16, 32, 64)
-    """Channels."""
-    norms: tuple[str, ...] = ("instance", "none")
-    """Norms."""
-    poolings: tuple[str, ...] = ("avg", "max")
-    """Poolings."""
-    proxy_networks: Few = 2
-    """Networks of each kind, trained on the set and on as many random images."""
-    real_epochs: Count = 3
-    """Epochs of the one network of each kind that is trained on all training images."""
-    real_momentum: Share = 0.9
-    """Momentum there; rate and batch are the experts'."""
 
 
 def once(options: Options) -> Options:

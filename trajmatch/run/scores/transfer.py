@@ -15,8 +15,8 @@ from trajmatch.run.stages.evaluation import chosen_on, obtained
 from trajmatch.run.stages.trials import Job, accuracies_of, set_jobs
 from trajmatch.settings.checks import resolve
 from trajmatch.settings.config import Config
-from trajmatch.settings.options import Scored
-from trajmatch.settings.stored import parsed
+from trajmatch.settings.flat import parsed
+from trajmatch.settings.options import Evaluate as Scored
 
 
 def transfer(

@@ -25,7 +25,8 @@ from trajmatch.data.snapshots import snapshot_path
 from trajmatch.data.synthetic import save
 from trajmatch.data.trajectories import Trajectory, save_trajectory
 from trajmatch.machine.litter import scratch_folder
-from trajmatch.machine.processes import Peak, Report, peak_memory_mb, processes, run_jobs
+from trajmatch.machine.memory import peak_memory_mb
+from trajmatch.machine.processes import Peak, Report, processes, run_jobs
 from trajmatch.machine.progress import duration
 from trajmatch.methods import engines
 from trajmatch.methods.training import accuracy, train

@@ -1,6 +1,5 @@
 """What the verbs do: run, experts, distill, evaluate. `cli.py` is how they are called."""
 
-import shlex
 import sys
 import weakref
 from collections.abc import Callable
@@ -19,7 +18,8 @@ from trajmatch.data.material import Material
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.machine import holding
 from trajmatch.machine.lock import Lock
-from trajmatch.machine.processes import Peak, cores, peak_memory_mb
+from trajmatch.machine.memory import peak_memory_mb
+from trajmatch.machine.processes import Peak, cores
 from trajmatch.pages import records as shapes
 from trajmatch.pages.report import write_report
 from trajmatch.pages.tables import score_lines
@@ -32,6 +32,7 @@ from trajmatch.run.stages import loop as distill_stage
 from trajmatch.run.stages import plan as planning
 from trajmatch.run.stages.experts import stopwatch
 from trajmatch.settings.checks import resolve
+from trajmatch.settings.command_line import quoted
 from trajmatch.settings.config import Config
 from trajmatch.settings.flat import EVALUATE_FIELDS, difference, settings
 from trajmatch.settings.methods import METHODS
@@ -281,8 +282,3 @@ def plan(config: Config) -> list[str]:
     config = resolve(config)
     check(config)
     return planning.plan(config, count_or_folder(config.experts)).lines()
-
-
-def quoted(words: list[str]) -> str:
-    """A command as a shell would take it."""
-    return shlex.join(["trajmatch", *words])

@@ -12,8 +12,7 @@ from trajmatch.data.synthetic import SyntheticSet, class_labels, one_hot
 from trajmatch.data.whitening import fit
 from trajmatch.settings.checks import resolve
 from trajmatch.settings.config import Config
-from trajmatch.settings.flat import DEFAULTS, flatten
-from trajmatch.settings.stored import parsed
+from trajmatch.settings.flat import DEFAULTS, flatten, parsed
 
 WHOLE = flatten(resolve(Config()))
 

@@ -1,0 +1,233 @@
+"""The verbs: what each of them does, in one table. Nothing here imports torch before it must."""
+
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from trajmatch.data.file_names import SUMMARY
+from trajmatch.machine.holding import Held
+from trajmatch.settings import command_line as line
+from trajmatch.settings import options
+from trajmatch.settings.config import Config
+from trajmatch.settings.diagnoses import NAMES as DIAGNOSES
+from trajmatch.settings.presets import NAMES, about
+
+
+class Call(NamedTuple):
+    """A command line that is understood.
+
+    command: the words as a shell takes them, without --resume, so that a resumed run says what was begun.
+    name:    the word after the verb, where it is no flag.
+    rest:    the words behind it.
+    place:   the run folder that is worked in, or the distilled set that is worked on.
+    config:  the configuration, where the verb takes one.
+    own:     what the verb is asked besides.
+    started: the preset that the settings started from and nothing but flags changed.
+    """
+
+    command: str
+    name: str | None
+    rest: list[str]
+    place: Path = Path()
+    config: Config = Config()
+    own: Any = None
+    started: str | None = None
+
+
+class Verb(NamedTuple):
+    """What a verb does, and how it is called.
+
+    what:    what it does, as the overview says it.
+    kept:    what is saved where it is interrupted, and what is not.
+    run:     does it, and returns the exit code.
+    base:    where its configuration starts: at a preset, at the settings in a set's file; None takes no configuration.
+    options: what it can be asked besides the configuration.
+    """
+
+    what: str
+    kept: str
+    run: Callable[[Call], int]
+    base: Literal["preset", "set"] | None = None
+    options: type = line.Nothing
+
+
+def prepare() -> None:
+    """Import torch in one piece: an interrupt in the middle of it can end the process in many ways."""
+    with Held():
+        from trajmatch.run.assembly.engine import prepare_process
+
+        prepare_process()
+        import_module("trajmatch.run.stages.run")
+
+
+def _run(call: Call) -> int:
+    from trajmatch.run.stages.run import run
+
+    run(call.config, call.place, call.command, call.started)
+    return 0
+
+
+def _experts(call: Call) -> int:
+    from trajmatch.machine.processes import Peak
+    from trajmatch.run.stages.run import run_experts
+
+    run_experts(call.config, call.place if call.config.out else call.place / "experts", Peak())
+    return 0
+
+
+def _distill(call: Call) -> int:
+    from trajmatch.run.stages.run import Run
+
+    this = Run(call.config, call.place, call.command)
+    this.experts()
+    this.distill()
+    return 0
+
+
+def _plan(call: Call) -> int:
+    from trajmatch.run.stages.run import plan
+
+    return _print(plan(call.config))
+
+
+def _evaluate(call: Call) -> int:
+    from trajmatch.machine.lock import Lock
+    from trajmatch.run.assembly.set_file import set_file
+    from trajmatch.run.scores.evaluate import evaluate_set
+
+    with Lock(set_file(call.place).parent):
+        evaluate_set(call.place, call.config, call.own)
+    return 0
+
+
+def _search(call: Call) -> int:
+    from trajmatch.machine.lock import Lock
+    from trajmatch.run.assembly.distilled import opened_set
+    from trajmatch.run.assembly.set_file import set_file
+    from trajmatch.run.scores.search import check, lines, search
+    from trajmatch.run.stages.run import say
+
+    check(call.own)
+    with Lock(set_file(call.place).parent):
+        setup, synthetic, file = opened_set(call.place, call.config)
+        return _print(lines(search(setup, call.own, synthetic, file, call.command, say)))
+
+
+def _continual(call: Call) -> int:
+    from trajmatch.run.scores.continual import continual, lines
+    from trajmatch.run.stages.run import say
+
+    folder = call.place if call.config.out else Path(f"{call.place}-continual")
+    return _print(lines(continual(call.config, call.own, folder, call.command, say)))
+
+
+def _compare(call: Call) -> int:
+    from trajmatch.run.compare.compare import compare
+
+    words = [*([call.name] if call.name is not None else []), *call.rest]
+    count = next((k for k, word in enumerate(words) if word.startswith("-")), len(words))
+    usage = "trajmatch compare FOLDER [FOLDER ...]"
+    own = line.parse(options.Compare, usage, words[count:], options.Compare(), "Compare finished runs.")
+    return _print([compare([line.place(name) for name in words[:count]], line.at_home(own), print)])
+
+
+def _diagnose(call: Call) -> int:
+    if call.name is None and not call.rest:
+        usage = "usage: trajmatch diagnose NAME --run FOLDER [FOLDER ...]\n"
+        return _print([usage, *(f"  {known:<20} {what}" for known, what in DIAGNOSES.items())])
+    usage, what = "trajmatch diagnose NAME", "Look at runs; they stay as is."
+    own = line.at_home(line.parse(options.Diagnose, usage, call.rest, options.Diagnose(), what))
+    prepare()
+    from trajmatch.run.diagnose.frame import diagnose
+    from trajmatch.run.stages.run import say
+
+    return _print([diagnose(call.name or "", own, call.command, say)])
+
+
+def _report(call: Call) -> int:
+    if call.rest:
+        return _usage(call, "report [FOLDER|PRESET]\n\nWrite report.html of a run folder again.")
+    from trajmatch.machine.lock import Lock
+    from trajmatch.pages.report import write_report
+
+    folder = line.place(call.name)
+    # Without a summary nothing is written, the lock's file included.
+    with Lock(folder) if (folder / SUMMARY).is_file() else nullcontext():
+        return _print([write_report(folder)])
+
+
+def _presets(call: Call) -> int:
+    if call.name is None and call.rest:
+        return _usage(call, "presets [PRESET [--method METHOD]]\n\nList the presets, or show all of one.")
+    if call.name is None:
+        return _print(f"{known:<20} {about(known)}" for known in NAMES)
+    import yaml
+
+    from trajmatch.settings.flat import flatten, nest
+
+    config = line.settings_of("presets", call.name, call.rest).config
+    print(yaml.safe_dump(nest(flatten(config)), sort_keys=False, allow_unicode=True), end="")
+    return 0
+
+
+def _print(lines: Iterable[Any]) -> int:
+    for one in lines:
+        print(one)
+    return 0
+
+
+def _usage(call: Call, text: str) -> int:
+    """Say how a verb without a parser is called: asked for, or because it was called otherwise."""
+    print(f"usage: trajmatch {text}")
+    return 0 if call.rest[0] in ("-h", "--help") else 2
+
+
+VERBS = {
+    "run": Verb(
+        "experts, distill, evaluate and report in one folder; what is done is not done again",
+        "experts, outer steps and scored networks that were complete are saved, and what was being trained is not",
+        _run, "preset",
+    ),
+    "experts": Verb(
+        "train networks on the real images and keep their weights along the way",
+        "experts that were complete are saved, and those that were being trained are not",
+        _experts, "preset",
+    ),
+    "distill": Verb(
+        "optimise the synthetic images against the experts",
+        "experts and outer steps that were complete are saved, and an expert that was being trained is not",
+        _distill, "preset",
+    ),
+    "evaluate": Verb(
+        "train networks on a distilled set (a run folder or a .safetensors file) and test them",
+        "networks that were complete are saved, and those that were being trained are not",
+        _evaluate, "set", options.Evaluate,
+    ),
+    "search": Verb(
+        "does a distilled set rank networks as the whole data set does? Rank correlations over a space",
+        "networks that were complete are saved, and those that were being trained are not",
+        _search, "set", options.Search,
+    ),
+    "continual": Verb(
+        "classes arrive in steps, and only the new ones are condensed: accuracy on all that were seen",
+        "experts, outer steps and networks that were complete are saved, and what was being trained is not",
+        _continual, "preset", options.Continual,
+    ),
+    "compare": Verb(
+        "one table and plots of several runs, as HTML, Markdown and CSV", "pages that were there are whole", _compare
+    ),
+    "diagnose": Verb(
+        "look at what matching does to the data: correlation, interference, forgetting, ...",
+        "its outer steps are saved, and what else it had found is not",
+        _diagnose,
+    ),
+    "report": Verb("write report.html of a run folder again", "the page that was there is whole", _report),
+    "plan": Verb(
+        "say what time, memory and disk a run would take on this machine, by doing a little of it",
+        "nothing is left of it",
+        _plan, "preset",
+    ),
+    "presets": Verb("list the presets, or show all settings of one", "nothing was changed", _presets),
+}  # fmt: skip
