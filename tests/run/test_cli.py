@@ -22,6 +22,7 @@ from trajmatch.machine import processes as pool
 from trajmatch.run.assembly import setup
 from trajmatch.run.cli import main
 from trajmatch.run.stages import loop as distill_stage
+from trajmatch.run.verbs import VERBS
 from trajmatch.settings.presets import preset
 
 Captured = pytest.CaptureFixture[str]
@@ -294,3 +295,27 @@ def test_help_is_quick_and_complete() -> None:
     assert main(["--version"]) == 0
     assert main(["presets"]) == 0
     assert main(["presets", "digits-ipc1"]) == 0
+
+
+def test_memory_that_torch_can_not_have_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def greedy(call: Any) -> int:
+        raise RuntimeError(
+            "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes\nC++"
+        )
+
+    monkeypatch.setitem(VERBS, "presets", VERBS["presets"]._replace(run=greedy))
+    assert main(["presets"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("trajmatch: out of memory: ")
+    assert len(said.splitlines()) == 1
+
+
+def test_other_errors_of_torch_are_no_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(call: Any) -> int:
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setitem(VERBS, "presets", VERBS["presets"]._replace(run=wrong))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        main(["presets"])

@@ -50,10 +50,20 @@ def _attempt(command: Callable[[], int]) -> tuple[int, str]:
         return command(), ""
     except (FloatingPointError, MemoryError, ChildProcessError) as error:
         return 1, str(error) or "out of memory"
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return 1, f"out of memory: {str(error).splitlines()[0]}"
     except ValueError as error:
         return 2, str(error)
     except OSError as error:
         return 2, _os_error(error)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch could not have the memory that it asked for."""
+    said = str(error).lower()
+    return any(words in said for words in ("out of memory", "can't allocate memory", "not enough memory"))
 
 
 def _interrupted(words: Sequence[str], kept: str) -> str:
