@@ -49,7 +49,7 @@ from trajmatch.data.images import Images
 from trajmatch.data.material import Material
 from trajmatch.machine.interrupts import handling, raise_interrupt
 from trajmatch.machine.memory import peak_memory_mb
-from trajmatch.machine.processes import Report, run_jobs
+from trajmatch.machine.processes import Report, run_tasks
 from trajmatch.measure.evaluate import train_and_test
 from trajmatch.pages.step_log import read_metrics
 from trajmatch.run.assembly.engine import prepare_process
@@ -190,7 +190,7 @@ def results_of(about: Comparison, jobs: Sequence[Job]) -> list[dict[str, Any]]:
     results: dict[int, dict[str, Any]] = {}
     began = time.monotonic()
     with handling(raise_interrupt, signal.SIGTERM):  # so that a kill ends the workers too
-        for index, result in run_jobs(run, [(about, job) for job in jobs], about.workers, threads=1):
+        for index, result in run_tasks(run, [(about, job) for job in jobs], about.workers, threads=1):
             results[index] = result
             left = (time.monotonic() - began) / len(results) * (len(jobs) - len(results)) / 60
             mean, folder = statistics.fmean(result["accuracy"]), jobs[index].folder

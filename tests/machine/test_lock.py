@@ -238,9 +238,9 @@ def test_the_second_of_two_runs_is_refused_while_the_first_goes_on(
 
 def test_workers_end_with_their_parent(tmp_path: Path) -> None:
     code = (
-        "import sys, time\nfrom trajmatch.machine.processes import run_jobs\n"
+        "import sys, time\nfrom trajmatch.machine.processes import run_tasks\n"
         "from tests.machine.test_lock import sleep\n"
-        "if __name__ == '__main__':\n    list(run_jobs(sleep, [(sys.argv[1], k) for k in range(2)], 2, 1))\n"
+        "if __name__ == '__main__':\n    list(run_tasks(sleep, [(sys.argv[1], k) for k in range(2)], 2, 1))\n"
     )
     (tmp_path / "parent.py").write_text(code)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])}

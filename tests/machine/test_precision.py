@@ -77,7 +77,7 @@ def _flags_here(report: pool.Report) -> list[str]:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_jobs_are_plain_in_workers_and_here(workers: int, before: list[str]) -> None:
-    found = dict(pool.run_jobs(_flags_here, [(), ()], workers, threads=1))
+    found = dict(pool.run_tasks(_flags_here, [(), ()], workers, threads=1))
     assert found == {0: PLAIN, 1: PLAIN}
     assert flags() == before
 
@@ -159,7 +159,7 @@ def test_a_process_that_used_the_older_flags_can_read_them_again(cudnn: bool) ->
 
 
 def test_a_score_on_cuda_is_not_taken_for_one_that_may_have_been_in_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
-    config, job = Config(), jobs.Job("a", np.zeros(4), np.zeros(2), Training(0.1, 1), 0, "test")
+    config, job = Config(), jobs.Trial("a", np.zeros(4), np.zeros(2), Training(0.1, 1), 0, "test")
 
     def of_before(where: str) -> str:
         """The digest of releases that did not know in which precision convolutions were."""

@@ -247,7 +247,7 @@ def test_roll_back_returns_to_the_anchor(experts: Path, tmp_path: Path, monkeypa
 
 def test_a_killed_worker_is_reported() -> None:
     with pytest.raises(pool.WorkerLostError, match="worker process was killed"):
-        list(pool.run_jobs(_die, [(), ()], workers=2, threads=1))
+        list(pool.run_tasks(_die, [(), ()], workers=2, threads=1))
 
 
 def _die(report: pool.Report) -> None:
@@ -259,7 +259,7 @@ def _die(report: pool.Report) -> None:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_jobs_report_in_processes_as_here(workers: int) -> None:
     said: list[tuple[int, int]] = []
-    results = dict(pool.run_jobs(_square, [(2,), (3,)], workers, 1, lambda *heard: said.append(heard)))
+    results = dict(pool.run_tasks(_square, [(2,), (3,)], workers, 1, lambda *heard: said.append(heard)))
     assert results == {0: 4, 1: 9}
     assert sorted(said) == [(0, -2), (1, -3)]
 

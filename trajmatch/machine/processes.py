@@ -63,7 +63,7 @@ class Peak:
         self.mb = 0.0
 
 
-def run_jobs(
+def run_tasks(
     function: Callable[..., Any],
     jobs: Sequence[tuple[Any, ...]],
     workers: int,

@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -19,7 +18,7 @@ from trajmatch.run.scores import search as module
 from trajmatch.run.scores.search import agreement
 from trajmatch.run.stages import trials as jobs
 from trajmatch.run.stages.run import silent
-from trajmatch.run.stages.trials import Job
+from trajmatch.run.stages.trials import Trial
 from trajmatch.settings.flat import parsed
 from trajmatch.settings.options import Search
 
@@ -63,15 +62,15 @@ def test_a_table_of_the_space_and_that_it_goes_on(
     assert str(folder / "search.json") in out
 
 
-def scored(monkeypatch: pytest.MonkeyPatch) -> list[Job]:
+def scored(monkeypatch: pytest.MonkeyPatch) -> list[Trial]:
     """The jobs of a search whose networks are not trained: the n-th job's accuracy is n / 100."""
-    came: list[Job] = []
+    came: list[Trial] = []
 
-    def untrained(config: Any, path: Any, peak: Any, quiet: bool, asked: list[Job]) -> dict[str, list[float]]:
+    def untrained(on: jobs.Bench, asked: list[Trial]) -> dict[str, list[float]]:
         came.extend(asked)
         return {job.key: [k / 100] for k, job in enumerate(asked)}
 
-    monkeypatch.setattr(module, "accuracies_of", untrained)
+    monkeypatch.setattr(jobs.Bench, "accuracies", untrained)
     return came
 
 

@@ -245,7 +245,7 @@ def test_random_images_of_a_set_with_soft_labels_are_labelled_by_experts(experts
     this, synthetic = setup.Setup.load(config), sets.load(tmp_path / "r" / "distilled.safetensors")
     trajectories = open_experts(this, experts)
     given = (this, synthetic, trajectories)
-    soft, hard = (ranking._jobs(*given, key, 0.1, 2, "test") for key in ("random", "hard"))
+    soft, hard = (ranking._trials(*given, key, 0.1, 2, "test") for key in ("random", "hard"))
     X, Y = torch.from_numpy(soft[1].X), torch.from_numpy(soft[1].Y)
     network, _ = build(this.make(), 0)
     rows = [t.row(t.num_rows - 1) for t in trajectories]
@@ -253,7 +253,7 @@ def test_random_images_of_a_set_with_soft_labels_are_labelled_by_experts(experts
     assert torch.allclose(Y, wanted, rtol=1e-4, atol=1e-6)
     assert not torch.equal(X, torch.from_numpy(soft[0].X)), "a new draw for each network"
     assert torch.equal(torch.from_numpy(hard[0].Y), torch.eye(10))
-    (other,) = ranking._jobs(*given, "any otherwise", 0.1, 1, "test")
+    (other,) = ranking._trials(*given, "any otherwise", 0.1, 1, "test")
     assert hard[0].recipe.families == (), "digits are not augmented"
     assert len(other.recipe.families) == 6
 

@@ -9,14 +9,14 @@ import torch
 
 from tests.small import FLAGS, succeed
 from trajmatch.data import synthetic as sets
-from trajmatch.data.material import Material, shared
-from trajmatch.machine.processes import Peak
+from trajmatch.data.material import Material
 from trajmatch.measure.evaluate import train_and_test
 from trajmatch.methods.training import Training
 from trajmatch.run.assembly import letters, setup
 from trajmatch.run.assembly.distilled import base_configuration
+from trajmatch.run.assembly.setup import Setup
 from trajmatch.run.stages import trials as jobs
-from trajmatch.run.stages.trials import Job, accuracies_of, real_job, set_jobs
+from trajmatch.run.stages.trials import Trial, bench, real_trial, set_trials
 from trajmatch.settings.checks import resolve
 from trajmatch.settings.config import Config, Network
 from trajmatch.settings.flat import parsed
@@ -46,7 +46,7 @@ def test_what_was_trained_is_not_trained_again(
     made: tuple[Config, Material, sets.SyntheticSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, material, synthetic = made
-    wanted = set_jobs("a", config, synthetic.X, synthetic.Y, 0.05, 3)
+    wanted = set_trials("a", config, synthetic.X, synthetic.Y, 0.05, 3)
     whole, came = jobs.train_and_test, []
 
     def counted(*arguments: object, **named: object) -> float:
@@ -56,17 +56,17 @@ def test_what_was_trained_is_not_trained_again(
         return whole(*arguments, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(jobs, "train_and_test", counted)
-    with shared(material, tmp_path) as path, pytest.raises(KeyboardInterrupt):
-        accuracies_of(config, path, Peak(), True, wanted)
+    with bench(Setup(config, material), tmp_path) as on, pytest.raises(KeyboardInterrupt):
+        on.accuracies(wanted)
     assert len(json.loads((tmp_path / "networks.json").read_text())) == 2
     came.clear()
-    with shared(material, tmp_path) as path:
-        found = accuracies_of(config, path, Peak(), True, wanted)
+    with bench(Setup(config, material), tmp_path) as on:
+        found = on.accuracies(wanted)
     assert len(came) == 1
     monkeypatch.setattr(jobs, "train_and_test", whole)
     (tmp_path / "anew").mkdir()
-    with shared(material, tmp_path / "anew") as path:
-        assert accuracies_of(config, path, Peak(), True, wanted) == found
+    with bench(Setup(config, material), tmp_path / "anew") as on:
+        assert on.accuracies(wanted) == found
     assert len(set(found["a"])) > 1
 
 
@@ -74,11 +74,11 @@ def test_one_network_under_two_names_is_trained_once(
     made: tuple[Config, Material, sets.SyntheticSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, material, synthetic = made
-    wanted = [job for key in "ab" for job in set_jobs(key, config, synthetic.X, synthetic.Y, 0.05, 2)]
-    wanted += set_jobs("c", config, synthetic.X, synthetic.Y, 0.06, 1)
+    wanted = [job for key in "ab" for job in set_trials(key, config, synthetic.X, synthetic.Y, 0.05, 2)]
+    wanted += set_trials("c", config, synthetic.X, synthetic.Y, 0.06, 1)
     came = counting(monkeypatch)
-    with shared(material, tmp_path) as path:
-        found = accuracies_of(config, path, Peak(), True, wanted)
+    with bench(Setup(config, material), tmp_path) as on:
+        found = on.accuracies(wanted)
     assert len(came) == 3
     assert found["a"] == found["b"]
     assert [len(found[key]) for key in "abc"] == [2, 2, 1]
@@ -88,11 +88,11 @@ def test_one_network_that_is_asked_for_twice_counts_once(
     made: tuple[Config, Material, sets.SyntheticSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, material, synthetic = made
-    twice = [job for _ in range(2) for job in set_jobs("a", config, synthetic.X, synthetic.Y, 0.05, 2)]
+    twice = [job for _ in range(2) for job in set_trials("a", config, synthetic.X, synthetic.Y, 0.05, 2)]
     came = counting(monkeypatch)
-    with shared(material, tmp_path) as path:
-        found = accuracies_of(config, path, Peak(), True, twice)
-        once = accuracies_of(config, path, Peak(), True, twice[:2])
+    with bench(Setup(config, material), tmp_path) as on:
+        found = on.accuracies(twice)
+        once = on.accuracies(twice[:2])
     assert len(came) == 2
     assert len(found["a"]) == 2
     assert found == once
@@ -103,8 +103,8 @@ def test_two_networks_of_equal_accuracy_count_twice(
 ) -> None:
     config, material, synthetic = made
     monkeypatch.setattr(jobs, "train_and_test", lambda *arguments, **named: 0.25)
-    with shared(material, tmp_path) as path:
-        found = accuracies_of(config, path, Peak(), True, set_jobs("a", config, synthetic.X, synthetic.Y, 0.05, 3))
+    with bench(Setup(config, material), tmp_path) as on:
+        found = on.accuracies(set_trials("a", config, synthetic.X, synthetic.Y, 0.05, 3))
     assert found == {"a": [0.25] * 3}
 
 
@@ -117,8 +117,8 @@ def test_damaged_accuracies_are_one_sentence_and_stay(
     kept.write_text(content)
     came = counting(monkeypatch)
     says = r"networks\.json: this record is damaged .*; delete it, and its networks are trained again$"
-    with shared(material, tmp_path) as path, pytest.raises(ValueError, match=says):
-        accuracies_of(config, path, Peak(), True, set_jobs("a", config, synthetic.X, synthetic.Y, 0.05, 1))
+    with bench(Setup(config, material), tmp_path) as on, pytest.raises(ValueError, match=says):
+        on.accuracies(set_trials("a", config, synthetic.X, synthetic.Y, 0.05, 1))
     assert not came
     assert kept.read_text() == content
 
@@ -134,20 +134,20 @@ def test_networks_of_the_users_own_are_trained_again(
     monkeypatch.syspath_prepend(str(tmp_path))
     config, material, synthetic = made
     own, known = Network("mine_for_jobs:tiny"), Network("mlp")
-    (first,) = set_jobs("a", config, synthetic.X, synthetic.Y, 0.05, 1)
+    (first,) = set_trials("a", config, synthetic.X, synthetic.Y, 0.05, 1)
     jobs_of = [first._replace(network=network) for network in (own, known)]
     came = counting(monkeypatch)
     for count in (2, 3):
-        with shared(material, tmp_path) as path:
-            accuracies_of(config, path, Peak(), True, jobs_of)
+        with bench(Setup(config, material), tmp_path) as on:
+            on.accuracies(jobs_of)
         assert len(came) == count
     assert len(json.loads((tmp_path / "networks.json").read_text())) == 1
 
 
 def test_a_digest_is_of_all_that_an_accuracy_depends_on(made: tuple[Config, Material, sets.SyntheticSet]) -> None:
     config, _, synthetic = made
-    job = set_jobs("a", config, synthetic.X, synthetic.Y, 0.05, 1)[0]
-    others: list[Job] = [
+    job = set_trials("a", config, synthetic.X, synthetic.Y, 0.05, 1)[0]
+    others: list[Trial] = [
         job._replace(X=job.X + 1),
         job._replace(Y=job.Y[:, ::-1]),
         job._replace(recipe=replace(job.recipe, lr=0.06)),
@@ -155,7 +155,7 @@ def test_a_digest_is_of_all_that_an_accuracy_depends_on(made: tuple[Config, Mate
         job._replace(seed=job.seed + 1),
         job._replace(split="validation"),
         job._replace(network=Network("mlp")),
-        real_job("a", job.recipe, job.seed),
+        real_trial("a", job.recipe, job.seed),
     ]
     digests = [one.digest(config, "images") for one in (job, *others)]
     whitened = replace(config, images=replace(config.images, normalise="zca"))
@@ -170,15 +170,15 @@ def test_digests_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "__version__", "2.0")
     config = replace(Config(), device="cpu", engine="eager")
     X, Y = torch.arange(20.0).view(5, 1, 2, 2).numpy(), torch.eye(5).numpy()
-    job = Job("a", X, Y, Training(0.05, 3, 4, 0.9, 5e-4, lr_drop=0.5), 7, "validation", Network("mlp"))
+    job = Trial("a", X, Y, Training(0.05, 3, 4, 0.9, 5e-4, lr_drop=0.5), 7, "validation", Network("mlp"))
     assert job.digest(config, "images") == "ec740e3604922bf4cc4fd6891d6a4237"
 
 
 def test_real_jobs_are_of_all_training_images(made: tuple[Config, Material, sets.SyntheticSet], tmp_path: Path) -> None:
     config, material, _ = made
     recipe = replace(letters.expert_training(config), epochs=1)
-    with shared(material, tmp_path) as path:
-        found = accuracies_of(config, path, Peak(), True, [real_job("real", recipe, 4, Network("mlp"))])
+    with bench(Setup(config, material), tmp_path) as on:
+        found = on.accuracies([real_trial("real", recipe, 4, Network("mlp"))])
     data = material.dataset
     make = setup.factory(Network("mlp"), data.shape, data.num_classes)
     x, test = material.space.forward(data.train.x), material.space.forward(data.test.x)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ from torch import Tensor
 
 from trajmatch.core.augment import STANDARD, families
 from trajmatch.core.draws import generator
-from trajmatch.data.material import shared
 from trajmatch.data.synthetic import SyntheticSet, class_labels, one_hot
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.machine.processes import Peak
@@ -19,8 +19,8 @@ from trajmatch.measure.evaluate import Score
 from trajmatch.methods import engines
 from trajmatch.pages.tables import as_text, score_lines
 from trajmatch.run.assembly.setup import Setup
-from trajmatch.run.stages.evaluation import chosen_on, random_set, whole, whole_jobs
-from trajmatch.run.stages.trials import Job, accuracies_of, set_jobs
+from trajmatch.run.stages.evaluation import chosen_on, random_set, whole, whole_trials
+from trajmatch.run.stages.trials import Trial, bench, set_trials
 
 # What is trained on; "otherwise" is without augmentation where the protocol augments, and with it where it does not.
 TITLES = {
@@ -49,29 +49,15 @@ def rank(
     Raises ValueError where experts or validation images are missing.
     """
     _check(setup, synthetic, trajectories)
-    config, material = setup.config, setup.material
+    config = setup.config
     e = config.evaluation
     rates = tuple(dict.fromkeys((synthetic.eta, *rates)))
-    with shared(material, folder) as path:
-        tried = [
-            job
-            for key in TITLES
-            for rate in rates
-            for job in _jobs(setup, synthetic, trajectories, key, rate, 1, "validation")
-        ]
-        seen = accuracies_of(config, path, peak, quiet, tried)
-        best = {key: max(rates, key=lambda rate, key=key: seen[f"{key} {rate}"][0]) for key in TITLES}  # type: ignore[misc]
-        jobs = [
-            job
-            for key, rate in best.items()
-            for job in _jobs(setup, synthetic, trajectories, key, rate, e.networks, "test")
-        ]
-        jobs += whole_jobs(config) if e.whole_epochs else []
-        found = accuracies_of(config, path, peak, quiet, jobs)
-    how = f"the best of {', '.join(f'{rate:.4g}' for rate in rates)} by one network on {chosen_on(material)}"
+    makers = {key: partial(_trials, setup, synthetic, trajectories, key) for key in TITLES}
+    with bench(setup, folder, peak, quiet) as on:
+        tuned, found = on.tuned(makers, rates, e.networks, whole_trials(config) if e.whole_epochs else ())
+    how = f"the best of {', '.join(f'{rate:.4g}' for rate in rates)} by one network on {chosen_on(setup.material)}"
     accuracy = {
-        key: {**Score.of(found[f"{key} {best[key]}"], f"{TITLES[key]}; {how}").record(), "rate": best[key]}
-        for key in TITLES
+        key: {**Score.of(of.accuracies, f"{TITLES[key]}; {how}").record(), "rate": of.rate} for key, of in tuned.items()
     }
     real = whole(config, found, trajectories)
     assert real is not None, "checked"
@@ -107,7 +93,7 @@ def scores(mean: dict[str, float]) -> dict[str, float]:
     }
 
 
-def _jobs(
+def _trials(
     setup: Setup,
     synthetic: SyntheticSet,
     trajectories: list[Trajectory],
@@ -115,9 +101,9 @@ def _jobs(
     rate: float,
     count: int,
     split: str,
-) -> list[Job]:
+) -> list[Trial]:
     """`count` networks of one kind at one rate; random images are drawn anew for each."""
-    config, num_classes, jobs = setup.config, setup.dataset.num_classes, []
+    config, num_classes, trials = setup.config, setup.dataset.num_classes, []
     for i in range(count):
         X, Y = synthetic.X, synthetic.Y
         if key.startswith("random"):
@@ -126,12 +112,12 @@ def _jobs(
                 Y = _soft(setup.on_cpu(), trajectories, X)
         elif key == "hard":
             Y = one_hot(class_labels(num_classes, config.ipc), num_classes)
-        job = set_jobs(f"{key} {rate}", config, X, Y, rate, i + 1, split)[i]
+        one = set_trials(key, config, X, Y, rate, i + 1, split)[i]
         if key.endswith("otherwise"):
-            other = () if job.recipe.families else families(STANDARD)
-            job = job._replace(recipe=replace(job.recipe, families=other))
-        jobs.append(job)
-    return jobs
+            other = () if one.recipe.families else families(STANDARD)
+            one = one._replace(recipe=replace(one.recipe, families=other))
+        trials.append(one)
+    return trials
 
 
 def _is_soft(Y: Tensor) -> bool:

@@ -13,10 +13,8 @@ from trajmatch.data.checksums import identity
 from trajmatch.data.file_names import SEARCH
 from trajmatch.data.files import write_record
 from trajmatch.data.kept import BELONGS
-from trajmatch.data.material import shared
 from trajmatch.data.networks.convnet import NORMS, POOLINGS, build
 from trajmatch.data.synthetic import SyntheticSet
-from trajmatch.machine.processes import Peak
 from trajmatch.measure.agreement import kendall, spearman
 from trajmatch.pages import records
 from trajmatch.pages.tables import as_text
@@ -24,7 +22,7 @@ from trajmatch.run.assembly.setup import Setup, factory
 from trajmatch.run.folder import commit
 from trajmatch.run.scores.evaluate import scores_file
 from trajmatch.run.stages.evaluation import chosen_on, random_set
-from trajmatch.run.stages.trials import Job, accuracies_of, real_job, set_jobs
+from trajmatch.run.stages.trials import Trial, bench, real_trial, set_trials
 from trajmatch.settings.config import Network
 from trajmatch.settings.kinds import checked
 from trajmatch.settings.options import Search as Options
@@ -95,17 +93,17 @@ def search(
     search goes on. file: the set's, beside which the result is written. Returns its path. Raises ValueError, also where
     there are no validation images.
     """
-    config, material, dataset = setup.config, setup.material, setup.dataset
+    dataset = setup.dataset
     if not len(dataset.validation):
         raise ValueError("--images.validation is 0, and search chooses networks by their accuracy on such images")
     options = once(options)
     networks = space(options, dataset.shape, dataset.num_classes)
     say(f"{len(networks)} networks, {options.proxy_networks} of each on the set and on random images, one on all")
-    jobs: list[Job] = []
+    trials: list[Trial] = []
     for network in networks:
-        jobs += _jobs(setup, options, synthetic, network)
-    with shared(material, file.parent) as path:
-        found = accuracies_of(config, path, Peak(), quiet, jobs)
+        trials += _trials(setup, options, synthetic, network)
+    with bench(setup, file.parent, quiet=quiet) as on:
+        found = on.accuracies(trials)
     rows = [{"network": name(n), **{k: fmean(found[f"{k}: {name(n)}"]) for k in SOURCES}} for n in networks]
     result = {
         "space": {field: list(getattr(options, field)) for field in AXES},
@@ -116,25 +114,25 @@ def search(
         "commit": commit(),
     }
     place = scores_file(file, SEARCH)
-    write_record(place, {**result, BELONGS: {"set": identity(file), "data": material.content}})
+    write_record(place, {**result, BELONGS: {"set": identity(file), "data": setup.material.content}})
     return place
 
 
 SOURCES = ("set", "random", "real")
 
 
-def _jobs(setup: Setup, options: Options, synthetic: SyntheticSet, network: Network) -> list[Job]:
+def _trials(setup: Setup, options: Options, synthetic: SyntheticSet, network: Network) -> list[Trial]:
     """What is trained of one network."""
     config, eta, count = setup.config, synthetic.eta, options.proxy_networks
-    jobs = set_jobs(f"set: {name(network)}", config, synthetic.X, synthetic.Y, eta, count, "validation")
+    trials = set_trials(f"set: {name(network)}", config, synthetic.X, synthetic.Y, eta, count, "validation")
     for i in range(count):
         X, Y = random_set(setup, generator(config.seed, "random real images", i))
-        jobs += set_jobs(f"random: {name(network)}", config, X, Y, eta, i + 1, "validation")[i:]
+        trials += set_trials(f"random: {name(network)}", config, X, Y, eta, i + 1, "validation")[i:]
     recipe = replace(
         setup.expert_training(), momentum=options.real_momentum, epochs=options.real_epochs, sharpness=None
     )
-    jobs = [job._replace(network=network) for job in jobs]
-    return [*jobs, real_job(f"real: {name(network)}", recipe, derive(config.seed, "search"), network)]
+    trials = [one._replace(network=network) for one in trials]
+    return [*trials, real_trial(f"real: {name(network)}", recipe, derive(config.seed, "search"), network)]
 
 
 def _how(setup: Setup, options: Options, synthetic: SyntheticSet) -> dict[str, str]:

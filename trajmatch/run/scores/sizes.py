@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trajmatch.data.material import shared
 from trajmatch.data.synthetic import SyntheticSet, leading
 from trajmatch.machine.processes import Peak
 from trajmatch.measure.evaluate import Score
 from trajmatch.pages.tables import as_text, mean_and_std
 from trajmatch.run.assembly.setup import Setup
 from trajmatch.run.stages.evaluation import obtained
-from trajmatch.run.stages.trials import accuracies_of, set_jobs
+from trajmatch.run.stages.trials import bench, set_trials
 
 
 def sizes(
@@ -26,14 +25,14 @@ def sizes(
 
     folder: where a temporary file of the images may be put. Raises ValueError for sizes that the set does not have.
     """
-    config, jobs = setup.config, []
+    config, trials = setup.config, []
     for size in wanted:
         if not 1 <= size <= config.ipc:
             raise ValueError(f"--sizes has {size} and must be from 1 to the set's {config.ipc} images per class")
         X, Y = leading(synthetic, size)
-        jobs += set_jobs(str(size), config, X, Y, synthetic.eta, config.evaluation.networks)
-    with shared(setup.material, folder) as path:
-        found = accuracies_of(config, path, peak, quiet, jobs)
+        trials += set_trials(str(size), config, X, Y, synthetic.eta, config.evaluation.networks)
+    with bench(setup, folder, peak, quiet) as on:
+        found = on.accuracies(trials)
     how = {size: obtained(config, synthetic.eta, f"the first {size} images of each class") for size in found}
     return {size: Score.of(values, how[size]).record() for size, values in found.items()}
 

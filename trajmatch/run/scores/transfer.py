@@ -2,17 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from trajmatch.data.material import shared
 from trajmatch.data.synthetic import SyntheticSet
 from trajmatch.machine.processes import Peak
 from trajmatch.measure.evaluate import Score
 from trajmatch.pages.tables import as_text, mean_and_std
 from trajmatch.run.assembly.setup import Setup
 from trajmatch.run.stages.evaluation import chosen_on, obtained
-from trajmatch.run.stages.trials import Job, accuracies_of, set_jobs
+from trajmatch.run.stages.trials import Trial, bench, set_trials
 from trajmatch.settings.checks import resolve
 from trajmatch.settings.config import Config
 from trajmatch.settings.flat import parsed
@@ -39,20 +39,10 @@ def transfer(
         raise ValueError("--images.validation is 0, and the learning rates of --networks are chosen on such images")
     own = resolve(parsed(dict(synthetic.info["config"]))).network
     foreign = [name for name in names if replace(config.network, name=name) != own]
-    with shared(material, folder) as path:
-        tried = {f"{name} {rate}": (name, rate) for name in foreign for rate in rates}
-        jobs = [
-            job for key, (name, rate) in tried.items() for job in _jobs(config, synthetic, key, name, rate, 1, True)
-        ]
-        seen = accuracies_of(config, path, peak, quiet, jobs)
-        validation = {name: {rate: seen[f"{name} {rate}"][0] for rate in rates} for name in foreign}
-        best = {name: max(rates, key=lambda rate, name=name: validation[name][rate]) for name in foreign}  # type: ignore[misc]
-        jobs = []
-        for name in names:
-            jobs += _jobs(config, synthetic, f"{name} learned", name, synthetic.eta, e.networks)
-            if name in foreign:
-                jobs += _jobs(config, synthetic, f"{name} tuned", name, best[name], e.networks)
-        found = accuracies_of(config, path, peak, quiet, jobs)
+    makers = {name: partial(_trials, config, synthetic, name) for name in names}
+    learned = [one for name in names for one in makers[name](synthetic.eta, e.networks, "test")]
+    with bench(setup, folder, peak, quiet) as on:
+        tuned, found = on.tuned({name: makers[name] for name in foreign}, rates, e.networks, learned)
     scores: dict[str, dict[str, Any]] = {}
     for name in names:
         scores[name] = {
@@ -60,18 +50,15 @@ def transfer(
         }
         if name in foreign:
             how = f"the best of {', '.join(map(str, rates))} by one network on {chosen_on(material)}"
-            scores[name]["tuned"] = _score(config, found[f"{name} tuned"], best[name], how)
-            scores[name]["validation"] = {str(rate): value for rate, value in validation[name].items()}
+            scores[name]["tuned"] = _score(config, tuned[name].accuracies, tuned[name].rate, how)
+            scores[name]["validation"] = {str(rate): value for rate, value in tuned[name].validation.items()}
     return scores
 
 
-def _jobs(
-    config: Config, synthetic: SyntheticSet, key: str, name: str, rate: float, count: int, validation: bool = False
-) -> list[Job]:
+def _trials(config: Config, synthetic: SyntheticSet, name: str, rate: float, count: int, split: str) -> list[Trial]:
     """Networks of one name at one rate; the same seeds whatever the rate."""
-    split = "validation" if validation else "test"
-    jobs = set_jobs(key, config, synthetic.X, synthetic.Y, rate, count, split)
-    return [job._replace(network=replace(config.network, name=name)) for job in jobs]
+    trials = set_trials(f"{name} learned", config, synthetic.X, synthetic.Y, rate, count, split)
+    return [one._replace(network=replace(config.network, name=name)) for one in trials]
 
 
 def _score(config: Config, accuracies: Sequence[float], rate: float, how: str) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Scoring a synthetic set beside random real images and the whole dataset, many networks at once."""
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor
 
 from trajmatch.core.draws import derive, generator
-from trajmatch.data.material import Material, shared
+from trajmatch.data.material import Material
 from trajmatch.data.snapshots import Snapshot, read_snapshot, snapshot_path
 from trajmatch.data.synthetic import SyntheticSet, class_labels, draw_real, one_hot
 from trajmatch.data.trajectories import Trajectory
@@ -19,7 +18,7 @@ from trajmatch.methods.training import Training
 from trajmatch.run.assembly.letters import expert_training
 from trajmatch.run.assembly.setup import Setup
 from trajmatch.run.stages.loop import snapshot_steps
-from trajmatch.run.stages.trials import Job, accuracies_of, real_job, set_jobs
+from trajmatch.run.stages.trials import Bench, Trial, bench, real_trial, set_trials
 from trajmatch.settings.config import Config
 
 
@@ -37,24 +36,23 @@ def evaluate(
     folder: where a temporary file of the images may be put. Only real test images count, and each network meets them
     once; the choice among candidates is made on validation images.
     """
-    config, material = setup.config, setup.material
+    config = setup.config
     chosen = config.evaluation
-    with shared(material, folder) as path:
-        accuracies = partial(accuracies_of, config, path, peak, quiet)
-        first = set_jobs("distilled", config, synthetic.X, synthetic.Y, synthetic.eta, chosen.networks)
-        first += _random_jobs(setup, synthetic.eta)
+    with bench(setup, folder, peak, quiet) as on:
+        first = set_trials("distilled", config, synthetic.X, synthetic.Y, synthetic.eta, chosen.networks)
+        first += _random_trials(setup, synthetic.eta)
         candidates = list(candidates) if chosen.validation_networks else []
         for c in candidates:
             key = f"validation {c.step}"
-            first += set_jobs(key, config, c.X, c.Y, float(c.eta), chosen.validation_networks, "validation")
+            first += set_trials(key, config, c.X, c.Y, float(c.eta), chosen.validation_networks, "validation")
         if chosen.whole_epochs:
-            first += whole_jobs(config)
-        found = accuracies(first)
+            first += whole_trials(config)
+        found = on.accuracies(first)
         scores = {
             "distilled": Score.of(found["distilled"], obtained(config, synthetic.eta, "the last iterate")).record()
         }
         if candidates:
-            scores["chosen"] = _choose(config, material, accuracies, candidates, found, scores["distilled"])
+            scores["chosen"] = _choose(on, candidates, found, scores["distilled"])
         if "random" in found:
             how = f"{obtained(config, synthetic.eta, 'random real images')}; a new draw for each"
             scores["random"] = Score.of(found["random"], how).record()
@@ -72,12 +70,12 @@ def obtained(config: Config, eta: float, what: str) -> str:
     )
 
 
-def _random_jobs(setup: Setup, eta: float) -> list[Job]:
-    config, jobs = setup.config, []
+def _random_trials(setup: Setup, eta: float) -> list[Trial]:
+    config, trials = setup.config, []
     for i in range(config.evaluation.random_draws):
         X, Y = random_set(setup, generator(config.seed, "random real images", i))
-        jobs += set_jobs("random", config, X, Y, eta, i + 1)[i:]
-    return jobs
+        trials += set_trials("random", config, X, Y, eta, i + 1)[i:]
+    return trials
 
 
 def random_set(setup: Setup, source: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -93,16 +91,16 @@ def chosen_on(material: Material) -> str:
     return "validation images" + ("" if material.dataset.held_out else ", which are among the training images too")
 
 
-def whole_jobs(config: Config) -> list[Job]:
+def whole_trials(config: Config) -> list[Trial]:
     """The network on all training images of --evaluation.whole-epochs."""
     e, recipe = config.evaluation, expert_training(config)
     assert e.whole_epochs is not None
     recipe = Training(recipe.lr, e.whole_epochs, recipe.batch, e.momentum, e.weight_decay, recipe.families, lr_drop=0.5)
-    return [real_job("whole", recipe, derive(config.seed, "whole"))]
+    return [real_trial("whole", recipe, derive(config.seed, "whole"))]
 
 
 def whole(config: Config, found: dict[str, list[float]], trajectories: Sequence[Trajectory]) -> Score | None:
-    """The score of the whole data set: by `whole_jobs` where they were done, else the experts', None without any."""
+    """The score of the whole data set: by `whole_trials` where they were done, else the experts', None without any."""
     if "whole" in found:
         epochs = config.evaluation.whole_epochs
         return Score.of(found["whole"], f"one network trained on all training images for {epochs} epochs")
@@ -115,14 +113,10 @@ def whole(config: Config, found: dict[str, list[float]], trajectories: Sequence[
 
 
 def _choose(
-    config: Config,
-    material: Material,
-    accuracies: Callable[[Sequence[Job]], dict[str, list[float]]],
-    candidates: Sequence[Snapshot],
-    found: dict[str, list[float]],
-    last: dict[str, Any],
+    on: Bench, candidates: Sequence[Snapshot], found: dict[str, list[float]], last: dict[str, Any]
 ) -> dict[str, Any]:
     """The candidate that validation likes best, scored on test images; the earliest of equals."""
+    config, material = on.setup.config, on.setup.material
     best = max(candidates, key=lambda c: sum(found[f"validation {c.step}"]))
     validation = {
         str(c.step): sum(found[f"validation {c.step}"]) / len(found[f"validation {c.step}"]) for c in candidates
@@ -134,7 +128,7 @@ def _choose(
         extra["held_out"] = False
     if best.step == config.steps:
         return {**last, "how": how, **extra}
-    found = accuracies(set_jobs("chosen", config, best.X, best.Y, float(best.eta), config.evaluation.networks))
+    found = on.accuracies(set_trials("chosen", config, best.X, best.Y, float(best.eta), config.evaluation.networks))
     return {**Score.of(found["chosen"], how).record(), **extra}
 
 

@@ -26,7 +26,7 @@ from trajmatch.data.synthetic import save
 from trajmatch.data.trajectories import Trajectory, save_trajectory
 from trajmatch.machine.litter import scratch_folder
 from trajmatch.machine.memory import peak_memory_mb
-from trajmatch.machine.processes import Peak, Report, processes, run_jobs
+from trajmatch.machine.processes import Peak, Report, processes, run_tasks
 from trajmatch.machine.progress import duration
 from trajmatch.methods import engines
 from trajmatch.methods.training import accuracy, train
@@ -184,7 +184,7 @@ def _probes(setup: Setup, path: Path, workers: int, threads: int, n: int | None,
     """The slowest of `workers` probes at once, and the seconds that their processes took to start."""
     where = str(setup.device)
     began = time.monotonic()
-    found = [p for _, p in run_jobs(_probe, [(path, setup.config, where, n)] * workers, workers, threads, peak=peak)]
+    found = [p for _, p in run_tasks(_probe, [(path, setup.config, where, n)] * workers, workers, threads, peak=peak)]
     slowest = Probed(*(max(values) for values in zip(*found, strict=True)))
     return slowest, max(0.0, time.monotonic() - began - slowest.whole) if workers > 1 else 0.0
 

@@ -1,7 +1,9 @@
 """Networks that are trained from scratch on a set and tested, many at once; those that are done are not done again."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,28 +17,33 @@ from trajmatch.data.checksums import checksum
 from trajmatch.data.file_names import NETWORKS
 from trajmatch.data.files import is_share, read_json, write_json
 from trajmatch.data.kept import say_old
-from trajmatch.data.material import opened
+from trajmatch.data.material import opened, shared
 from trajmatch.data.networks.convnet import build
 from trajmatch.data.synthetic import one_hot
-from trajmatch.machine.processes import Peak, Report, processes, run_jobs
+from trajmatch.machine.processes import Peak, Report, processes, run_tasks
 from trajmatch.machine.progress import Meter
 from trajmatch.measure.evaluate import train_and_test
 from trajmatch.methods.training import Training
 from trajmatch.run.assembly.engine import training_engine
 from trajmatch.run.assembly.letters import evaluation_training
-from trajmatch.run.assembly.setup import device, factory
+from trajmatch.run.assembly.setup import Setup, device, factory
 from trajmatch.settings.config import Config, Network
 
 REMEDY = "delete it, and its networks are trained again"
 NAME = re.compile("[0-9a-f]{32}(-[0-9a-f]{8})?")
 
 
-class Job(NamedTuple):
-    """One network: what it is trained on, at which rate, from which seed, and where it is tested; or None for the
-    configuration's network.
+class Trial(NamedTuple):
+    """One network that is trained on a set and tested.
 
-    X and Y are arrays because tensors travel to a worker through shared memory, which small containers lack; where
-    they are empty it is trained on all real training images, which a worker finds in the shared file.
+    key:     what its accuracy is listed under, beside those of other trials of this key.
+    X, Y:    images (n, c, h, w) and labels (n, C). They are arrays because tensors travel to a worker through shared
+             memory, which small containers lack; where they are empty, the network is trained on all real training
+             images, which a worker finds in the shared file.
+    recipe:  how it is trained, and at which rate.
+    seed:    of its weights and of the order of the images.
+    split:   the real images it is tested on: "test" or "validation".
+    network: None for the configuration's own.
     """
 
     key: str
@@ -64,45 +71,101 @@ class Job(NamedTuple):
         return found.hexdigest()
 
 
-def set_jobs(key: str, config: Config, X: Tensor, Y: Tensor, eta: float, count: int, split: str = "test") -> list[Job]:
+def set_trials(
+    key: str, config: Config, X: Tensor, Y: Tensor, eta: float, count: int, split: str = "test"
+) -> list[Trial]:
     """`count` networks trained on a set at the learning rate eta."""
     recipe = evaluation_training(config, eta)
     # Every set meets the same networks.
-    return [Job(key, X.numpy(), Y.numpy(), recipe, derive(config.seed, "evaluation", i), split) for i in range(count)]
+    return [Trial(key, X.numpy(), Y.numpy(), recipe, derive(config.seed, "evaluation", i), split) for i in range(count)]
 
 
-def real_job(key: str, recipe: Training, seed: int, network: Network | None = None) -> Job:
+def real_trial(key: str, recipe: Training, seed: int, network: Network | None = None) -> Trial:
     """A network trained on all real training images."""
-    return Job(key, np.empty(0), np.empty(0), recipe, seed, "test", network)
+    return Trial(key, np.empty(0), np.empty(0), recipe, seed, "test", network)
 
 
-def accuracies_of(config: Config, path: Path, peak: Peak, quiet: bool, jobs: Sequence[Job]) -> dict[str, list[float]]:
-    """Accuracies by the jobs' keys, in the jobs' order, however they were spread over processes.
+# (learning rate, count, split) -> so many trials at this rate, tested on this split.
+Maker = Callable[[float, int, str], list[Trial]]
 
-    path: of `shared`. In the folder that it was made for, the accuracy of every network is kept, and found again when
-    the same is asked for: what was interrupted goes on. Jobs of one key that are the same in all that the accuracy
-    depends on are one network, and count once. Raises ValueError where the file of what is kept is damaged.
+
+@dataclass(frozen=True)
+class Tuned:
+    """Accuracies on test images at the rate that one network likes best on validation images, by rate."""
+
+    rate: float
+    accuracies: list[float]
+    validation: dict[float, float]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where networks are trained and tested, many at once. `bench` makes one.
+
+    path: the file of images that all processes map into memory. kept: the file of accuracies, by network, in which what
+    was trained is found again: what was interrupted goes on. peak: is told the memory of the workers.
     """
-    where = device(config.device)
-    workers = processes(config.evaluation.workers, where.type)
-    # The folder of `shared`, which has a folder of its own in it.
-    kept, content = path.parent.parent / NETWORKS, opened(path).content
-    done = _found(kept) if kept.exists() else {}
-    names = [job.digest(config, content) for job in jobs]
-    # A network of the user's or of timm's may be another one the next time: it is trained again, and not kept.
-    passing = {name for name, job in zip(names, jobs, strict=True) if ":" in (job.network or config.network).name}
-    # The same network may stand under several keys: a set with hard labels is its own hard-labelled one.
-    missing = list({name: index for index, name in enumerate(names) if name not in done}.values())
-    arguments = [(path, config, str(where), jobs[index]) for index in missing]
-    with Meter("evaluate", len(missing), unit="networks", quiet=quiet) as meter:
-        for k, accuracy in run_jobs(_train_one, arguments, workers, threads=1, peak=peak):
-            done[names[missing[k]]] = accuracy
-            write_json(kept, {_sealed(name, value): value for name, value in done.items() if name not in passing})
-            meter.advance(f"{jobs[missing[k]].key}: {accuracy:.1%}")
-    found: dict[str, dict[str, float]] = {}
-    for name, job in zip(names, jobs, strict=True):
-        found.setdefault(job.key, {})[name] = done[name]
-    return {key: list(accuracies.values()) for key, accuracies in found.items()}
+
+    setup: Setup
+    path: Path
+    kept: Path
+    peak: Peak
+    quiet: bool = False
+
+    def accuracies(self, trials: Sequence[Trial]) -> dict[str, list[float]]:
+        """Accuracies by the trials' keys, in the trials' order, however they were spread over processes.
+
+        Trials of one key that are the same in all that the accuracy depends on are one network, and count once. Raises
+        ValueError where the file of what is kept is damaged.
+        """
+        config, where = self.setup.config, self.setup.device
+        workers = processes(config.evaluation.workers, where.type)
+        content = opened(self.path).content
+        done = _found(self.kept) if self.kept.exists() else {}
+        names = [trial.digest(config, content) for trial in trials]
+        # A network of the user's or of timm's may be another one the next time: it is trained again, and not kept.
+        passing = {name for name, one in zip(names, trials, strict=True) if ":" in (one.network or config.network).name}
+        # The same network may stand under several keys: a set with hard labels is its own hard-labelled one.
+        missing = list({name: index for index, name in enumerate(names) if name not in done}.values())
+        tasks = [(self.path, config, str(where), trials[index]) for index in missing]
+        with Meter("evaluate", len(missing), unit="networks", quiet=self.quiet) as meter:
+            for k, accuracy in run_tasks(_train_one, tasks, workers, threads=1, peak=self.peak):
+                done[names[missing[k]]] = accuracy
+                lasting = {_sealed(name, value): value for name, value in done.items() if name not in passing}
+                write_json(self.kept, lasting)
+                meter.advance(f"{trials[missing[k]].key}: {accuracy:.1%}")
+        found: dict[str, dict[str, float]] = {}
+        for name, trial in zip(names, trials, strict=True):
+            found.setdefault(trial.key, {})[name] = done[name]
+        return {key: list(accuracies.values()) for key, accuracies in found.items()}
+
+    def tuned(
+        self, makers: Mapping[str, Maker], rates: Sequence[float], count: int, others: Sequence[Trial] = ()
+    ) -> tuple[dict[str, Tuned], dict[str, list[float]]]:
+        """Every rate once on validation images, the best one `count` times on test images, for each of the makers.
+
+        others: trials that are scored in the same call; their accuracies by key are the second part of the answer.
+        """
+        seen = self.accuracies(
+            [one for key, make in makers.items() for rate in rates for one in _at(key, make, rate, 1, "validation")]
+        )
+        validation = {key: {rate: seen[f"{key} {rate}"][0] for rate in rates} for key in makers}
+        best = {key: max(rates, key=of.__getitem__) for key, of in validation.items()}
+        final = [one for key, make in makers.items() for one in _at(key, make, best[key], count, "test")]
+        found = self.accuracies([*others, *final])
+        return {key: Tuned(best[key], found[f"{key} {best[key]}"], validation[key]) for key in makers}, found
+
+
+def _at(key: str, make: Maker, rate: float, count: int, split: str) -> list[Trial]:
+    """Trials at a rate under a key that names it."""
+    return [trial._replace(key=f"{key} {rate}") for trial in make(rate, count, split)]
+
+
+@contextmanager
+def bench(setup: Setup, folder: Path, peak: Peak | None = None, quiet: bool = False) -> Iterator[Bench]:
+    """A bench in a folder, which keeps the accuracies, and the images in a temporary file while the block lasts."""
+    with shared(setup.material, folder) as path:
+        yield Bench(setup, path, folder / NETWORKS, peak or Peak(), quiet)
 
 
 def _sealed(name: str, accuracy: float) -> str:
@@ -129,13 +192,13 @@ def _is_kept(record: Any) -> bool:
     return isinstance(record, dict) and all(map(is_share, record.values())) and all(map(NAME.fullmatch, record))
 
 
-def _train_one(material: Path, config: Config, where: str, job: Job, report: Report) -> float:
+def _train_one(material: Path, config: Config, where: str, trial: Trial, report: Report) -> float:
     mapped, place = opened(material), torch.device(where)
     t = mapped.tensors
-    X, Y = torch.from_numpy(job.X), torch.from_numpy(job.Y)
+    X, Y = torch.from_numpy(trial.X), torch.from_numpy(trial.Y)
     if not len(X):
         X, Y = t["train.x"], one_hot(t["train.y"], len(mapped.classes))
-    make = factory(job.network or config.network, mapped.shape, len(mapped.classes))
-    test_x, test_y = t[f"{job.split}.x"].to(place), t[f"{job.split}.y"].to(place)
+    make = factory(trial.network or config.network, mapped.shape, len(mapped.classes))
+    test_x, test_y = t[f"{trial.split}.x"].to(place), t[f"{trial.split}.y"].to(place)
     engine = training_engine(config, build(make, 0)[0], place)
-    return train_and_test(make, X.to(place), Y.to(place), job.recipe, test_x, test_y, job.seed, engine)
+    return train_and_test(make, X.to(place), Y.to(place), trial.recipe, test_x, test_y, trial.seed, engine)
