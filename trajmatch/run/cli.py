@@ -21,6 +21,7 @@ from trajmatch.settings.command_line import (
     named,
     parse,
     positional,
+    put_back,
     settings_of,
     tell_idle,
 )
@@ -129,7 +130,7 @@ def _of_set(verb: str, rest: list[str], own: type = Nothing) -> tuple[Path, Aske
         configuration(program, preset(DEFAULT), rest, own)
     path = named(name)
     asked = configuration(program, parsed(base_configuration(path), str(path)), rest, own)
-    tell_idle(verb, rest, asked)
+    asked = put_back(asked, tell_idle(verb, rest, asked))
     _prepare()
     return path, asked
 

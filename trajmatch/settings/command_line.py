@@ -70,13 +70,25 @@ def settings_of(verb: str, name: str | None, rest: list[str], own: type = Nothin
     return asked._replace(base=base)
 
 
-def tell_idle(verb: str, rest: Sequence[str], asked: Asked) -> None:
-    """Say which of the flags that were given, and are not as they would be without them, have no effect."""
+def tell_idle(verb: str, rest: Sequence[str], asked: Asked) -> list[str]:
+    """Say which of the flags that were given, and are not as they would be without them, have no effect: those."""
     typed = {name for name, _ in _flags(rest)}
     keys = [key for key in kinds(Config) if flag(key) in typed and _at(asked.config, key) != _at(asked.base, key)]
-    for reason, found in idle(verb, asked.config, asked.options, keys).items():
+    reasons = idle(verb, asked.config, asked.options, keys)
+    for reason, found in reasons.items():
         many = len(found) > 1
         print(f"{', '.join(map(flag, found))} {'have' if many else 'has'} no effect with {reason}", file=sys.stderr)
+    return [key for found in reasons.values() for key in found]
+
+
+def put_back(asked: Asked, keys: Sequence[str]) -> Asked:
+    """What was asked, some settings as they would be without their flags: a set that is there has its own."""
+    config: Any = asked.config
+    for key in keys:
+        group, _, name = key.rpartition(".")
+        part = dataclasses.replace(_at(config, group) if group else config, **{name: _at(asked.base, key)})
+        config = dataclasses.replace(config, **{group: part}) if group else part
+    return asked._replace(config=config)
 
 
 def _at(config: Any, key: str) -> Any:

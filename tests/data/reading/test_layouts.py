@@ -58,7 +58,10 @@ def test_links_that_lead_in_a_circle(tmp_path: Path) -> None:
     root = tree(tmp_path / "a", "cat", "dog")
     os.symlink("one", root / "two")
     os.symlink("two", root / "one")
-    assert read(root).classes == ("cat", "dog")
+    os.symlink("nowhere", root / "owl")
+    data = read(root)
+    assert data.classes == ("cat", "dog")
+    assert "left out: 3 links to nothing" in data.read
     os.symlink("self.png", root / "cat" / "self.png")
     with pytest.raises(ValueError, match=r"the image .*self\.png cannot be read"):
         read(root)
@@ -71,6 +74,14 @@ def test_what_lies_in_a_folder_without_classes_is_told(tmp_path: Path) -> None:
         ValueError, match=r"no class folders \(1 image in formats .*\(\.npz 1\); 1 other file \(\.zip 1\)"
     ):
         read(tmp_path)
+
+
+def test_digits_of_other_scripts_in_names(tmp_path: Path) -> None:
+    names = ("10", "2", "\u00b2", "\u0663", "m\u00b2", "m10", "m9", "\u2460", "\u4e09")
+    data = read(tree(tmp_path / "a", *names))
+    assert sorted(data.classes) == sorted(names)
+    assert data.classes[:2] == ("2", "10")
+    assert data.classes.index("m9") < data.classes.index("m10")
 
 
 # Parquet
