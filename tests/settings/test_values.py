@@ -381,6 +381,16 @@ def test_what_has_no_effect_is_said(arguments: str, says: str, capsys: Captured)
     assert says in capsys.readouterr().err
 
 
+def test_what_has_no_effect_on_a_set_is_put_back(capsys: Captured) -> None:
+    """The steps of a set that is there say which snapshots it has."""
+    given = ["--steps", "7", "--outer.lr-images", "9", "--evaluation.networks", "3", "--method", "mtt"]
+    asked = words.configuration("t", preset("digits-ipc1"), given, Evaluate)
+    asked = words.put_back(asked, words.tell_idle("evaluate", given, asked))
+    assert "--steps" in capsys.readouterr().err
+    assert (asked.config.steps, asked.config.outer.lr_images) == (asked.base.steps, asked.base.outer.lr_images)
+    assert asked.config.evaluation.networks == 3
+
+
 def test_what_has_an_effect_or_changes_nothing_is_not_said(capsys: Captured) -> None:
     same = ["--outer.momentum", str(preset("digits-ipc1").outer.momentum)]
     words.settings_of("run", "digits-ipc1", [*same, "--outer.optimiser", "adam", "--matching.radius", "0.3"])

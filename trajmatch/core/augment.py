@@ -126,10 +126,10 @@ FAMILIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def families(strategy: str) -> tuple[str, ...]:
+def families(strategy: str, setting: str = "augment") -> tuple[str, ...]:
     """The families named in a strategy: "color_crop_cutout_flip_scale_rotate", or "none".
 
-    Raises ValueError for a name that is not a family.
+    Raises ValueError, which names the setting, for a name that is not a family.
     """
     if strategy in ("", "none"):
         return ()
@@ -137,5 +137,8 @@ def families(strategy: str) -> tuple[str, ...]:
     for name in names:
         if name not in FAMILIES or name == "identity":
             known = "_".join(list(FAMILIES)[1:])
-            raise ValueError(f"augment: '{name}' is not a family of augmentations; join some of {known}, or say none")
+            raise ValueError(
+                f"{setting} is '{strategy}', and '{name}' is not a family of augmentations: join some of {known}, or "
+                "say none"
+            )
     return names

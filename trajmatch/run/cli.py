@@ -79,7 +79,7 @@ def _from_set(verb: str, call: Call) -> Call:
         line.configuration(program, preset(DEFAULT), call.rest, own)
     path = line.place(call.name)
     asked = line.configuration(program, parsed(base_configuration(path), str(path)), call.rest, own)
-    line.tell_idle(verb, call.rest, asked)
+    asked = line.put_back(asked, line.tell_idle(verb, call.rest, asked))
     prepare()
     return call._replace(place=path, config=asked.config, own=asked.options)
 

@@ -13,7 +13,7 @@ from trajmatch.settings.checks import check_heeded
 from trajmatch.settings.config import Config
 from trajmatch.settings.config_file import read_config
 from trajmatch.settings.heeded import idle
-from trajmatch.settings.kinds import checked, flag, get, kinds, merged
+from trajmatch.settings.kinds import checked, flag, get, kinds, merged, with_setting
 from trajmatch.settings.presets import ANY_IMAGES, DEFAULT, NAMES, PUBLISHED, preset
 from trajmatch.settings.ranges import is_utf8, number, whole_number
 
@@ -71,13 +71,23 @@ def settings_of(verb: str, name: str | None, rest: list[str], own: type = Nothin
     return asked._replace(base=base)
 
 
-def tell_idle(verb: str, rest: Sequence[str], asked: Asked) -> None:
-    """Say which of the flags that were given, and are not as they would be without them, have no effect."""
+def tell_idle(verb: str, rest: Sequence[str], asked: Asked) -> list[str]:
+    """Say which of the flags that were given, and are not as they would be without them, have no effect: those."""
     typed = {name for name, _ in _flags(rest)}
     keys = [key for key in kinds(Config) if flag(key) in typed and get(asked.config, key) != get(asked.base, key)]
-    for reason, found in idle(verb, asked.config, asked.options, keys).items():
+    reasons = idle(verb, asked.config, asked.options, keys)
+    for reason, found in reasons.items():
         many = len(found) > 1
         print(f"{', '.join(map(flag, found))} {'have' if many else 'has'} no effect with {reason}", file=sys.stderr)
+    return [key for found in reasons.values() for key in found]
+
+
+def put_back(asked: Asked, keys: Sequence[str]) -> Asked:
+    """What was asked, some settings as they would be without their flags: a set that is there has its own."""
+    config = asked.config
+    for key in keys:
+        config = with_setting(config, key, get(asked.base, key))
+    return asked._replace(config=config)
 
 
 def _check_own(verb: str, rest: Sequence[str]) -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from tests.data.sample_images import Listed
 from tests.data.user_images import counts, noise, put, read, split_tree, tree
 from trajmatch.data.reading.source import Source
 from trajmatch.data.reading.sources import read as read_source
@@ -58,7 +60,10 @@ def test_links_that_lead_in_a_circle(tmp_path: Path) -> None:
     root = tree(tmp_path / "a", "cat", "dog")
     os.symlink("one", root / "two")
     os.symlink("two", root / "one")
-    assert read(root).classes == ("cat", "dog")
+    os.symlink("nowhere", root / "owl")
+    data = read(root)
+    assert data.classes == ("cat", "dog")
+    assert "left out: 3 links to nothing" in data.read
     os.symlink("self.png", root / "cat" / "self.png")
     with pytest.raises(ValueError, match=r"the image .*self\.png cannot be read"):
         read(root)
@@ -71,6 +76,14 @@ def test_what_lies_in_a_folder_without_classes_is_told(tmp_path: Path) -> None:
         ValueError, match=r"no class folders \(1 image in formats .*\(\.npz 1\); 1 other file \(\.zip 1\)"
     ):
         read(tmp_path)
+
+
+def test_digits_of_other_scripts_in_names(tmp_path: Path) -> None:
+    names = ("10", "2", "\u00b2", "\u0663", "m\u00b2", "m10", "m9", "\u2460", "\u4e09")
+    data = read(tree(tmp_path / "a", *names))
+    assert sorted(data.classes) == sorted(names)
+    assert data.classes[:2] == ("2", "10")
+    assert data.classes.index("m9") < data.classes.index("m10")
 
 
 # Parquet
@@ -135,7 +148,17 @@ def test_arrays_without_pixels(tmp_path: Path) -> None:
         read(tmp_path / "a.npz")
 
 
+def test_tensors_that_numpy_does_not_know() -> None:
+    pixels = torch.stack([torch.from_numpy(noise(i)).movedim(-1, 0) for i in range(8)]) / 255
+    labels = [i % 2 for i in range(8)]
+    dense = read(Listed(list(pixels), labels))
+    assert torch.equal(read(Listed([x.to_sparse() for x in pixels], labels)).train.x, dense.train.x)
+    assert read(Listed(list(pixels.bfloat16()), labels)).train.x.dtype == torch.uint8
+
+
 def test_labels_beyond_int64(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"row 0 of .* has the label 9223372036854775813: labels must be less than"):
+        read(Listed([noise(0), noise(1)], [np.uint64(2**63 + 5), np.uint64(0)]))
     np.savez(tmp_path / "a.npz", x=np.zeros((2, 6, 6), np.uint8), y=np.array([0, 2**64 - 1], np.uint64))
     with pytest.raises(ValueError, match=r"'y' of .* has the label 18446744073709551615: labels must be less than"):
         read(tmp_path / "a.npz")

@@ -13,6 +13,7 @@ from PIL import Image
 from tests.data.sample_images import Listed
 from tests.data.user_images import SIDE, noise, put, read, tree
 from trajmatch.data.images import Dataset
+from trajmatch.data.reading.pixels import How, decode
 
 
 def everything(data: Dataset) -> torch.Tensor:
@@ -95,6 +96,40 @@ def test_an_opaque_alpha_channel_changes_nothing(tmp_path: Path, mode: str) -> N
     data = read(tmp_path)
     assert has(data, pixels if mode == "RGBA" else pixels[:, :, None].repeat(3, 2))
     assert "transparency" not in data.read
+
+
+def png(bits: int, kind: int, row: bytes, transparent: bytes) -> bytes:
+    """A PNG of four pixels in a row, with a value that is transparent, in bit depths that Pillow cannot write."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    head = struct.pack(">IIBBBBB", 4, 1, bits, kind, 0, 0, 0)
+    parts = (b"IHDR", head), (b"tRNS", transparent), (b"IDAT", zlib.compress(b"\0" + row)), (b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(name, content) for name, content in parts)
+
+
+@pytest.mark.parametrize(
+    ("bits", "row", "value", "pixels"),
+    [
+        (1, b"\x50", 1, [0, 255, 0, 255]),
+        (1, b"\x50", 0, [255, 255, 255, 255]),
+        (2, b"\x1b", 2, [0, 85, 255, 255]),
+        (4, b"\x05\xaf", 10, [0, 85, 255, 255]),
+        (8, b"\x00\x55\xaa\xff", 85, [0, 255, 170, 255]),
+    ],
+)
+def test_a_transparent_value_of_few_bits(bits: int, row: bytes, value: int, pixels: list[int]) -> None:
+    found = decode(png(bits, 0, row, struct.pack(">H", value)), How())
+    assert found.pixels.tolist() == [[pixels]]
+    assert found.transparent
+
+
+def test_a_transparent_colour_of_sixteen_bits() -> None:
+    values = [0x0001, 0x2801, 0x5000, 0xFF00]
+    row = b"".join(struct.pack(">HHH", *[value] * 3) for value in values)
+    found = decode(png(16, 2, row, struct.pack(">HHH", *[0x2801] * 3)), How())
+    assert found.pixels.tolist() == [[[0, 255, 80, 255]]] * 3
 
 
 def test_transparent_arrays(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_classes_that_are_called_like_splits(tmp_path: Path) -> None:
         (["train/cat", "train/dog", "bus"], "has a folder 'train' beside bus"),
         (["train/cat", "train/dog", "train_2/cat", "train_2/dog"], r"may be the training split \(train, train_2\)"),
         (["train/cat", "train/dog", "test/cat", "test/dog", "test1/cat", "test1/dog"], "may be the test split"),
-        (["train/cat", "train/dog", "test"], "test has no class folders, so its images have no labels"),
+        (["train/cat", "train/dog", "test"], "test has no class folders with images, so no labels"),
         (["train/cat", "train/dog", "test/images"], "test has no class folders"),
         (["test/cat", "test/dog"], "has a folder 'test' but no folder 'train' beside it"),
         (["test/cat", "test/dog", "val/cat", "val/dog"], "but no folder 'train' beside it"),

@@ -195,7 +195,7 @@ def _test_folder(root: Path, train: Path, kinds: dict[Kind | None, list[Path]]) 
         unlabelled += [child for child in kinds[kind] if child not in labelled]
     if unlabelled:
         raise ValueError(
-            f"{unlabelled[0]} has no class folders, so its images have no labels to be tested on: give "
+            f"{unlabelled[0]} has no class folders with images, so no labels to be tested on: give "
             "--images.test-split none to leave it out and draw test images from the training images."
         )
     return None

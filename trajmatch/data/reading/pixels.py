@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from trajmatch.data.reading.depth import FULL, Depth, Wide, depth_of, has_high_bytes, high_bytes, narrowed, wide_of
 from trajmatch.data.reading.source import Split
-from trajmatch.data.reading.transparency import WHITE, Background, composited
+from trajmatch.data.reading.transparency import WHITE, Background, composited, scale_transparent_value
 
 Colour = Literal["auto", "grey", "rgb"]
 Pixels = NDArray[np.uint8]
@@ -200,6 +200,7 @@ def _of_image(image: Image.Image, how: How) -> Decoded:
     format = image.format
     several = format != "MPO" and bool(getattr(image, "is_animated", False))
     cut = has_high_bytes(image)
+    scale_transparent_value(image, cut)  # before anything loads the image, which forgets its bits
     if image.getexif().get(_ORIENTATION, 1) != 1:  # a telephone's photograph, stored lying on its side
         image = ImageOps.exif_transpose(image)
     wide = None

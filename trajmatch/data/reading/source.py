@@ -62,7 +62,8 @@ def row_namer(origin: str) -> Callable[[int], str]:
 
 def natural(name: str) -> tuple[list[str | int], str]:
     """Sort key under which 'class10' comes after 'class9'."""
-    return [int(part) if part.isdigit() else part for part in re.split("([0-9]+)", name)], name
+    parts = re.split("([0-9]+)", name)  # numbers have the odd places; other scripts' digits stay text
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)], name
 
 
 def suggestion(word: str, known: Sequence[str]) -> str:

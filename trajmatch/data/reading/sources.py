@@ -239,7 +239,10 @@ def _as_label(value: Any, where: str) -> int:
     array = np.asarray(value)
     if array.size != 1 or array.dtype.kind not in "iu":
         raise ValueError(f"{where} has the label {value!r}: labels must be integers.")
-    return int(array.item())
+    label = int(array.item())
+    if label > np.iinfo(np.int64).max:
+        raise ValueError(f"{where} has the label {label}: labels must be less than 2**63.")
+    return label
 
 
 def _as_item(image: Any, where: str) -> Any:
@@ -247,7 +250,9 @@ def _as_item(image: Any, where: str) -> Any:
     if isinstance(image, Image.Image):
         return image
     if isinstance(image, torch.Tensor):
-        image = image.detach().cpu()
+        image = image.detach().cpu().to_dense()
+        if image.dtype == torch.bfloat16:  # of which numpy knows nothing
+            image = image.float()
         array = (image.movedim(0, -1) if image.ndim == 3 else image).numpy()
     elif isinstance(image, np.ndarray):
         array = image

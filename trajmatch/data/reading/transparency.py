@@ -33,6 +33,22 @@ def background(name: str) -> Background:
     return Background(name, (red, green, blue))
 
 
+def scale_transparent_value(image: Image.Image, is_cut: bool) -> None:
+    """Bring the value that an opened file calls transparent to the eight bits in which Pillow reads the pixels.
+
+    Pillow leaves it in the file's own bits: two or four of grey, or sixteen of colour (is_cut), of which it reads the
+    upper eight. So another value would be transparent, or none.
+    """
+    value = image.info.get("transparency")
+    if is_cut and isinstance(value, tuple):
+        image.info["transparency"] = tuple(part >> 8 for part in value)
+    elif isinstance(value, int) and image.mode == "L":
+        raws = {str(tile[3]) for tile in getattr(image, "tile", ())}
+        for bits in (2, 4):
+            if f"L;{bits}" in raws:
+                image.info["transparency"] = value * 255 // (2**bits - 1)
+
+
 def composited(image: Image.Image, behind: Background) -> tuple[Image.Image, bool]:
     """The image without transparency, laid on `behind` where it has some, and whether it has."""
     grey = image.mode in ("1", "L", "LA", "La")

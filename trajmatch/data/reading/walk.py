@@ -60,13 +60,14 @@ class LeftOut:
     loose: int = 0
     loops: int = 0
     special: int = 0
+    broken: int = 0
     folders: list[str] = field(default_factory=list)
 
     def add(self, other: "LeftOut") -> None:
         """Count what another counted too."""
         for name in ("hidden", "formats", "others"):
             getattr(self, name).update(getattr(other, name))
-        for name in ("hidden_images", "disguised", "loose", "loops", "special"):
+        for name in ("hidden_images", "disguised", "loose", "loops", "special", "broken"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.folders += other.folders
 
@@ -92,6 +93,8 @@ class LeftOut:
             found.append(f"{_count(self.others.total(), 'other file')} ({_kinds(self.others)})")
         if self.loops:
             found.append(_count(self.loops, "link") + " to a folder that is read already or lies above")
+        if self.broken:
+            found.append(_count(self.broken, "link") + " to nothing")
         if self.special:
             found.append(_count(self.special, "pipe or device") + " with an image's name")
         return found
@@ -195,6 +198,8 @@ def _is_read(file: Path, suffixes: frozenset[str], left: LeftOut) -> bool:
         left.hidden_images += suffix in suffixes
     elif suffix in _NOT_READ or suffix in _READ.split():
         left.formats[suffix] += 1
+    elif file.is_symlink() and not file.exists():
+        left.broken += 1
     elif file.name.lower() not in ("thumbs.db", "desktop.ini"):
         if left.disguised + left.others.total() < _SNIFFED and _starts_as_image(file):
             left.disguised += 1

@@ -61,7 +61,7 @@ def micro_batch(limit: float, held: float, per_image: float, n: int) -> int | No
     fits = int((limit - held) / per_image)
     if fits < 1:
         raise ValueError(
-            f"--memory is {limit / 1e6:.0f} MB, and the smallest step needs {(held + per_image) / 1e6:.0f} MB: "
+            f"--memory is {limit / 1e6:.3g} MB, and the smallest step needs {(held + per_image) / 1e6:.0f} MB: "
             "raise it, or try --matching.keep-every or a smaller network"
         )
     if fits >= n:

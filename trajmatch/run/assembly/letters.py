@@ -13,13 +13,23 @@ def expert_training(config: Config) -> Training:
     """How experts are trained."""
     e = config.expert
     flat = FlatGSAM(e.flat_radius, e.flat_alpha) if e.flat == "yes" else None
-    return Training(e.lr, e.epochs, e.batch, e.momentum, e.weight_decay, families(e.augment), sharpness=flat)
+    return Training(
+        e.lr, e.epochs, e.batch, e.momentum, e.weight_decay, families(e.augment, "--expert.augment"), sharpness=flat
+    )
 
 
 def evaluation_training(config: Config, step_size: float) -> Training:
     """How networks are trained on a synthetic set: by the published recipe, at the learned step size."""
     e = config.evaluation
-    return Training(step_size, e.epochs, e.batch, e.momentum, e.weight_decay, families(e.augment), lr_drop=0.5)
+    return Training(
+        step_size,
+        e.epochs,
+        e.batch,
+        e.momentum,
+        e.weight_decay,
+        families(e.augment, "--evaluation.augment"),
+        lr_drop=0.5,
+    )
 
 
 def distillation_seed(config: Config) -> int:
@@ -59,7 +69,7 @@ def rule(config: Config) -> Rule:
         images=Momentum(o.lr_images, o.momentum) if o.optimiser == "sgd" else Adam(o.lr_images),
         rate=Momentum(0.0 if m.rate == "fixed" else o.lr_step_size, o.momentum_step_size),
         batch=m.batch,
-        families=families(m.augment),
+        families=families(m.augment, "--matching.augment"),
         sharpness=_sharpness(config),
         stale=m.ascent == "previous" and m.sharpness != "none",
         gamma=m.smoothing,

@@ -123,7 +123,9 @@ class Run:
         """The experts of a folder that was named. Raises ValueError."""
         found = expert_stage.open_experts(self.setup, folder)
         if not found:
-            raise ValueError(f"--experts: {folder} holds no experts; trajmatch experts --out {folder} trains them")
+            inner = folder / "experts"
+            advice = f"did you mean {inner}?" if inner.is_dir() else f"trajmatch experts --out {folder} trains them"
+            raise ValueError(f"--experts: {folder} holds no experts; {advice}")
         return found
 
     def _refuse_what_can_not_work(self) -> None:

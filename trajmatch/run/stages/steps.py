@@ -35,7 +35,7 @@ INTERVALS = 20
 def condensation(config: Config) -> Condensation:
     """The rule of a resolved configuration. The loops of dc and dsa grow with the images per class, as published."""
     b, o = config.baseline, config.outer
-    seen = () if config.method == "dc" else families(config.matching.augment)
+    seen = () if config.method == "dc" else families(config.matching.augment, "--matching.augment")
     if config.method == "dm":
         return Condensation(MEAN_FEATURES, Momentum(b.lr_images or 1.0, o.momentum), seen)
     updates, epochs = LOOPS[max(ipc for ipc in LOOPS if ipc <= config.ipc)]
