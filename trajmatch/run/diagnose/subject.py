@@ -14,13 +14,14 @@ from trajmatch.data.file_names import CONFIG, SNAPSHOTS
 from trajmatch.data.images import Dataset
 from trajmatch.data.material import Material
 from trajmatch.data.networks.convnet import build
-from trajmatch.data.snapshots import read_snapshot
+from trajmatch.data.snapshots import read_snapshot, snapshot_settings
 from trajmatch.data.synthetic import load
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.measure.panel import panel
 from trajmatch.methods import engines
 from trajmatch.methods.outer import Rule
 from trajmatch.methods.schedule import Choice
+from trajmatch.pages.made import check_configuration, check_same, set_settings
 from trajmatch.run.assembly import engine as compute
 from trajmatch.run.assembly import letters, setup
 from trajmatch.run.assembly.distilled import base_configuration, check_fit, set_file
@@ -29,6 +30,7 @@ from trajmatch.run.stages.start import first_state
 from trajmatch.settings.checks import resolve
 from trajmatch.settings.config import Config
 from trajmatch.settings.config_file import read_config
+from trajmatch.settings.flat import flatten
 from trajmatch.settings.methods import METHODS
 from trajmatch.settings.stored import parsed
 
@@ -120,6 +122,7 @@ class Opener:
         if not (folder / CONFIG).is_file():
             raise ValueError(f"--run is {folder}, which is not a run folder: it has no {CONFIG}")
         flat = read_config(folder / CONFIG)
+        check_configuration(folder)
         parsed(flat, str(folder / CONFIG), "put back what it was, or start anew in another --out")
         config, material = self._prepared(flat)
         place, points = setup.device(config.device), []
@@ -128,7 +131,7 @@ class Opener:
             state = first_state(config, material, trajectories, place)
             Y = state.Y.softmax(1) if config.outer.labels == "learned" else state.Y
             points.append(Point(0, state.X, Y, state.eta))
-        points += _snapshots(folder, material.dataset, place)
+        points += _snapshots(folder, material.dataset, place, set_settings(flatten(config)))
         if not points:
             raise ValueError(
                 f"--run is {folder}, which has no images yet: the first are kept after a share of its steps"
@@ -163,13 +166,16 @@ class Opener:
         return config, self.materials[key]
 
 
-def _snapshots(folder: Path, dataset: Dataset, device: torch.device) -> list[Point]:
+def _snapshots(folder: Path, dataset: Dataset, device: torch.device, made: dict[str, Any]) -> list[Point]:
+    """The snapshots of a run folder; made: the settings with which they were."""
     found = []
     for path in sorted((folder / SNAPSHOTS).glob("step_*.safetensors")):
         number = path.stem.removeprefix("step_")
         if not number.isdigit():
             raise ValueError(f"{path}: this is not the snapshot of a step, which its name must say")
         step, X, Y, eta = read_snapshot(path, int(number), dataset.shape, dataset.num_classes)
+        if held := snapshot_settings(path):
+            check_same(path, held, folder / CONFIG, made)
         found.append(Point(step, X.to(device), Y.to(device), eta.to(X.dtype).to(device)))
     return found
 

@@ -10,13 +10,16 @@ import torch
 from torch import Tensor
 
 from trajmatch.core.draws import derive, generator
+from trajmatch.data.checksums import remedy
+from trajmatch.data.file_names import SET
 from trajmatch.data.material import Material, shared
-from trajmatch.data.snapshots import read_snapshot
+from trajmatch.data.snapshots import read_snapshot, snapshot_settings
 from trajmatch.data.synthetic import SyntheticSet, class_labels, draw_real, one_hot
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.machine.processes import Peak
 from trajmatch.measure.evaluate import Score
 from trajmatch.methods.training import Training
+from trajmatch.pages.made import check_same, set_settings
 from trajmatch.run.assembly.letters import expert_training
 from trajmatch.run.stages.loop import snapshot_path, snapshot_steps
 from trajmatch.run.stages.trials import Job, accuracies_of, real_job, set_jobs
@@ -154,6 +157,12 @@ def snapshots(config: Config, folder: Path, like: SyntheticSet | None = None) ->
     found = []
     for step in snapshot_steps(config):
         shape, num_classes = (None, None) if like is None else (tuple(like.X.shape[1:]), len(like.classes))
-        snapshot = read_snapshot(snapshot_path(folder, step), step, shape, num_classes)
+        path = snapshot_path(folder, step)
+        snapshot = read_snapshot(path, step, shape, num_classes)
+        if like is not None:
+            if held := snapshot_settings(path):
+                check_same(path, held, folder / SET, set_settings(like.info.get("config", {})))
+            if len(snapshot.X) != len(like):
+                raise ValueError(f"{path} has {len(snapshot.X)} images and the set here {len(like)}; {remedy(path)}")
         found.append(Candidate(step, snapshot.X, snapshot.Y, float(snapshot.eta)))
     return found

@@ -25,6 +25,7 @@ from trajmatch.methods import engines
 from trajmatch.methods.outer import outer_step, probabilities
 from trajmatch.methods.schedule import Choice
 from trajmatch.methods.state import OuterState, Record
+from trajmatch.pages.made import set_settings
 from trajmatch.pages.step_log import line, read_metrics
 from trajmatch.run.assembly import engine as compute
 from trajmatch.run.assembly import letters, setup
@@ -118,6 +119,15 @@ def draw_pictures(
             save_png(image_grid(pixels, labels, synthetic.classes), folder / name)
 
 
+def check_delivered(path: Path, synthetic: SyntheticSet, state: OuterState) -> None:
+    """Raise ValueError where a set is not what the last state of a distillation delivers."""
+    if not torch.equal(synthetic.X, state.average.to(synthetic.X)) or synthetic.eta != float(state.eta):
+        raise ValueError(
+            f"{path} is not the set that this run's {CHECKPOINT} ends with: put back the one that belongs here, or "
+            "delete it, and --resume writes it again"
+        )
+
+
 def delivered(config: Config, material: Material, state: OuterState) -> SyntheticSet:
     """What a distillation in this state delivers."""
     info = {
@@ -155,6 +165,7 @@ class Loop:
         if METHODS[config.method].condenses:
             condenser = Condenser(config, material, self.device)
             self.take, self.compute = condenser, condenser.compute()
+        self.made_with = set_settings(flatten(config))
         self.first = first_state(config, material, trajectories, self.device)
         about = distill_settings(config, material, len(trajectories))
         path = folder / CHECKPOINT
@@ -243,7 +254,7 @@ class Loop:
         """Keep the images of now, among which validation will choose."""
         step = int(state.steps)
         Y = probabilities(self.rule, state)
-        save_snapshot(snapshot_path(self.folder, step), Snapshot(step, state.average, Y, state.eta))
+        save_snapshot(snapshot_path(self.folder, step), Snapshot(step, state.average, Y, state.eta), self.made_with)
 
 
 def _row(step: int, record: Record, choices: list[Choice]) -> dict[str, Any] | None:

@@ -21,6 +21,7 @@ from trajmatch.machine import holding
 from trajmatch.machine.lock import Lock
 from trajmatch.machine.processes import Peak, cores, peak_memory_mb
 from trajmatch.pages import records as shapes
+from trajmatch.pages.made import MADE_OF, made_of
 from trajmatch.pages.report import write_report
 from trajmatch.pages.tables import score_lines
 from trajmatch.run.assembly import setup
@@ -190,9 +191,9 @@ class Run:
                 distill_stage.distill_settings(self.config, self.material, len(self.trajectories)),
             )
             self.seconds["distill"] = checkpoint.seconds
-            distill_stage.draw_pictures(
-                self.config, self.material, self.trajectories, sets.load(self.folder), self.folder
-            )
+            synthetic = sets.load(self.folder)
+            distill_stage.check_delivered(path, synthetic, checkpoint.state)
+            distill_stage.draw_pictures(self.config, self.material, self.trajectories, synthetic, self.folder)
             return
         done = distill_stage.distill(self.config, self.material, self.trajectories, self.folder, self.say, self.quiet)
         self.seconds["distill"] = done.seconds
@@ -263,6 +264,7 @@ class Run:
             "synthetic_images": synthetic,
             "commands": [self.command, quoted(["evaluate", str(self.folder)])],
             BELONGS: self._belongs(),
+            MADE_OF: made_of(self.folder, held if held.get(BELONGS) == self._belongs() else {}),
         }
         write_record(path, summary)
         report = write_report(self.folder)
