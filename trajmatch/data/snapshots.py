@@ -3,8 +3,9 @@
 Legend: n images of c x h x w, C classes.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,13 +35,16 @@ def snapshot_path(folder: Path, step: int) -> Path:
     return folder / SNAPSHOTS / f"step_{step:06}.safetensors"
 
 
-def save_snapshot(path: Path, snapshot: Snapshot) -> None:
-    """Write a snapshot. Raises OSError; ValueError where its values cannot be used, and writes nothing."""
+def save_snapshot(path: Path, snapshot: Snapshot, settings: Mapping[str, Any] | None = None) -> None:
+    """Write a snapshot and the settings that it was made with.
+
+    Raises OSError; ValueError where its values cannot be used, and writes nothing.
+    """
     if (wrong := wrong_values(snapshot.X, snapshot.Y, float(snapshot.eta))) is not None:
         raise ValueError(f"{path}: the snapshot is not written, because {wrong}")
     # Clones: a safetensors file refuses tensors that share memory, and images and their average may be one.
     tensors = {"images": snapshot.X.clone(), "labels": snapshot.Y.clone(), "step_size": snapshot.eta.cpu().double()}
-    save_tensors(path, tensors, {"step": snapshot.step})
+    save_tensors(path, tensors, {"step": snapshot.step, "settings": dict(settings or {})})
 
 
 def read_snapshot(
@@ -76,4 +80,12 @@ def all_of(folder: Path, shape: tuple[int, ...] | None = None, num_classes: int 
         if not number.isdigit():
             raise ValueError(f"{path}: this is not the snapshot of a step, which its name must say")
         found.append(read_snapshot(path, int(number), shape, num_classes))
+    return found
+
+
+def snapshot_settings(path: Path) -> dict[str, Any]:
+    """The settings with which a snapshot was made; none in a file of an older version. Raises ValueError."""
+    found = read_header(path).get("settings", {})
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: the header of this snapshot is damaged: settings must be names and values")
     return found

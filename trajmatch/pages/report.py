@@ -1,6 +1,6 @@
 """One self-contained page about a run: what was run, what came out, what it cost, how to repeat it. No torch here."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from trajmatch.pages import figures
 from trajmatch.pages import records as shapes
 from trajmatch.pages.diagnoses import read
 from trajmatch.pages.html import filled
+from trajmatch.pages.made import check_configuration, experts_digest, is_of, log_digest
 from trajmatch.pages.step_log import read_metrics
 from trajmatch.pages.tables import as_html, set_title
 from trajmatch.settings.options import DIAGNOSES
@@ -30,9 +31,9 @@ def write_report(folder: Path) -> Path:
     Needs summary.json; a section whose file is missing is left out, and says so.
     Raises ValueError naming the summary where it is missing or malformed, OSError where the page can't be written.
     """
+    check_configuration(folder)
     summary = _summary(folder / SUMMARY)
-    rows, left_out = read_metrics(folder / METRICS)
-    curves, notes = _curves(rows, left_out, folder / EXPERTS_JSON)
+    curves, notes = _curves(summary, folder)
     found, others = _diagnoses(folder / DIAGNOSES)
     page = filled(
         "report.html.j2",
@@ -118,8 +119,18 @@ def _accuracies(scores: Record) -> str:
     return as_html(rows, {"set": "", "how": "how"})
 
 
-def _curves(rows: Sequence[Record], left_out: str, experts: Path) -> tuple[list[tuple[str, str]], list[str]]:
+def _rows(summary: Record, folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """The rows of the log, none where it is not the log of this summary; and what is to be said of what is missing."""
+    rows, left_out = read_metrics(folder / METRICS)
+    if not left_out and rows and not is_of(summary, "log", log_digest(rows)):
+        return [], [f"{METRICS} is not the log of this run, or rows of it are missing, and its curves are left out."]
+    notes = [] if rows else [f"{METRICS} has no rows."]
+    return rows, [*notes, f"{METRICS}: {left_out}."] if left_out else notes
+
+
+def _curves(summary: Record, folder: Path) -> tuple[list[tuple[str, str]], list[str]]:
     """Captions and SVGs of the curves, and what there is to say of those that are missing."""
+    (rows, notes), experts = _rows(summary, folder), folder / EXPERTS_JSON
 
     def points(key: str) -> list[tuple[float, float]]:
         values = [(row["step"], row.get(key)) for row in rows]
@@ -132,12 +143,13 @@ def _curves(rows: Sequence[Record], left_out: str, experts: Path) -> tuple[list[
         ("hypergradient", "Norm of the hypergradient", {"norm": points("hypergradient_norm")}),
     ]
     plots = [(title, figures.step_curves(name, title.lower(), of)) for name, title, of in wanted if any(of.values())]
-    notes = [] if rows else ["metrics.jsonl has no rows."]
-    if left_out:
-        notes.append(f"metrics.jsonl: {left_out}.")
+    if not (folder / SET).is_file():
+        notes.append(f"{SET} is not in the run folder, and whether the numbers here belong to it is not known.")
     if not experts.exists():
         return plots, [*notes, "experts.json is not in the run folder."]
     held = shapes.record(experts, shapes.EXPERTS, "this is not the record of experts")
+    if not is_of(summary, "experts", experts_digest(held)):
+        return plots, [*notes, f"{EXPERTS_JSON} is not the record of this run's experts, and left out."]
     measured = {"test": held["test_accuracy"], "training": held["train_accuracy"]}
     measured = {label: found for label, found in measured.items() if any(map(len, found))}
     if measured:

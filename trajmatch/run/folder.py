@@ -9,10 +9,7 @@ from trajmatch.data.file_names import CONFIG
 from trajmatch.data.files import write_text
 from trajmatch.settings.config import Config
 from trajmatch.settings.config_file import read_config
-from trajmatch.settings.flat import INCIDENTAL, difference, flatten, nest
-
-# Where a run stands and how it is called may change between two calls on one folder.
-FREE = {"out", "resume", "device", *INCIDENTAL}
+from trajmatch.settings.flat import FREE, difference, flatten, nest
 
 
 def check_claim(folder: Path, config: Config) -> bool:
@@ -34,7 +31,7 @@ def check_claim(folder: Path, config: Config) -> bool:
     if folder.is_dir() and any(
         not child.name.startswith(".") and child.name != "experts" for child in folder.iterdir()
     ):
-        raise ValueError(f"{folder} is not empty and not a run folder; choose another --out")
+        raise ValueError(f"{folder} is not empty and not a run folder (it has no {CONFIG}); choose another --out")
     return False
 
 

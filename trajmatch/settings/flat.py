@@ -22,6 +22,8 @@ RETIRED: dict[str, tuple[Any, ...]] = {
     "evaluation.sizes": ([],),
 }
 INCIDENTAL |= RETIRED.keys()
+# Where a run stands and how it is called may change between two calls on one folder.
+FREE = {"out", "resume", "device", *INCIDENTAL}
 
 
 def flatten(config: Config) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from trajmatch.data.checksums import identity
 from trajmatch.data.file_names import CHECKPOINT, CONFIG, RANKING, SET, STREAM, SUMMARY, TRANSFER
 from trajmatch.data.files import read_header
 from trajmatch.pages import records as shapes
+from trajmatch.pages.made import check_configuration
 from trajmatch.settings.config import Config
 from trajmatch.settings.config_file import read_config
 from trajmatch.settings.flat import DEFAULTS, flatten
@@ -44,6 +45,7 @@ def read(folder: Path) -> Entry:
         raise ValueError(f"{folder} is not a run folder: it has no {CONFIG}")
     if not (folder / SUMMARY).is_file():
         raise ValueError(f"{folder} is not finished: it has no {SUMMARY}; trajmatch run makes one")
+    check_configuration(folder)
     summary = _record(folder, SUMMARY, shapes.SUMMARY)
     entry = _entry(folder, CONFIG, read_config(folder / CONFIG), summary, CHECKPOINT)
     transfer, ranking = (

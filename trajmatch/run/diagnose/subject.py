@@ -11,13 +11,14 @@ from trajmatch.core.estimators import Task
 from trajmatch.core.student import Student
 from trajmatch.data.file_names import CONFIG
 from trajmatch.data.material import Material
-from trajmatch.data.snapshots import Snapshot, all_of
+from trajmatch.data.snapshots import Snapshot, all_of, snapshot_path, snapshot_settings
 from trajmatch.data.synthetic import load
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.measure.panel import panel
 from trajmatch.methods import engines
 from trajmatch.methods.outer import Rule
 from trajmatch.methods.schedule import Choice
+from trajmatch.pages.made import check_configuration, check_same, set_settings
 from trajmatch.run.assembly import letters
 from trajmatch.run.assembly.distilled import check_fit
 from trajmatch.run.assembly.set_file import base_configuration, set_file
@@ -27,7 +28,7 @@ from trajmatch.run.stages.start import first_state
 from trajmatch.settings.checks import resolve
 from trajmatch.settings.config import Config
 from trajmatch.settings.config_file import read_config
-from trajmatch.settings.flat import parsed
+from trajmatch.settings.flat import flatten, parsed
 from trajmatch.settings.methods import METHODS
 
 SEED = 20_000
@@ -112,6 +113,7 @@ class Opener:
         if not (folder / CONFIG).is_file():
             raise ValueError(f"--run is {folder}, which is not a run folder: it has no {CONFIG}")
         flat = read_config(folder / CONFIG)
+        check_configuration(folder)
         parsed(flat, str(folder / CONFIG), "put back what it was, or start anew in another --out")
         setup = self._prepared(flat)
         config, points = setup.config, []
@@ -120,8 +122,11 @@ class Opener:
             state = first_state(setup, trajectories)
             Y = state.Y.softmax(1) if config.outer.labels == "learned" else state.Y
             points.append(Snapshot(0, state.X, Y, state.eta))
-        held = all_of(folder, setup.dataset.shape, setup.dataset.num_classes)
-        points += [one.to(setup.device) for one in held]
+        for one in all_of(folder, setup.dataset.shape, setup.dataset.num_classes):
+            path = snapshot_path(folder, one.step)
+            if held := snapshot_settings(path):
+                check_same(path, held, folder / CONFIG, set_settings(flatten(setup.config)))
+            points.append(one.to(setup.device))
         if not points:
             raise ValueError(
                 f"--run is {folder}, which has no images yet: the first are kept after a share of its steps"

@@ -8,13 +8,16 @@ import torch
 from torch import Tensor
 
 from trajmatch.core.draws import derive, generator
+from trajmatch.data.checksums import remedy
+from trajmatch.data.file_names import SET
 from trajmatch.data.material import Material
-from trajmatch.data.snapshots import Snapshot, read_snapshot, snapshot_path
+from trajmatch.data.snapshots import Snapshot, read_snapshot, snapshot_path, snapshot_settings
 from trajmatch.data.synthetic import SyntheticSet, class_labels, draw_real, one_hot
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.machine.processes import Peak
 from trajmatch.measure.evaluate import Score
 from trajmatch.methods.training import Training
+from trajmatch.pages.made import check_same, set_settings
 from trajmatch.run.assembly.letters import expert_training
 from trajmatch.run.assembly.setup import Setup
 from trajmatch.run.stages.loop import snapshot_steps
@@ -135,4 +138,16 @@ def _choose(
 def snapshots(config: Config, folder: Path, like: SyntheticSet | None = None) -> list[Snapshot]:
     """The snapshots of a finished run folder; like: its set. Raises ValueError for one that is damaged or unlike it."""
     fits = (None, None) if like is None else (tuple(like.X.shape[1:]), len(like.classes))
-    return [read_snapshot(snapshot_path(folder, step), step, *fits) for step in snapshot_steps(config)]
+    found = [read_snapshot(snapshot_path(folder, step), step, *fits) for step in snapshot_steps(config)]
+    if like is not None:
+        for one in found:
+            _check_of(snapshot_path(folder, one.step), one, like, folder / SET)
+    return found
+
+
+def _check_of(path: Path, snapshot: Snapshot, like: SyntheticSet, file: Path) -> None:
+    """Raise ValueError where a snapshot is of another run than the set beside it."""
+    if held := snapshot_settings(path):
+        check_same(path, held, file, set_settings(like.info.get("config", {})))
+    if len(snapshot.X) != len(like):
+        raise ValueError(f"{path} has {len(snapshot.X)} images and the set here {len(like)}; {remedy(path)}")

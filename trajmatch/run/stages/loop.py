@@ -23,6 +23,7 @@ from trajmatch.methods import engines
 from trajmatch.methods.outer import outer_step, probabilities
 from trajmatch.methods.schedule import Choice
 from trajmatch.methods.state import OuterState, Record
+from trajmatch.pages.made import set_settings
 from trajmatch.pages.step_log import line, read_metrics
 from trajmatch.run.assembly import letters
 from trajmatch.run.assembly.setup import Setup
@@ -110,6 +111,15 @@ def draw_pictures(setup: Setup, trajectories: list[Trajectory], synthetic: Synth
             save_png(image_grid(pixels, labels, synthetic.classes), folder / name)
 
 
+def check_delivered(path: Path, synthetic: SyntheticSet, state: OuterState) -> None:
+    """Raise ValueError where a set is not what the last state of a distillation delivers."""
+    if not torch.equal(synthetic.X, state.average.to(synthetic.X)) or synthetic.eta != float(state.eta):
+        raise ValueError(
+            f"{path} is not the set that this run's {CHECKPOINT} ends with: put back the one that belongs here, or "
+            "delete it, and --resume writes it again"
+        )
+
+
 def delivered(setup: Setup, state: OuterState) -> SyntheticSet:
     """What a distillation in this state delivers."""
     config, material = setup.config, setup.material
@@ -143,6 +153,7 @@ class Loop:
         if METHODS[config.method].condenses:
             condenser = Condenser(setup)
             self.take, self.compute = condenser, condenser.compute()
+        self.made_with = set_settings(flatten(setup.config))
         self.first = first_state(setup, trajectories)
         about = distill_settings(setup, len(trajectories))
         path = folder / CHECKPOINT
@@ -231,7 +242,7 @@ class Loop:
         """Keep the images of now, among which validation will choose."""
         step = int(state.steps)
         Y = probabilities(self.rule, state)
-        save_snapshot(snapshot_path(self.folder, step), Snapshot(step, state.average, Y, state.eta))
+        save_snapshot(snapshot_path(self.folder, step), Snapshot(step, state.average, Y, state.eta), self.made_with)
 
 
 def _row(step: int, record: Record, choices: list[Choice]) -> dict[str, Any] | None:

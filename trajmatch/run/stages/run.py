@@ -21,6 +21,7 @@ from trajmatch.machine.lock import Lock
 from trajmatch.machine.memory import peak_memory_mb
 from trajmatch.machine.processes import Peak, cores
 from trajmatch.pages import records as shapes
+from trajmatch.pages.made import MADE_OF, made_of
 from trajmatch.pages.report import write_report
 from trajmatch.pages.tables import score_lines
 from trajmatch.run.assembly.setup import Setup, check
@@ -189,8 +190,11 @@ class Run:
         if path.exists():
             self.say(f"distilled set: {path} is there")
             about = distill_stage.distill_settings(self.setup, len(self.trajectories))
-            self.seconds["distill"] = distill_stage.load_checkpoint(self.folder / CHECKPOINT, about).seconds
-            distill_stage.draw_pictures(self.setup, self.trajectories, sets.load(self.folder), self.folder)
+            checkpoint = distill_stage.load_checkpoint(self.folder / CHECKPOINT, about)
+            self.seconds["distill"] = checkpoint.seconds
+            synthetic = sets.load(self.folder)
+            distill_stage.check_delivered(path, synthetic, checkpoint.state)
+            distill_stage.draw_pictures(self.setup, self.trajectories, synthetic, self.folder)
             return
         done = distill_stage.distill(self.setup, self.trajectories, self.folder, self.say, self.quiet)
         self.seconds["distill"] = done.seconds
@@ -260,6 +264,7 @@ class Run:
             "synthetic_images": synthetic,
             "commands": [self.command, quoted(["evaluate", str(self.folder)])],
             BELONGS: self._belongs(),
+            MADE_OF: made_of(self.folder, held if held.get(BELONGS) == self._belongs() else {}),
         }
         write_record(path, summary)
         report = write_report(self.folder)
