@@ -24,6 +24,7 @@ from trajmatch.run.stages import trials as jobs
 from trajmatch.run.stages.experts import open_experts
 from trajmatch.run.stages.loop import Loop
 from trajmatch.run.stages.run import Run
+from trajmatch.run.stages.steps import Matching
 from trajmatch.settings.checks import resolve
 from trajmatch.settings.config import Config
 from trajmatch.settings.flat import parsed
@@ -87,9 +88,9 @@ def test_commands_are_plain_and_leave_it_so(
     verb: str, experts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found: list[list[str]] = []
-    make, take = jobs._train_one, Loop._match
+    make, take = jobs._train_one, Matching.__call__
     monkeypatch.setattr(jobs, "_train_one", lambda *given: (found.append(flags()), make(*given))[1])
-    monkeypatch.setattr(Loop, "_match", lambda *given: (found.append(flags()), take(*given))[1])
+    monkeypatch.setattr(Matching, "__call__", lambda *given: (found.append(flags()), take(*given))[1])
     succeed(*command("distill", "--experts", experts, "--steps", 2, "--out", tmp_path / "r"))
     if verb == "evaluate":
         found.clear()

@@ -22,6 +22,7 @@ from trajmatch.machine import processes as pool
 from trajmatch.run.assembly import setup
 from trajmatch.run.cli import main
 from trajmatch.run.stages import loop as distill_stage
+from trajmatch.run.stages import steps as outer_steps
 from trajmatch.run.verbs import VERBS
 from trajmatch.settings.presets import preset
 
@@ -231,7 +232,7 @@ def test_a_loss_that_is_not_finite_halves_the_rate_once_and_then_stops(
 
 def test_roll_back_returns_to_the_anchor(experts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distill_stage, "ANCHOR_STEPS", 4)
-    step, failed = distill_stage.outer_step, []
+    step, failed = outer_steps.outer_step, []
 
     def sometimes(*arguments: Any) -> Any:
         state, record = step(*arguments)
@@ -240,7 +241,7 @@ def test_roll_back_returns_to_the_anchor(experts: Path, tmp_path: Path, monkeypa
             record = record._replace(healthy=torch.tensor(False))
         return state, record
 
-    monkeypatch.setattr(distill_stage, "outer_step", sometimes)
+    monkeypatch.setattr(outer_steps, "outer_step", sometimes)
     succeed(*command("distill", "--experts", experts, "--steps", 10, "--out", tmp_path / "r"))
     assert failed
     assert [row["step"] for row in rows(tmp_path / "r")] == list(range(1, 11))

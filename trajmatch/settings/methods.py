@@ -110,11 +110,17 @@ class Method:
            (condensation); the loss on real images is differentiated; or nothing does, and the initial images are
            delivered as they are.
     experts: whether the method needs them.
+    features: of condensation: mean features are compared, not gradients.
+    parts: of condensation: what leading parts of the images give is compared too.
+    augments: of condensation: real and synthetic images are augmented.
     """
 
     fills: Mapping[str, Fill] = field(default_factory=dict)
     steps: Literal["matching", "condensation", "real loss", "none"] = "matching"
     experts: bool = True
+    features: bool = False
+    parts: bool = False
+    augments: bool = True
 
     @property
     def still(self) -> bool:
@@ -157,10 +163,10 @@ METHODS: dict[str, Method] = {
     "k-center": Method({"outer.initial": "k-center"}, steps="none"),
     # Gradients (arXiv 2006.05929), with augmentation (2102.08259), of leading parts too (2403.06075); mean features
     # (2110.04181).
-    "dc": Method(FIXED_RATE, steps="condensation", experts=False),
+    "dc": Method(FIXED_RATE, steps="condensation", experts=False, augments=False),
     "dsa": Method(FIXED_RATE, steps="condensation", experts=False),
-    "mdc": Method(FIXED_RATE, steps="condensation", experts=False),
-    "dm": Method(FIXED_RATE, steps="condensation", experts=False),
+    "mdc": Method(FIXED_RATE, steps="condensation", experts=False, parts=True),
+    "dm": Method(FIXED_RATE, steps="condensation", experts=False, features=True),
     # The loss on real images through a random window (2311.07025).
     "rat-bptt": Method(
         {"matching.differentiated_steps": last_third, "outer.relative_clip": 2.0}

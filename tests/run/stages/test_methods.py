@@ -23,8 +23,8 @@ from trajmatch.methods.schedule import Window
 from trajmatch.methods.state import OuterState
 from trajmatch.run.assembly import letters, setup
 from trajmatch.run.cli import main
-from trajmatch.run.stages import loop as distill_stage
 from trajmatch.run.stages import start
+from trajmatch.run.stages import steps as distill_stage
 from trajmatch.settings.checks import resolve
 from trajmatch.settings.config import Config, Matching, MethodName
 from trajmatch.settings.flat import flatten

@@ -87,15 +87,15 @@ def test_a_step_is_averaged_over_a_run_whose_segments_become_more(monkeypatch: p
         """One that takes 10 s for each segment."""
 
         config = Config(steps=9, matching=Matching(segments=3, concurrent_from=6))
-        schedule = Window(0, 2, segments=3, since=6)
+        take = planning.Matching(None, [], None, None, Window(0, 2, segments=3, since=6))  # type: ignore[arg-type]
 
         def step(self) -> int:
-            return self.schedule.concurrent(0)
+            return self.take.schedule.concurrent(0)
 
     monkeypatch.setattr(planning, "per_step", lambda steps, warm: 10.0 * next(iter(steps)))
     loop = Loop()
     assert planning.seconds_of_step(loop) == pytest.approx((6 * 10 + 3 * 30) / 9)  # type: ignore[arg-type]
-    assert loop.schedule == Loop.schedule
+    assert loop.take == Loop.take
 
 
 @pytest.mark.parametrize("method", ["datm", "tesla", "satm-contra"])

@@ -85,7 +85,7 @@ def test_images_ruined_some_steps_before_are_never_what_is_returned_to(
 ) -> None:
     this = loop(replace(config, steps=failing + 30), tmp_path / "r")
     this.take = Planted(failing, ruined=failing - before)
-    this.run(quiet=True)
+    this.run()
     assert this.checkpoint.step == failing + 30
     assert [row["step"] for row in rows(tmp_path / "r")] == list(range(1, failing + 31))
     assert torch.allclose(this.checkpoint.state.X, this.first.X + failing + 30)
@@ -95,7 +95,7 @@ def test_the_second_time_it_stops(config: Config, tmp_path: Path) -> None:
     this = loop(replace(config, steps=60), tmp_path / "r")
     this.take = Planted(45, ruined=1)  # older than anything that is kept
     with pytest.raises(DivergedError, match=r"step 45: the loss is .* did not help"):
-        this.run(quiet=True)
+        this.run()
     assert this.checkpoint.step == 44
 
 
@@ -106,7 +106,7 @@ def test_a_run_stopped_around_a_roll_back_goes_on_to_the_same_state(
     config = replace(config, steps=70)
     whole = loop(config, tmp_path / "whole")
     whole.take = Planted(46)
-    whole.run(quiet=True)
+    whole.run()
     first, planted = loop(config, tmp_path / "r"), Planted(46)
 
     def interrupted(state: OuterState) -> Any:
@@ -117,10 +117,10 @@ def test_a_run_stopped_around_a_roll_back_goes_on_to_the_same_state(
 
     first.take = interrupted
     with pytest.raises(KeyboardInterrupt):
-        first.run(quiet=True)
+        first.run()
     second = loop(config, tmp_path / "r")
     second.take = Planted(46)
-    second.run(quiet=True)
+    second.run()
     for name in ("state", "anchor", "older"):
         found, wanted = getattr(second.checkpoint, name), getattr(whole.checkpoint, name)
         assert all(torch.equal(one, two) for one, two in zip(found, wanted, strict=True)), name
@@ -144,7 +144,7 @@ def test_an_interrupt_after_a_roll_back_to_before_the_resumed_step_loses_nothing
 
     second.take = interrupted
     with pytest.raises(KeyboardInterrupt):
-        second.run(quiet=True)
+        second.run()
     third = loop(config, tmp_path / "r")
     assert (third.checkpoint.step, float(third.checkpoint.state.scale)) == (30, 0.5)  # back at 20, and ten steps
     assert [row["step"] for row in rows(tmp_path / "r")] == list(range(1, 31))
@@ -184,7 +184,7 @@ def test_a_step_that_a_guard_leaves_out_for_a_loss_that_is_not_finite_is_a_row_w
 
     this.take = left_out
     assert "not finite" in this.step()
-    this.run(quiet=True)
+    this.run()
     log = [json.loads(line) for line in (tmp_path / "r" / METRICS).read_text().splitlines()]
     assert [(row["step"], row["loss"], row["hypergradient_norm"], row["conflict"]) for row in log] == [
         (k, None, None, None) for k in (1, 2, 3)

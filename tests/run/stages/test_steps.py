@@ -16,11 +16,11 @@ from trajmatch.data import synthetic as sets
 from trajmatch.data.tensors import read_tensors
 from trajmatch.methods.condensation import GRADIENTS, MEAN_FEATURES
 from trajmatch.methods.multisize import Parts
-from trajmatch.methods.state import OuterState
 from trajmatch.run.assembly import setup
 from trajmatch.run.assembly.distilled import base_configuration
 from trajmatch.run.cli import main
-from trajmatch.run.stages.steps import Condenser, condensation, real_loss
+from trajmatch.run.stages.loop import Loop
+from trajmatch.run.stages.steps import condensation, condensation_steps, condensing_seed, real_batches, real_loss
 from trajmatch.settings.checks import resolve
 from trajmatch.settings.config import Baseline, Config, MethodName
 from trajmatch.settings.flat import parsed
@@ -49,17 +49,18 @@ def test_an_interrupted_run_goes_on_to_the_identical_set(
     images = ["--ipc", "4"] if method == "mdc" else []
     words = command("distill", "--method", method, "--steps", steps, *FEW, *images, "--out")
     succeed(*words, tmp_path / "whole")
-    step, came, sizes = Condenser.__call__, [], set()
+    step, came, sizes = Loop.step, [], set()
 
-    def interrupted(self: Condenser, state: OuterState) -> Any:
+    def interrupted(self: Loop) -> str:
+        state = self.checkpoint.state
         if int(state.steps) == steps // 2 + steps // 8 and not came:  # in the middle of a network of dsa and mdc
             came.append(int(state.steps))
             raise KeyboardInterrupt
         if method == "mdc":
             sizes.add(Parts.of(state.parts, 4).size)
-        return step(self, state)
+        return step(self)
 
-    monkeypatch.setattr(Condenser, "__call__", interrupted)
+    monkeypatch.setattr(Loop, "step", interrupted)
     assert main([*map(str, words), str(tmp_path / "r")]) == 130
     assert [len(rows(tmp_path / "r"))] == came
     succeed(*words, tmp_path / "r", "--resume")
@@ -110,16 +111,16 @@ def test_real_images_are_of_their_class_and_drawn_anew_at_every_step(tmp_path: P
     succeed(*command("distill", "--method", "dm", "--steps", 1, *FEW, "--out", tmp_path / "r"))
     made = resolve(parsed(base_configuration(tmp_path / "r")))
     this = setup.Setup.load(made)
-    material, condenser = this.material, Condenser(this)
+    material, batches, seed = this.material, real_batches(this), condensing_seed(this)
     train = material.space.forward(material.dataset.train.x)
-    first, second = (condenser.real.draw(generator(condenser.seed, "real", step)) for step in (0, 1))
+    first, second = (batches.draw(generator(seed, "real", step)) for step in (0, 1))
     for label, images in enumerate(first):
         assert images.shape[0] == 20
         index = torch.cdist(images.flatten(1), train.flatten(1)).argmin(1)
         assert (material.dataset.train.y[index] == label).all()
         assert len(set(index.tolist())) == 20
     assert not torch.equal(first[0], second[0])
-    assert torch.equal(first[0], condenser.real.draw(generator(condenser.seed, "real", 0))[0])
+    assert torch.equal(first[0], batches.draw(generator(seed, "real", 0))[0])
 
 
 def test_it_can_be_planned(capsys: pytest.CaptureFixture[str]) -> None:
@@ -177,5 +178,5 @@ def test_small_condensers_take_one_thread(tmp_path: Path) -> None:
     succeed(*words)
     config = resolve(parsed(base_configuration(tmp_path / "r")))
     config = replace(config, outer=replace(config.outer, threads=None))
-    found = Condenser(setup.Setup.load(config)).compute()
+    found = condensation_steps(setup.Setup.load(config), []).compute
     assert found.threads == 1

@@ -23,8 +23,8 @@ from trajmatch.run.assembly import setup
 from trajmatch.run.assembly.budget import held_bytes, step_bytes
 from trajmatch.run.assembly.distilled import base_configuration
 from trajmatch.run.assembly.engine import at_once, training_engine
-from trajmatch.run.stages import loop as distill_stage
 from trajmatch.run.stages import start
+from trajmatch.run.stages import steps as distill_stage
 from trajmatch.run.stages.evaluation import chosen_on
 from trajmatch.run.stages.experts import open_experts
 from trajmatch.run.stages.loop import Loop

@@ -8,7 +8,6 @@ from typing import Any
 
 from trajmatch.core.draws import derive
 from trajmatch.data.file_names import METRICS
-from trajmatch.machine.interrupts import deferred
 from trajmatch.measure.evaluate import train_and_test
 from trajmatch.methods.outer import probabilities
 from trajmatch.pages.step_log import read_metrics
@@ -31,15 +30,7 @@ def distilled(run: Opened, config: Config, folder: Path, advance: Callable[[int]
     claim(folder, config)
     loop = Loop(Setup(config, run.setup.material), run.trajectories, folder)
     advance(loop.checkpoint.step)
-    with deferred() as check_interrupt:
-        try:
-            while loop.checkpoint.step < config.steps:
-                check_interrupt()
-                before = loop.checkpoint.step
-                loop.step()
-                advance(loop.checkpoint.step - before)
-        finally:
-            loop.save()
+    loop.run(lambda details, count: advance(count))
     return loop
 
 

@@ -18,7 +18,7 @@ from trajmatch.methods.derivatives import check_features, check_sweep, check_tru
 from trajmatch.methods.selection import SELECTIONS
 from trajmatch.run.assembly.engine import Compute
 from trajmatch.run.assembly.setup import Setup
-from trajmatch.run.stages.steps import Condenser
+from trajmatch.run.stages.steps import STEPS
 from trajmatch.settings.config import Config
 from trajmatch.settings.methods import METHODS
 
@@ -51,11 +51,11 @@ def check_run(setup: Setup, trajectories: Sequence[Trajectory] | None) -> Comput
     if trajectories:
         check_segments(config, trajectories)
         _check_fit(network, trajectories)
-    if config.outer.initial in SELECTIONS or config.method in ("dm", "mdc"):
+    if config.outer.initial in SELECTIONS or method.features or method.parts:
         embedding(network)
     found = setup.outer_compute()
     if method.condenses:
-        found = Condenser(setup).compute()
+        found = STEPS[method.steps](setup, []).compute
     if config.steps:
         _check_derivatives(setup, found)
     return found
@@ -116,7 +116,7 @@ def _check_derivatives(setup: Setup, how: Compute) -> None:
     config, network = setup.config, setup.network
     name, shape, num_classes = config.network.name, setup.dataset.shape, setup.dataset.num_classes
     _, theta = setup.built()
-    if config.method == "dm":
+    if METHODS[config.method].features:
         check_features(name, network, theta, shape, num_classes)
         return
     threads = torch.get_num_threads()

@@ -2,15 +2,13 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from trajmatch.core.draws import derive
-from trajmatch.core.student import in_parts
 from trajmatch.data.file_names import AFTER, BEFORE, CHECKPOINT, METRICS, SET, SNAPSHOTS
 from trajmatch.data.grid import displayable, image_grid, save_png
 from trajmatch.data.snapshots import Snapshot, save_snapshot, snapshot_path
@@ -19,8 +17,7 @@ from trajmatch.data.trajectories import Trajectory
 from trajmatch.machine.interrupts import deferred
 from trajmatch.machine.precision import precision
 from trajmatch.machine.progress import Meter
-from trajmatch.methods import engines
-from trajmatch.methods.outer import outer_step, probabilities
+from trajmatch.methods.outer import probabilities
 from trajmatch.methods.schedule import Choice
 from trajmatch.methods.state import OuterState, Record
 from trajmatch.pages.made import set_settings
@@ -31,7 +28,7 @@ from trajmatch.run.stages.beforehand import check_segments
 from trajmatch.run.stages.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, truncate_metrics
 from trajmatch.run.stages.experts import expert_settings
 from trajmatch.run.stages.start import first_images, first_state
-from trajmatch.run.stages.steps import Condenser
+from trajmatch.run.stages.steps import STEPS
 from trajmatch.settings.config import Config
 from trajmatch.settings.flat import DISTILL_FIELDS, flatten, settings
 from trajmatch.settings.methods import METHODS
@@ -41,7 +38,8 @@ from trajmatch.settings.methods import METHODS
 ANCHOR_STEPS = 20
 
 
-Take = Callable[[OuterState], tuple[OuterState, Record, list[Choice]]]
+# Told after every step: a few words about it, and by how many steps the loop is further.
+OnStep = Callable[[str, int], None]
 
 
 class DivergedError(FloatingPointError):
@@ -82,7 +80,8 @@ def distill(
     """
     loop = Loop(setup, trajectories, folder)
     say(loop.compute.words())
-    loop.run(quiet)
+    with Meter("distill", setup.config.steps, loop.checkpoint.step, quiet=quiet) as meter:
+        loop.run(meter.advance)
     if not (folder / CHECKPOINT).exists():  # no step was to be taken
         loop.save()
     if loop.rule.guard is not None and (left_out := guarded(folder, loop.rule.guard)):
@@ -141,18 +140,11 @@ class Loop:
         config = setup.config
         self.config, self.trajectories, self.folder, self.device = config, trajectories, folder, setup.device
         (folder / SNAPSHOTS).mkdir(exist_ok=True)
-        self.rule, self.schedule = letters.rule(config), letters.schedule(config)
+        self.rule = letters.rule(config)
         check_segments(config, trajectories)
         self.kept_steps = set(snapshot_steps(config))
-        self.compute = setup.outer_compute()
-        self.student = engines.student(setup.network, self.compute.engine, self.compute.together)
-        if self.student.forward is not None and self.rule.labels == "teacher":
-            self.student = self.student._replace(forward=in_parts(self.student.forward, setup.at_once()))
-        self.rule = replace(self.rule, together=self.compute.together)
-        self.take: Take = self._match
-        if METHODS[config.method].condenses:
-            condenser = Condenser(setup)
-            self.take, self.compute = condenser, condenser.compute()
+        steps = STEPS[METHODS[config.method].steps](setup, trajectories)
+        self.take, self.compute = steps.take, steps.compute
         self.made_with = set_settings(flatten(setup.config))
         self.first = first_state(setup, trajectories)
         about = distill_settings(setup, len(trajectories))
@@ -169,17 +161,16 @@ class Loop:
     def _placed(self, state: OuterState) -> list[torch.Tensor]:
         return [v if k == "steps" else v.to(self.device) for k, v in state._asdict().items()]
 
-    def run(self, quiet: bool) -> None:
+    def run(self, on_step: OnStep = lambda details, count: None) -> None:
         """Steps until the last, with checkpoints in between and one at the end, also when interrupted."""
-        begun, start, steps = self.checkpoint, self.checkpoint.step, self.config.steps
+        begun, steps, saved = self.checkpoint, self.config.steps, time.monotonic()
         torch.set_num_threads(self.compute.threads)
-        saved = time.monotonic()
-        with Meter("distill", steps, start, quiet=quiet) as meter, deferred() as check_interrupt:
+        with deferred() as check_interrupt:
             try:
                 while self.checkpoint.step < steps:
                     check_interrupt()
-                    details = self.step()
-                    meter.advance(details, self.checkpoint.step - meter.done)
+                    before = self.checkpoint.step
+                    on_step(self.step(), self.checkpoint.step - before)
                     if time.monotonic() - saved > self.config.outer.checkpoint_seconds:
                         self.save()
                         saved = time.monotonic()
@@ -208,15 +199,6 @@ class Loop:
         self.checkpoint = Checkpoint(state, *anchors, seconds, before.settings)
         loss = "loss not finite, step left out" if row["loss"] is None else f"loss {row['loss']:.3f}"
         return f"{loss}, step size {row['step_size']:.4f}"
-
-    def _match(self, state: OuterState) -> tuple[OuterState, Record, list[Choice]]:
-        """One step of trajectory matching: its segments, and what comes of them."""
-        M, root = self.config.matching.expert_epochs, letters.distillation_seed(self.config)
-        K = self.schedule.concurrent(int(state.steps))
-        choices = self.schedule.choose(len(self.trajectories), root, int(state.steps), K)
-        segments = [self.trajectories[e].segment(e, t, M).to(self.device) for e, t in choices]
-        seed = derive(root, "distill")
-        return (*outer_step(self.rule, self.student, state, segments, seed), choices)
 
     def roll_back(self, record: Record, seconds: float) -> None:
         """Return to the older anchor with half the image learning rate, once. Raises DivergedError the second time."""

@@ -37,6 +37,7 @@ from trajmatch.run.assembly.setup import Setup, factory
 from trajmatch.run.stages.beforehand import check_run
 from trajmatch.run.stages.experts import open_experts, real
 from trajmatch.run.stages.loop import Loop, delivered, snapshot_steps
+from trajmatch.run.stages.steps import Matching
 from trajmatch.settings.config import Config
 from trajmatch.settings.methods import METHODS
 
@@ -256,14 +257,16 @@ def _distill(setup: Setup, loop: Loop) -> Stage:
 
 def seconds_of_step(loop: Loop) -> float:
     """Seconds of an outer step, averaged over a run in which the number of segments may change."""
-    m, steps, schedule = loop.config.matching, loop.config.steps, loop.schedule
+    m, steps, take = loop.config.matching, loop.config.steps, loop.take
+    if not isinstance(take, Matching):
+        return per_step((loop.step() for _ in range(steps)), warm=1)
     early = min(1.0, (m.concurrent_from or 0) / steps)
     seconds = 0.0
-    for share, segments in ((early, 1), (1 - early, schedule.segments)):
+    for share, segments in ((early, 1), (1 - early, take.schedule.segments)):
         if share > 0:
-            loop.schedule = replace(schedule, segments=segments, since=0)
+            loop.take = replace(take, schedule=replace(take.schedule, segments=segments, since=0))
             seconds += share * per_step((loop.step() for _ in range(steps)), warm=1)
-    loop.schedule = schedule
+    loop.take = take
     return seconds
 
 

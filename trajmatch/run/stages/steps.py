@@ -1,6 +1,10 @@
-"""The steps of dc, dsa, dm, mdc and rat-bptt in the outer loop: random networks and batches of real images by class."""
+"""What takes the outer steps: segments of experts, or random networks and batches of real images by class.
 
-from dataclasses import replace
+Each maker is given the setup and the experts, and returns a function of the state, whatever was taken before.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -8,21 +12,25 @@ from torch import Tensor
 from trajmatch.core.augment import families
 from trajmatch.core.descent import Adam, Momentum
 from trajmatch.core.draws import derive, generator
+from trajmatch.core.student import Student, in_parts
 from trajmatch.core.vector import Layout, functional
 from trajmatch.data.networks.convnet import build, embedding
+from trajmatch.data.trajectories import Trajectory
 from trajmatch.machine.processes import cores
 from trajmatch.methods import engines
 from trajmatch.methods.condensation import GRADIENTS, MEAN_FEATURES, Condensation, condensation_step
-from trajmatch.methods.outer import Rule
+from trajmatch.methods.engines import Engine
+from trajmatch.methods.outer import Rule, outer_step
 from trajmatch.methods.real_loss import Adaptive, real_loss_step
-from trajmatch.methods.schedule import Choice
+from trajmatch.methods.schedule import Choice, Window
 from trajmatch.methods.state import OuterState, Record
 from trajmatch.methods.training import Training
 from trajmatch.run.assembly.engine import WORTH_A_THREAD, Compute, convolution_flops
-from trajmatch.run.assembly.letters import rule
+from trajmatch.run.assembly.letters import rule, schedule
 from trajmatch.run.assembly.setup import Setup
 from trajmatch.run.stages.real_batches import RealBatches
 from trajmatch.settings.config import Config
+from trajmatch.settings.methods import METHODS
 
 # Image updates for each network, and epochs of its training between two of them, from so many images per class on: of
 # the program that dc's and dsa's authors published.
@@ -30,20 +38,131 @@ LOOPS = {1: (1, 1), 2: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (
 BATCH = 256
 # Parts that mdc chooses in a run: its authors' program takes 2,000 networks, and chooses after every 100 of them.
 INTERVALS = 20
+# Why steps through random networks compute as they do, in words for the user.
+AS_EXPERTS, AS_DC = "as experts are trained", "; without --matching.augment dsa is dc"
+
+Take = Callable[[OuterState], tuple[OuterState, Record, list[Choice]]]
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What takes an outer step, and how it computes."""
+
+    take: Take
+    compute: Compute
+
+
+@dataclass(frozen=True)
+class Matching:
+    """One step of trajectory matching: its segments, and what comes of them."""
+
+    setup: Setup
+    trajectories: list[Trajectory]
+    rule: Rule
+    student: Student
+    schedule: Window
+
+    def __call__(self, state: OuterState) -> tuple[OuterState, Record, list[Choice]]:
+        M, root, step = self.setup.config.matching.expert_epochs, self.setup.seed, int(state.steps)
+        choices = self.schedule.choose(len(self.trajectories), root, step, self.schedule.concurrent(step))
+        segments = [self.trajectories[e].segment(e, t, M).to(self.setup.device) for e, t in choices]
+        return (*outer_step(self.rule, self.student, state, segments, derive(root, "distill")), choices)
+
+
+def matching_steps(setup: Setup, trajectories: list[Trajectory]) -> Steps:
+    """Segments of the experts are matched. Raises ValueError for an engine that can't be had."""
+    compute, about = setup.outer_compute(), rule(setup.config)
+    student = engines.student(setup.network, compute.engine, compute.together)
+    if student.forward is not None and about.labels == "teacher":
+        student = student._replace(forward=in_parts(student.forward, setup.at_once()))
+    about = replace(about, together=compute.together)
+    return Steps(Matching(setup, trajectories, about, student, schedule(setup.config)), compute)
+
+
+def condensation_steps(setup: Setup, _: list[Trajectory]) -> Steps:
+    """Real and synthetic batches are compared by gradients or mean features under random networks."""
+    seed, about, batches = condensing_seed(setup), condensation(setup.config), real_batches(setup)
+    layout, student = Layout.of(setup.network), engines.student(setup.network, setup.engine)
+    features = functional(embedding(setup.network))
+    by_features = about.matched == MEAN_FEATURES
+    forward = features if by_features else functional(setup.network)
+
+    def take(state: OuterState) -> tuple[OuterState, Record, list[Choice]]:
+        step = int(state.steps)
+        real = batches.draw(generator(seed, "real", step))
+        fresh = fresh_weights(setup, step // about.updates) if step % about.updates == 0 else state.network
+        return (*condensation_step(about, forward, layout, student, fresh, state, real, seed, features), [])
+
+    if by_features:  # features and derivatives of gradients are torch's own
+        return Steps(take, _compute(setup, engines.EAGER, "a step goes through one network"))
+    idle = "" if about.families or not METHODS[setup.config.method].augments else AS_DC
+    return Steps(take, _compute(setup, setup.engine, f"{AS_EXPERTS}{idle}"))
+
+
+def real_loss_steps(setup: Setup, _: list[Trajectory]) -> Steps:
+    """The loss on real images, of random networks trained on the synthetic ones, is differentiated."""
+    seed, about, window, batches = (
+        condensing_seed(setup),
+        real_loss(setup.config),
+        adaptive(setup.config),
+        real_batches(setup),
+    )
+    student, classes = engines.student(setup.network, setup.engine), torch.eye(setup.dataset.num_classes)
+
+    def take(state: OuterState) -> tuple[OuterState, Record, list[Choice]]:
+        step = int(state.steps)
+        real = batches.draw(generator(seed, "real", step))
+        labels = classes.repeat_interleave(torch.tensor([len(r) for r in real]), 0).to(setup.device)
+        given = torch.cat(real), labels
+        return (*real_loss_step(about, student, fresh_weights(setup, step), state, given, seed, window), [])
+
+    return Steps(take, _compute(setup, setup.engine, AS_EXPERTS))
+
+
+# By what a method's steps are (settings/methods.py). A method whose images stand still takes none.
+STEPS: Mapping[str, Callable[[Setup, list[Trajectory]], Steps]] = {
+    "matching": matching_steps,
+    "none": matching_steps,
+    "condensation": condensation_steps,
+    "real loss": real_loss_steps,
+}
+
+
+def condensing_seed(setup: Setup) -> int:
+    """The seed of random networks and of batches of real images."""
+    return derive(setup.seed, "condense")
+
+
+def real_batches(setup: Setup) -> RealBatches:
+    """Batches of real images by class."""
+    dataset, space = setup.dataset, setup.material.space
+    return RealBatches(dataset.train, dataset.num_classes, space, setup.config.baseline.batch, setup.device)
+
+
+def fresh_weights(setup: Setup, number: int) -> Tensor:
+    """Weights (P,) of a new random network."""
+    return build(setup.make(), derive(condensing_seed(setup), "network", number))[1].to(setup.device)
+
+
+def _compute(setup: Setup, engine: Engine, why: str) -> Compute:
+    """How steps through random networks compute."""
+    images = (setup.config.baseline.batch * setup.dataset.num_classes, *setup.dataset.shape)
+    threads = cores() if convolution_flops(setup.network, images) >= WORTH_A_THREAD else 1
+    return Compute(engine, setup.config.outer.threads or threads, why)
 
 
 def condensation(config: Config) -> Condensation:
     """The rule of a resolved configuration. The loops of dc and dsa grow with the images per class, as published."""
-    b, o = config.baseline, config.outer
-    seen = () if config.method == "dc" else families(config.matching.augment, "--matching.augment")
-    if config.method == "dm":
+    b, o, method = config.baseline, config.outer, METHODS[config.method]
+    seen = families(config.matching.augment, "--matching.augment") if method.augments else ()
+    if method.features:
         return Condensation(MEAN_FEATURES, Momentum(b.lr_images or 1.0, o.momentum), seen)
     updates, epochs = LOOPS[max(ipc for ipc in LOOPS if ipc <= config.ipc)]
     network = Training(b.lr, b.epochs or epochs, BATCH, families=seen)
     images = Momentum(b.lr_images or 0.1, o.momentum)
     updates = b.updates or updates
     interval = max(1, -(-config.steps // updates) // INTERVALS)
-    return Condensation(GRADIENTS, images, seen, updates, network, config.method == "mdc", interval)
+    return Condensation(GRADIENTS, images, seen, updates, network, method.parts, interval)
 
 
 def real_loss(config: Config) -> Rule:
@@ -58,52 +177,3 @@ def adaptive(config: Config) -> Adaptive | None:
         return None
     assert iota is not None, "resolve() has filled it in"
     return Adaptive(max(1, iota // 4) if b.window_radius is None else b.window_radius, config.steps)
-
-
-class Condenser:
-    """Takes the steps: a function of the state, whatever was taken before."""
-
-    def __init__(self, setup: Setup) -> None:
-        config, material, device, dataset = setup.config, setup.material, setup.device, setup.dataset
-        self.config, self.material, self.device = config, material, device
-        self.seed = derive(setup.seed, "condense")
-        self.make, self.network, self.engine = setup.make(), setup.network, setup.engine
-        network, self.student = self.network, engines.student(self.network, self.engine)
-        batch, space = config.baseline.batch, material.space
-        self.real = RealBatches(dataset.train, dataset.num_classes, space, batch, device)
-        self.classes = torch.eye(dataset.num_classes, device=device)
-        if config.method != "rat-bptt":
-            self.rule = condensation(config)
-            self.layout = Layout.of(network)
-            self.features = functional(embedding(network))
-            self.forward = self.features if config.method == "dm" else functional(network)
-
-    def compute(self) -> Compute:
-        """How it computes: as experts are trained, but for features and derivatives of gradients, which are torch's."""
-        b, method = self.config.baseline, self.config.method
-        images = (b.batch * self.material.dataset.num_classes, *self.material.dataset.shape)
-        threads = cores() if convolution_flops(self.network, images) >= WORTH_A_THREAD else 1
-        why = "a step goes through one network" if method == "dm" else "as experts are trained"
-        if method in ("dsa", "mdc") and not self.rule.families:
-            why += "; without --matching.augment dsa is dc"
-        return Compute(engines.EAGER if method == "dm" else self.engine, self.config.outer.threads or threads, why)
-
-    def __call__(self, state: OuterState) -> tuple[OuterState, Record, list[Choice]]:
-        """One step from a state."""
-        step = int(state.steps)
-        real = self.real.draw(generator(self.seed, "real", step))
-        if self.config.method == "rat-bptt":
-            x, y = (
-                torch.cat(real),
-                self.classes.repeat_interleave(torch.tensor([len(r) for r in real]).to(self.device), 0),
-            )
-            about, window = real_loss(self.config), adaptive(self.config)
-            return (*real_loss_step(about, self.student, self._fresh(step), state, (x, y), self.seed, window), [])
-        u = self.rule.updates
-        fresh = self._fresh(step // u) if step % u == 0 else state.network
-        arguments = (self.rule, self.forward, self.layout, self.student, fresh, state, real, self.seed)
-        return (*condensation_step(*arguments, self.features), [])
-
-    def _fresh(self, number: int) -> Tensor:
-        """Weights of a new random network."""
-        return build(self.make, derive(self.seed, "network", number))[1].to(self.device)
