@@ -1,10 +1,8 @@
 """Seconds and peak memory of one outer step's hypergradient, as T, the mini-batch and the width grow."""
 
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from multiprocessing import get_context
 from statistics import median
 from typing import Any
 
@@ -12,6 +10,7 @@ import torch
 
 from trajmatch.data.networks.convnet import build
 from trajmatch.machine.memory import peak_over_base
+from trajmatch.machine.processes import run_apart
 from trajmatch.measure.cost import alternating, estimator, peak_memory, random_task
 from trajmatch.measure.series import exponent
 from trajmatch.methods import engines
@@ -104,8 +103,7 @@ def look(run: Opened, options: Options, advance: Callable[[int], None]) -> dict[
     for axis, chosen in along.items():
         rows: dict[str, dict[str, Any]] = {name: {"size": [], "seconds": [], "mb": []} for name in COMPARED}
         for size in chosen:
-            with ProcessPoolExecutor(1, get_context("spawn")) as executor:
-                seconds, memory = executor.submit(measure, size).result()
+            seconds, memory = run_apart(measure, size)
             row = rows[size.estimator]
             row["size"].append(size.network.width if axis == "width" else getattr(size, axis))
             row["seconds"].append(seconds)
