@@ -76,6 +76,12 @@ def trials(kills: int, signals: int, seed: int) -> list[Trial]:
     return [found[k] for k in sorted(range(len(found)), key=turns.__getitem__)]
 
 
+def heed_all() -> None:
+    """Undo what a child would inherit of nohup, or of a shell's background: signals that are ignored test nothing."""
+    for name in SIGNALS:
+        signal.signal(getattr(signal, name), signal.SIG_DFL)
+
+
 def start(folder: Path, workers: int, resume: bool = False) -> "subprocess.Popen[str]":
     """The tiny run in a process of its own."""
     words = ["run", *FLAGS, "--expert.workers", f"{workers}", "--evaluation.workers", f"{workers}"]
@@ -84,6 +90,7 @@ def start(folder: Path, workers: int, resume: bool = False) -> "subprocess.Popen
         return subprocess.Popen(
             [sys.executable, "-m", "trajmatch", *words],
             stdout=subprocess.DEVNULL, stderr=errors, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+            preexec_fn=heed_all,
         )  # fmt: skip
 
 
@@ -159,7 +166,7 @@ def tried(trial: Trial, seconds: float, whole: Path, place: Path) -> Outcome:
     process = start(folder, trial.workers)
     wait_for(trial.aim, trial.share, seconds, folder, process)
     children = descendants(process.pid)
-    late = process.poll() is not None
+    late, reported = process.poll() is not None, (folder / "report.html").exists()
     if not late:
         process.send_signal(getattr(signal, trial.number))
     code = process.wait(timeout=120)
@@ -169,7 +176,7 @@ def tried(trial: Trial, seconds: float, whole: Path, place: Path) -> Outcome:
     if outcome.ended != NO_HANDLER and ("Traceback" in said or "ignored" in said):
         wrong.append(f"a traceback: {said.strip().splitlines()[-1]}")
     if not late and trial.number != "SIGKILL":
-        wrong += lost(code, said, folder)
+        wrong += lost(code, said, folder, reported)
     until = time.monotonic() + PATIENCE
     while any(map(runs, children)) and time.monotonic() < until:
         time.sleep(0.05)
@@ -202,14 +209,14 @@ def ending(code: int, said: str, folder: Path) -> str:
     return f"exit {code}" if code >= 0 else signal.Signals(-code).name
 
 
-def lost(code: int, said: str, folder: Path) -> list[str]:
-    """What is wrong with the end of a process that was sent a signal."""
+def lost(code: int, said: str, folder: Path, reported: bool) -> list[str]:
+    """What is wrong with the end of a process that was sent a signal, where reported is whether all was done then."""
     if code == 130:
         if not folder.exists():  # it may have come before the command was read
             return []
         return [] if "To go on: trajmatch run" in said else [f"it does not say how to go on: {said}"]
     if code == 0:
-        return [] if (folder / "report.html").exists() else ["exit 0 without a report"]
+        return [] if reported else ["exit 0, for the signal was lost"]
     return [] if ending(code, said, folder) == NO_HANDLER else [f"exit {code}: {said}"]
 
 

@@ -21,12 +21,13 @@ def test_a_trial_is_a_function_of_its_number_and_more_of_them_change_none() -> N
 
 
 def test_what_is_lost_or_left_behind_is_seen(tmp_path: Path) -> None:
-    assert soak.lost(130, "To go on: trajmatch run digits-ipc1 --resume", tmp_path) == []
-    assert soak.lost(130, "", tmp_path)
-    assert soak.lost(0, "", tmp_path) == ["exit 0 without a report"]
-    assert soak.lost(1, "Traceback", tmp_path)
-    assert soak.lost(-15, "", tmp_path)
-    assert not soak.lost(-15, "", tmp_path / "none")
+    assert soak.lost(130, "To go on: trajmatch run digits-ipc1 --resume", tmp_path, False) == []
+    assert soak.lost(130, "", tmp_path, False)
+    assert soak.lost(0, "", tmp_path, False) == ["exit 0, for the signal was lost"]
+    assert not soak.lost(0, "", tmp_path, True)
+    assert soak.lost(1, "Traceback", tmp_path, False)
+    assert soak.lost(-15, "", tmp_path, False)
+    assert not soak.lost(-15, "", tmp_path / "none", False)
 
 
 def test_what_ends_before_the_program_is_there_is_told_from_what_the_program_says(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ import trajmatch
 from tests import small
 from trajmatch.machine.lock import LOCK, HeldError, Lock, tidy
 from trajmatch.machine.owner import me
+from trajmatch.machine.processes import WorkerLostError, run_apart
 from trajmatch.run.cli import main
 
 HOLD = """
@@ -234,6 +235,24 @@ def test_the_second_of_two_runs_is_refused_while_the_first_goes_on(
     steps = [row["step"] for row in small.rows(tmp_path / "r")]
     assert steps == list(range(1, len(steps) + 1))
     assert not list((tmp_path / "r").rglob(".*"))
+
+
+def test_a_worker_is_bound_to_its_parent_before_torch_is_loaded() -> None:
+    code = (
+        "import sys\nfrom trajmatch.machine import orphans\nseen = []\n"
+        "orphans.end_with_parent = lambda: seen.append('torch' in sys.modules)\n"
+        "orphans.begin('trajmatch.machine.processes.cores')\nprint(seen, 'torch' in sys.modules)\n"
+    )
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout == "[False] True\n"
+
+
+def test_a_process_apart_gives_its_result_its_error_and_says_that_it_was_killed() -> None:
+    assert run_apart(divmod, 7, 2) == (3, 1)
+    with pytest.raises(ZeroDivisionError):
+        run_apart(divmod, 7, 0)
+    with pytest.raises(WorkerLostError, match="killed, most likely for lack of memory"):
+        run_apart(signal.raise_signal, signal.SIGKILL)
 
 
 def test_workers_end_with_their_parent(tmp_path: Path) -> None:

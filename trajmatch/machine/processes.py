@@ -10,19 +10,22 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing.queues import SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from trajmatch.machine import holding
 from trajmatch.machine.interrupts import SIGNALS
 from trajmatch.machine.memory import keep_freed_memory, peak_memory_mb
-from trajmatch.machine.orphans import end_with_parent
+from trajmatch.machine.orphans import begin, end_with_parent
 from trajmatch.machine.precision import precision, set_precision
 
 # What a job is given to say how far it is, and what its caller hears: (the job's index, what was said).
 Report = Callable[[Any], None]
 Listen = Callable[[int, Any], None]
+R = TypeVar("R")
+
+FEWER = ": fewer --expert.workers or --evaluation.workers need less, and what is complete is kept"
 
 
 class WorkerLostError(ChildProcessError):
@@ -45,7 +48,6 @@ _queue: "SimpleQueue[tuple[int, Any]]"
 def _start(queue: "SimpleQueue[tuple[int, Any]]", threads: int) -> None:
     global _queue  # a worker's only way to be handed something that cannot travel with a job
     _queue = queue
-    end_with_parent()
     keep_freed_memory()
     set_precision("float32")
     torch.set_num_threads(threads)
@@ -83,31 +85,47 @@ def run_tasks(
         return
     context = multiprocessing.get_context("spawn")  # forking a process that has used torch's threads can hang
     queue: SimpleQueue[tuple[int, Any]] = context.SimpleQueue()
-    with ProcessPoolExecutor(workers, context, _start, (queue, threads)) as executor:
-        try:
-            with _blocked():
-                waiting: dict[Future[tuple[Any, float]], int] = {
-                    executor.submit(_work, function, index, job): index for index, job in enumerate(jobs)
-                }
-            while waiting:
-                holding.check()
-                finished, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
-                while not queue.empty():
-                    listen(*queue.get())
-                for future in finished:
-                    result, memory = future.result()
-                    if peak is not None:
-                        peak.mb = max(peak.mb, memory * workers)
-                    yield waiting.pop(future), result
-        except BrokenProcessPool:
-            _wait_for_own_signal()
-            raise WorkerLostError(
-                "a worker process was killed, most likely for lack of memory: fewer --expert.workers or "
-                "--evaluation.workers need less, and what is complete is kept"
-            ) from None
-        except BaseException:
-            _end(executor)
-            raise
+    starting = f"{__name__}.{_start.__name__}", queue, threads
+    with ProcessPoolExecutor(workers, context, begin, starting) as executor, _ended_at_once(executor, FEWER):
+        with _blocked():
+            waiting: dict[Future[tuple[Any, float]], int] = {
+                executor.submit(_work, function, index, job): index for index, job in enumerate(jobs)
+            }
+        while waiting:
+            holding.check()
+            finished, _ = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
+            while not queue.empty():
+                listen(*queue.get())
+            for future in finished:
+                result, memory = future.result()
+                if peak is not None:
+                    peak.mb = max(peak.mb, memory * workers)
+                yield waiting.pop(future), result
+
+
+def run_apart(function: Callable[..., R], *arguments: Any) -> R:
+    """Call a function in a fresh process, whose memory holds nothing else. Raises WorkerLostError if it is killed."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, end_with_parent) as executor, _ended_at_once(executor):
+        with _blocked():
+            future = executor.submit(function, *arguments)
+        while not future.done():
+            holding.check()
+            wait([future], timeout=0.2)
+        return future.result()
+
+
+@contextmanager
+def _ended_at_once(executor: ProcessPoolExecutor, remedy: str = "") -> Iterator[None]:
+    """End all workers where the block fails. Raises WorkerLostError, with a remedy, where one of them was killed."""
+    try:
+        yield
+    except BrokenProcessPool:
+        _wait_for_own_signal()
+        raise WorkerLostError(f"a worker process was killed, most likely for lack of memory{remedy}") from None
+    except BaseException:
+        _end(executor)
+        raise
 
 
 def _end(executor: ProcessPoolExecutor) -> None:

@@ -13,7 +13,7 @@ from trajmatch.methods.outer import inner_problem
 from trajmatch.pages.plots import banded, panels, titled
 from trajmatch.run.diagnose.diagnosis import Diagnosis
 from trajmatch.run.diagnose.subject import SEED, Opened
-from trajmatch.settings.options import Diagnose as Options
+from trajmatch.settings.options import Diagnose
 
 PARTS = {
     "total": "accumulated error",
@@ -27,12 +27,12 @@ def _ends(run: Opened) -> list[int]:
     return list(range(0, min(t.num_rows for t in run.trajectories), run.config.matching.expert_epochs))
 
 
-def pieces(run: Opened, options: Options) -> int:
+def pieces(run: Opened, options: Diagnose) -> int:
     """Two trajectories for every segment of every expert."""
     return 2 * (len(_ends(run)) - 1) * run.panel_size(options.panel)
 
 
-def look(run: Opened, options: Options, advance: Callable[[int], None]) -> dict[str, Any]:
+def look(run: Opened, options: Diagnose, advance: Callable[[int], None]) -> dict[str, Any]:
     """The three errors at the end of every segment: means over experts with standard errors."""
     ends, point, T = _ends(run), run.last, run.rule.T
     samples: list[Accumulated] = []

@@ -8,15 +8,15 @@ from trajmatch.methods.schedule import Choice
 from trajmatch.pages.plots import heat_map, panels
 from trajmatch.run.diagnose.diagnosis import Diagnosis
 from trajmatch.run.diagnose.subject import Opened
-from trajmatch.settings.options import Diagnose as Options
+from trajmatch.settings.options import Diagnose
 
 
-def pieces(run: Opened, options: Options) -> int:
+def pieces(run: Opened, options: Diagnose) -> int:
     """A sweep for every segment, expert and point."""
     return len(run.starts(options.starts)) * run.panel_size(options.panel) * len(run.spread_points(options.points))
 
 
-def look(run: Opened, options: Options, advance: Callable[[int], None]) -> dict[str, Any]:
+def look(run: Opened, options: Diagnose, advance: Callable[[int], None]) -> dict[str, Any]:
     """The mean cosine of every two start epochs with its standard error, over experts and points."""
     starts, samples, points = run.starts(options.starts), [], []
     off = [(a, b) for a in range(len(starts)) for b in range(a)]

@@ -1,10 +1,8 @@
 """Seconds and peak memory of one outer step's hypergradient, as T, the mini-batch and the width grow."""
 
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from multiprocessing import get_context
 from statistics import median
 from typing import Any
 
@@ -12,6 +10,7 @@ import torch
 
 from trajmatch.data.networks.convnet import build
 from trajmatch.machine.memory import peak_over_base
+from trajmatch.machine.processes import run_apart
 from trajmatch.measure.cost import alternating, estimator, peak_memory, random_task
 from trajmatch.measure.series import exponent
 from trajmatch.methods import engines
@@ -22,7 +21,7 @@ from trajmatch.run.assembly.setup import factory
 from trajmatch.run.diagnose.diagnosis import Diagnosis
 from trajmatch.run.diagnose.subject import Opened
 from trajmatch.settings.config import Network
-from trajmatch.settings.options import Diagnose as Options
+from trajmatch.settings.options import Diagnose
 
 COMPARED = ("unrolled", "adjoint", "truncated", "random-window", "tesla")
 AXES = {"inner_steps": (5, 10, 20, 40), "batch": (10, 20, 40, 80), "width": (16, 32, 64, 128)}
@@ -92,19 +91,18 @@ def measure(size: Size) -> tuple[float, float]:
     return median(alternating([make(size.inner_steps)], size.rounds, device)[0]), memory
 
 
-def pieces(run: Opened, options: Options) -> int:
+def pieces(run: Opened, options: Diagnose) -> int:
     """Every size of every estimator."""
     return sum(len(chosen) for chosen in sizes(run, options.rounds).values())
 
 
-def look(run: Opened, options: Options, advance: Callable[[int], None]) -> dict[str, Any]:
+def look(run: Opened, options: Diagnose, advance: Callable[[int], None]) -> dict[str, Any]:
     """Along each axis every estimator's seconds and MB, with the exponents of power laws fitted to them."""
     along, found = sizes(run, options.rounds), {}
     for axis, chosen in along.items():
         rows: dict[str, dict[str, Any]] = {name: {"size": [], "seconds": [], "mb": []} for name in COMPARED}
         for size in chosen:
-            with ProcessPoolExecutor(1, get_context("spawn")) as executor:
-                seconds, memory = executor.submit(measure, size).result()
+            seconds, memory = run_apart(measure, size)
             row = rows[size.estimator]
             row["size"].append(size.network.width if axis == "width" else getattr(size, axis))
             row["seconds"].append(seconds)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from trajmatch.run.diagnose.subject import Opened
-from trajmatch.settings.options import Diagnose as Options
+from trajmatch.settings.options import Diagnose
 
 
-def nothing(options: Options) -> dict[str, Any]:
+def nothing(options: Diagnose) -> dict[str, Any]:
     """No numbers: what a diagnosis has to say of all runs together where it says nothing."""
     return {}
 
@@ -24,17 +24,17 @@ class Diagnosis:
     alone:  the diagnosis looks at the first run only, and the numbers of that run are the record itself.
     """
 
-    pieces: Callable[[Opened, Options], int]
-    look: Callable[[Opened, Options, Callable[[int], None]], dict[str, Any]]
+    pieces: Callable[[Opened, Diagnose], int]
+    look: Callable[[Opened, Diagnose, Callable[[int], None]], dict[str, Any]]
     draw: Callable[[dict[str, Any]], Any]
-    about: Callable[[Options], dict[str, Any]] = nothing
+    about: Callable[[Diagnose], dict[str, Any]] = nothing
     alone: bool = False
 
-    def total(self, runs: Sequence[Opened], options: Options) -> int:
+    def total(self, runs: Sequence[Opened], options: Diagnose) -> int:
         """The pieces of work of all runs."""
         return sum(self.pieces(run, options) for run in (runs[:1] if self.alone else runs))
 
-    def numbers(self, runs: Sequence[Opened], options: Options, advance: Callable[[int], None]) -> dict[str, Any]:
+    def numbers(self, runs: Sequence[Opened], options: Diagnose, advance: Callable[[int], None]) -> dict[str, Any]:
         """The record: what holds for all runs, and the numbers of every run below the name of the run."""
         if self.alone:
             return self.about(options) | self.look(runs[0], options, advance)

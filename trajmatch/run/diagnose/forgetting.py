@@ -8,15 +8,15 @@ from trajmatch.methods.schedule import Choice
 from trajmatch.pages.plots import banded, panels, titled
 from trajmatch.run.diagnose.diagnosis import Diagnosis
 from trajmatch.run.diagnose.subject import Opened
-from trajmatch.settings.options import Diagnose as Options
+from trajmatch.settings.options import Diagnose
 
 
-def pieces(run: Opened, options: Options) -> int:
+def pieces(run: Opened, options: Diagnose) -> int:
     """A trajectory for every segment, expert and kept point of the run."""
     return len(run.starts(options.starts)) * run.panel_size(options.panel) * len(run.points)
 
 
-def look(run: Opened, options: Options, advance: Callable[[int], None]) -> dict[str, Any]:
+def look(run: Opened, options: Diagnose, advance: Callable[[int], None]) -> dict[str, Any]:
     """The loss of each start epoch at every kept point: mean over experts and standard error."""
     starts = run.starts(options.starts)
     rows: list[dict[str, Any]] = []

@@ -18,15 +18,14 @@ from trajmatch.pages.report import write_report
 from trajmatch.run.diagnose.subject import Opener
 from trajmatch.run.folder import commit
 from trajmatch.settings.diagnoses import NAMES, WITHOUT_EXPERTS, check
-from trajmatch.settings.options import DIAGNOSES
-from trajmatch.settings.options import Diagnose as Options
+from trajmatch.settings.options import DIAGNOSES, Diagnose
 
 if TYPE_CHECKING:
     from trajmatch.run.diagnose.diagnosis import Diagnosis
     from trajmatch.run.diagnose.subject import Opened
 
 
-def diagnose(name: str, options: Options, command: str, say: Callable[[str], None], quiet: bool = False) -> Path:
+def diagnose(name: str, options: Diagnose, command: str, say: Callable[[str], None], quiet: bool = False) -> Path:
     """Compute one diagnosis; returns the JSON's path, beside which the figure lies.
 
     Raises ValueError for a name or an option that is out of range, and for runs that can't be opened.
@@ -48,14 +47,14 @@ def diagnose(name: str, options: Options, command: str, say: Callable[[str], Non
     return folder / f"{name}.json"
 
 
-def _belongs(options: Options) -> dict[str, str]:
+def _belongs(options: Diagnose) -> dict[str, str]:
     """What the numbers belong to: the set of the first run, once it has one, or the set that was named."""
     place = options.set or options.run[0]
     file = place if place.is_file() else place / SET
     return {"set": identity(file)} if file.is_file() else {}
 
 
-def with_radius(options: Options, runs: "Sequence[Opened]") -> Options:
+def with_radius(options: Diagnose, runs: "Sequence[Opened]") -> Diagnose:
     """The options with the largest of the runs' radii where the user gave none, so that one radius holds for all."""
     if options.radius is not None:
         return options
@@ -78,7 +77,7 @@ def diagnosis(name: str) -> "Diagnosis":
     return found
 
 
-def open_runs(name: str, options: Options) -> "list[Opened]":
+def open_runs(name: str, options: Diagnose) -> "list[Opened]":
     """What the options name, opened for a diagnosis. Raises ValueError."""
     opener = Opener(options.data, options.device, options.engine, name not in WITHOUT_EXPERTS)
     if options.set is not None:
@@ -86,7 +85,7 @@ def open_runs(name: str, options: Options) -> "list[Opened]":
     return [opener.run(folder) for folder in options.run]
 
 
-def report(folder: Path, options: Options, say: Callable[[str], None]) -> None:
+def report(folder: Path, options: Diagnose, say: Callable[[str], None]) -> None:
     """Write the first run's report again, where it has one, with what lies in its folder of diagnoses."""
     say(f"numbers and figure: {folder}")
     if options.run and folder == options.run[0] / DIAGNOSES and (options.run[0] / SUMMARY).exists():

@@ -16,27 +16,27 @@ from trajmatch.pages.plots import banded, panels, titled
 from trajmatch.pages.step_log import read_metrics
 from trajmatch.run.diagnose.diagnosis import Diagnosis
 from trajmatch.run.diagnose.subject import Opened
-from trajmatch.settings.options import Diagnose as Options
+from trajmatch.settings.options import Diagnose
 
 
-def _choices(run: Opened, options: Options) -> list[Choice]:
+def _choices(run: Opened, options: Diagnose) -> list[Choice]:
     """Segments of the run's own window, because the steps of the run were taken on those segments."""
     m = run.config.matching
     starts = range(m.first_epoch, m.last_epoch)
     return [Choice(e, t) for e in range(run.panel_size(options.panel)) for t in starts][: 4 * options.panel]
 
 
-def pieces(run: Opened, options: Options) -> int:
+def pieces(run: Opened, options: Diagnose) -> int:
     """A sweep and two trajectories for every segment of the panel and every point."""
     return 3 * len(_choices(run, options)) * len(run.spread_points(options.points))
 
 
-def about(options: Options) -> dict[str, Any]:
+def about(options: Diagnose) -> dict[str, Any]:
     """The one radius of all runs."""
     return {"radius": options.radius}
 
 
-def look(run: Opened, options: Options, advance: Callable[[int], None]) -> dict[str, Any]:
+def look(run: Opened, options: Diagnose, advance: Callable[[int], None]) -> dict[str, Any]:
     """The norms of the run's log with their statistics, and `L(X + eps) - L(X)` at the radius of all runs."""
     rows = read_metrics(run.folder / METRICS)[0] if run.folder is not None else []
     # Of a step that a guard left out there may be none.
@@ -54,7 +54,7 @@ def look(run: Opened, options: Options, advance: Callable[[int], None]) -> dict[
     }
 
 
-def _sharpness(run: Opened, point: Snapshot, options: Options, advance: Callable[[int], None]) -> list[Tensor]:
+def _sharpness(run: Opened, point: Snapshot, options: Diagnose, advance: Callable[[int], None]) -> list[Tensor]:
     """`L(X + eps) - L(X)` of every segment of the panel, where `eps` is along the segment's exact hypergradient."""
     assert options.radius is not None, "with_radius() has filled the radius in"
     found = []

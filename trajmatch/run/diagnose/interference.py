@@ -13,10 +13,10 @@ from trajmatch.methods.schedule import Choice
 from trajmatch.pages.plots import heat_map, panels
 from trajmatch.run.diagnose.diagnosis import Diagnosis
 from trajmatch.run.diagnose.subject import Opened
-from trajmatch.settings.options import Diagnose as Options
+from trajmatch.settings.options import Diagnose
 
 
-def pieces(run: Opened, options: Options) -> int:
+def pieces(run: Opened, options: Diagnose) -> int:
     """For every expert and point, a sweep for each segment and its loss before and after every segment's step."""
     size = len(run.starts(options.starts))
     return run.panel_size(options.panel) * len(run.spread_points(options.points)) * size * (size + 2)
@@ -27,7 +27,7 @@ def _step(run: Opened, point: Snapshot, d: Tensor) -> Tensor:
     return run.rule.images.step(point.X, d, new_moments(point.X), 0)[0]
 
 
-def look(run: Opened, options: Options, advance: Callable[[int], None]) -> dict[str, Any]:
+def look(run: Opened, options: Diagnose, advance: Callable[[int], None]) -> dict[str, Any]:
     """The mean relative change of every segment's loss after a step on another, with standard errors."""
     starts, samples = run.starts(options.starts), []
     for point in run.spread_points(options.points):

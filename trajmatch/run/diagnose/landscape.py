@@ -14,31 +14,31 @@ from trajmatch.methods.schedule import Choice
 from trajmatch.pages.plots import panels
 from trajmatch.run.diagnose.diagnosis import Diagnosis
 from trajmatch.run.diagnose.subject import SEED, Opened
-from trajmatch.settings.options import Diagnose as Options
+from trajmatch.settings.options import Diagnose
 
 
-def _choices(run: Opened, options: Options) -> list[Choice]:
+def _choices(run: Opened, options: Diagnose) -> list[Choice]:
     m = run.config.matching
     return [Choice(e, m.first_epoch + e % (m.last_epoch - m.first_epoch)) for e in range(run.panel_size(options.panel))]
 
 
-def pieces(run: Opened, options: Options) -> int:
+def pieces(run: Opened, options: Diagnose) -> int:
     """A trajectory for each point of the plane and each segment of the panel, and a sweep for a hypergradient."""
     swept = 1 if options.direction == "hypergradient" else 0
     return run.panel_size(options.panel) * (options.grid**2 + swept)
 
 
-def about(options: Options) -> dict[str, Any]:
+def about(options: Diagnose) -> dict[str, Any]:
     """The points along each side of the plane, and the first direction."""
     return {"places": _places(options), "direction": options.direction}
 
 
-def _places(options: Options) -> list[float]:
+def _places(options: Diagnose) -> list[float]:
     places: list[float] = torch.linspace(-options.reach, options.reach, options.grid).tolist()
     return places
 
 
-def look(run: Opened, options: Options, advance: Callable[[int], None]) -> dict[str, Any]:
+def look(run: Opened, options: Diagnose, advance: Callable[[int], None]) -> dict[str, Any]:
     """The mean loss over the panel at every point of the plane."""
     point, count = run.last, run.panel_size(options.panel)
     tasks = run.tasks(point, _choices(run, options))

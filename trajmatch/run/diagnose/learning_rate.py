@@ -9,27 +9,27 @@ from trajmatch.run.diagnose.diagnosis import Diagnosis
 from trajmatch.run.diagnose.short_runs import changed, distilled, log, score
 from trajmatch.run.diagnose.subject import Opened
 from trajmatch.settings.config import Config
-from trajmatch.settings.options import Diagnose as Options
+from trajmatch.settings.options import Diagnose
 
 RULES = ("closed-form", "exact", "fixed")
 
 
-def _config(run: Opened, options: Options, rule: str) -> Config:
+def _config(run: Opened, options: Diagnose, rule: str) -> Config:
     made = replace(run.config.matching, rate=rule)  # type: ignore[arg-type]
     return changed(run, made, options.steps or run.config.steps)
 
 
-def pieces(run: Opened, options: Options) -> int:
+def pieces(run: Opened, options: Diagnose) -> int:
     """For each rule, the outer steps of a distillation, and networks trained on its last images."""
     return sum(_config(run, options, rule).steps + options.networks for rule in RULES)
 
 
-def about(options: Options) -> dict[str, Any]:
+def about(options: Diagnose) -> dict[str, Any]:
     """How the accuracies came about."""
     return {"how": f"test accuracy of {options.networks} networks on the last images"}
 
 
-def look(run: Opened, options: Options, advance: Callable[[int], None]) -> dict[str, Any]:
+def look(run: Opened, options: Diagnose, advance: Callable[[int], None]) -> dict[str, Any]:
     """For each rule, the step size and the loss at every step, and what the images are worth in the end."""
     paths = {}
     for rule in RULES:

@@ -13,17 +13,17 @@ from trajmatch.data.synthetic import class_labels
 from trajmatch.measure.nearest import nearest
 from trajmatch.run.diagnose.diagnosis import Diagnosis
 from trajmatch.run.diagnose.subject import SEED, Opened
-from trajmatch.settings.options import Diagnose as Options
+from trajmatch.settings.options import Diagnose
 
 COMPARED, SHOWN = 500, 10
 
 
-def pieces(run: Opened, options: Options) -> int:
+def pieces(run: Opened, options: Diagnose) -> int:
     """Two: every synthetic image, and some test images, against every training image."""
     return 2
 
 
-def look(run: Opened, options: Options, advance: Callable[[int], None]) -> dict[str, Any]:
+def look(run: Opened, options: Diagnose, advance: Callable[[int], None]) -> dict[str, Any]:
     """The distances of the run's images, and for comparison those of real test images, in pixels in [0, 1]."""
     dataset, space = run.setup.dataset, run.setup.material.space
     pixels = space.inverse(run.last.X.cpu())

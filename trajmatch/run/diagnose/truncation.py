@@ -17,7 +17,7 @@ from trajmatch.run.diagnose.diagnosis import Diagnosis
 from trajmatch.run.diagnose.short_runs import changed, distilled, score
 from trajmatch.run.diagnose.subject import SEED, Opened
 from trajmatch.settings.config import Config
-from trajmatch.settings.options import Diagnose as Options
+from trajmatch.settings.options import Diagnose
 
 SHARES = (1 / 6, 1 / 5, 1 / 4, 1 / 3, 1 / 2, 1.0)
 PROBES, ROUNDS = 3, 10
@@ -27,7 +27,7 @@ def _iotas(run: Opened) -> list[int]:
     return sorted({max(1, round(share * run.rule.T)) for share in SHARES})
 
 
-def _config(run: Opened, options: Options, iota: int) -> Config:
+def _config(run: Opened, options: Diagnose, iota: int) -> Config:
     """The settings of the run with so many differentiated steps; a run with reuse reuses the steps before them."""
     m, T = run.config.matching, run.rule.T
     restart = T - iota if m.restart_step else 0
@@ -35,13 +35,13 @@ def _config(run: Opened, options: Options, iota: int) -> Config:
     return changed(run, made, options.steps or run.config.steps)
 
 
-def pieces(run: Opened, options: Options) -> int:
+def pieces(run: Opened, options: Diagnose) -> int:
     """Four for every expert and point; for every number of differentiated steps, a distillation and its networks."""
     samples = run.panel_size(options.panel) * len(run.spread_points(options.points))
     return 4 * samples + sum(_config(run, options, iota).steps + options.networks for iota in _iotas(run))
 
 
-def look(run: Opened, options: Options, advance: Callable[[int], None]) -> dict[str, Any]:
+def look(run: Opened, options: Diagnose, advance: Callable[[int], None]) -> dict[str, Any]:
     """Errors, distances and accuracies of the run by the number of differentiated steps, and by `tau`."""
     found = {**run.about, "T": run.rule.T}
     found |= _errors(run, options, advance)
@@ -56,7 +56,7 @@ def look(run: Opened, options: Options, advance: Callable[[int], None]) -> dict[
     return found | {"distilled": rows, "how": how}
 
 
-def _errors(run: Opened, options: Options, advance: Callable[[int], None]) -> dict[str, Any]:
+def _errors(run: Opened, options: Diagnose, advance: Callable[[int], None]) -> dict[str, Any]:
     iotas, samples, apart, bounds = _iotas(run), [], [], []
     first, last = run.config.matching.first_epoch, run.config.matching.last_epoch
     for point in run.spread_points(options.points):

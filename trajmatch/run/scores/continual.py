@@ -33,7 +33,7 @@ from trajmatch.settings.config import Config
 from trajmatch.settings.flat import flatten
 from trajmatch.settings.kinds import checked
 from trajmatch.settings.methods import METHODS
-from trajmatch.settings.options import Continual as Options
+from trajmatch.settings.options import Continual
 from trajmatch.settings.ranges import is_count
 
 SCORES = "scores.json"
@@ -41,7 +41,7 @@ PLACE = "order-{}/step-{}"
 EXPERTS_OF = PLACE + "/experts"
 
 
-def continual(config: Config, options: Options, folder: Path, command: str, say: Callable[[str], None]) -> Path:
+def continual(config: Config, options: Continual, folder: Path, command: str, say: Callable[[str], None]) -> Path:
     """Run the stream in a folder, or go on there; returns the path of the result.
 
     Only the new classes are condensed at a step, by the configuration's method, with experts of their own; the memory
@@ -72,7 +72,7 @@ def continual(config: Config, options: Options, folder: Path, command: str, say:
 
 def _rows(
     setup: Setup,
-    options: Options,
+    options: Continual,
     steps: list[list[list[int]]],
     folder: Path,
     command: str,
@@ -107,7 +107,7 @@ def _check_place(folder: Path) -> None:
         _held(path, {}, silent)
 
 
-def _check_experts(stream: Path, options: Options) -> None:
+def _check_experts(stream: Path, options: Continual) -> None:
     """Raise ValueError where another stream lacks experts of an order and step, or has fewer there than at first."""
     if not (stream / EXPERTS_OF.format(0, 0)).is_dir():
         raise ValueError(

@@ -20,7 +20,7 @@ from trajmatch.run.stages import experts as expert_stage
 from trajmatch.run.stages.run import say
 from trajmatch.settings.config import Config
 from trajmatch.settings.flat import settings
-from trajmatch.settings.options import Evaluate as Scored
+from trajmatch.settings.options import Evaluate
 from trajmatch.settings.ranges import is_count
 
 # How the networks of a score are trained.
@@ -38,7 +38,7 @@ def scores_file(file: Path, name: str) -> Path:
     return file.parent / (name if file.name == SET else f"{file.stem}.{name}")
 
 
-def evaluate_set(path: Path, config: Config, options: Scored) -> dict[str, Any]:
+def evaluate_set(path: Path, config: Config, options: Evaluate) -> dict[str, Any]:
     """Score a set beside random real images and the experts of its folder; print and return the scores.
 
     With --networks, score it on those instead, and write `transfer.json` beside the set; with --ranking, DD-Ranking's

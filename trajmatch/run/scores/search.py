@@ -25,12 +25,12 @@ from trajmatch.run.stages.evaluation import chosen_on, random_set
 from trajmatch.run.stages.trials import Trial, bench, real_trial, set_trials
 from trajmatch.settings.config import Network
 from trajmatch.settings.kinds import checked
-from trajmatch.settings.options import Search as Options
+from trajmatch.settings.options import Search
 
 AXES = "depths", "widths", "norms", "poolings"
 
 
-def once(options: Options) -> Options:
+def once(options: Search) -> Search:
     """The same space, with every value of its axes once: a network that stands there twice is no second network."""
     return replace(
         options,
@@ -41,7 +41,7 @@ def once(options: Options) -> Options:
     )
 
 
-def space(options: Options, shape: tuple[int, int, int], num_classes: int) -> list[Network]:
+def space(options: Search, shape: tuple[int, int, int], num_classes: int) -> list[Network]:
     """The networks of the space, in order. Raises ValueError for one that can't be had on these images."""
     check(options)
     found = [
@@ -55,7 +55,7 @@ def space(options: Options, shape: tuple[int, int, int], num_classes: int) -> li
     return found
 
 
-def check(options: Options) -> None:
+def check(options: Search) -> None:
     """Raise ValueError for what is none of the values of its flag."""
     for field in AXES:
         _check_axis(field, getattr(options, field))
@@ -79,7 +79,7 @@ def name(network: Network) -> str:
 
 def search(
     setup: Setup,
-    options: Options,
+    options: Search,
     synthetic: SyntheticSet,
     file: Path,
     command: str,
@@ -121,7 +121,7 @@ def search(
 SOURCES = ("set", "random", "real")
 
 
-def _trials(setup: Setup, options: Options, synthetic: SyntheticSet, network: Network) -> list[Trial]:
+def _trials(setup: Setup, options: Search, synthetic: SyntheticSet, network: Network) -> list[Trial]:
     """What is trained of one network."""
     config, eta, count = setup.config, synthetic.eta, options.proxy_networks
     trials = set_trials(f"set: {name(network)}", config, synthetic.X, synthetic.Y, eta, count, "validation")
@@ -135,7 +135,7 @@ def _trials(setup: Setup, options: Options, synthetic: SyntheticSet, network: Ne
     return [*trials, real_trial(f"real: {name(network)}", recipe, derive(config.seed, "search"), network)]
 
 
-def _how(setup: Setup, options: Options, synthetic: SyntheticSet) -> dict[str, str]:
+def _how(setup: Setup, options: Search, synthetic: SyntheticSet) -> dict[str, str]:
     """What was measured on what, for each of `SOURCES`, and how the choice was made."""
     material, dataset, training = setup.material, setup.dataset, setup.expert_training()
     return {

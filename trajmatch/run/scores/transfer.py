@@ -16,13 +16,13 @@ from trajmatch.run.stages.trials import Trial, bench, set_trials
 from trajmatch.settings.checks import resolve
 from trajmatch.settings.config import Config
 from trajmatch.settings.flat import parsed
-from trajmatch.settings.options import Evaluate as Scored
+from trajmatch.settings.options import Evaluate
 
 
 def transfer(
     setup: Setup,
     synthetic: SyntheticSet,
-    options: Scored,
+    options: Evaluate,
     folder: Path,
     peak: Peak,
     quiet: bool = False,
