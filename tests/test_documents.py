@@ -30,7 +30,7 @@ FLAGS |= {
     for field in dataclasses.fields(options)
 }
 PIP = {"--no-deps", "--index-url", "--check"}
-OTHERS = {"--quick", "--json", "--plot", "--batch", "--probe", "--validate", *SHORT}
+OTHERS = {"--quick", "--json", "--plot", "--batch", "--probe", "--validate", "--kills", "--signals", "--folder", *SHORT}
 
 
 def shell_lines(text: str) -> list[str]:

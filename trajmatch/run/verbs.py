@@ -59,7 +59,9 @@ def prepare() -> None:
         from trajmatch.run.assembly.engine import prepare_process
 
         prepare_process()
-        import_module("trajmatch.run.stages.run")
+        # All that a verb may use, for an interrupt inside a later import is no better.
+        for name in ("stages.run", "scores.evaluate", "scores.search", "scores.continual", "diagnose.frame"):
+            import_module(f"trajmatch.run.{name}")
 
 
 def _run(call: Call) -> int:
