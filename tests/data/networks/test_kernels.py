@@ -255,3 +255,18 @@ def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch
 def test_one_process_builds_them_once() -> None:
     assert compiled_kernels() is compiled_kernels()
     assert isinstance(compiled_kernels(), CompiledKernels | str)
+
+
+def test_without_a_home_folder_the_cache_is_among_temporary_files_and_that_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("TRAJMATCH_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(kernels, "_home", lambda: "")
+    kernels._among_temporary_files.cache_clear()
+    with caplog.at_level("WARNING", logger="trajmatch"):
+        place = cache_folder()
+        assert cache_folder() == place
+    assert place.is_absolute()
+    assert place.name.startswith("trajmatch-")
+    assert [record.getMessage().endswith(f"is kept in {place}") for record in caplog.records] == [True]

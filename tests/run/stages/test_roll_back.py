@@ -16,7 +16,7 @@ from trajmatch.data.tensors import read_tensors, save_tensors
 from trajmatch.methods.state import OuterState, Record
 from trajmatch.run.assembly import setup
 from trajmatch.run.cli import main
-from trajmatch.run.stages.loop import ANCHOR_STEPS, DivergedError, Loop, guarded
+from trajmatch.run.stages.loop import ANCHOR_STEPS, DivergedError, Loop, guarded, lost_step_size
 from trajmatch.settings.checks import resolve
 from trajmatch.settings.config import Config, Outer
 from trajmatch.settings.flat import parsed
@@ -203,3 +203,10 @@ def test_a_run_says_how_many_of_its_steps_a_guard_left_out(
     succeed(*words, tmp_path / "none", "--outer.guard", "1e6")
     assert "changed nothing" not in capsys.readouterr().err
     assert len(losses) == 5
+
+
+@pytest.mark.parametrize(("eta", "says"), [(0.02, None), (5.0, None), (2e-5, None), (8e-25, "below"), (11.0, "above")])
+def test_a_step_size_that_ran_away_is_said(eta: float, says: str | None) -> None:
+    said = lost_step_size(eta, 0.01)
+    assert (said is None) == (says is None)
+    assert says is None or f"times {says} the first, 0.01" in str(said)

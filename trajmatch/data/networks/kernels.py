@@ -222,7 +222,17 @@ def cache_folder() -> Path:
     for home in (os.environ.get("HOME", ""), _home()):
         if os.path.isabs(home) and os.path.isdir(home) and _is_writable(cache := Path(home) / ".cache" / "trajmatch"):
             return cache
-    return Path(tempfile.gettempdir()) / f"trajmatch-{_user()}"
+    return _among_temporary_files()
+
+
+@functools.cache
+def _among_temporary_files() -> Path:
+    """The cache of a user without a writable home folder, which is said once."""
+    place = Path(tempfile.gettempdir()) / f"trajmatch-{_user()}"
+    logging.getLogger("trajmatch").warning(
+        "there is no home folder that can be written to: what is built for this machine is kept in %s", place
+    )
+    return place
 
 
 def _home() -> str:

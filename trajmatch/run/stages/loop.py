@@ -36,6 +36,8 @@ from trajmatch.settings.methods import METHODS
 # Steps between the states that a rollback may return to. A state of a few steps before a non-finite loss may be bad
 # already, so the last but one is returned to: it is at least so many steps old, or the beginning.
 ANCHOR_STEPS = 20
+# How far a learned step size may go from the first, as a factor, before that is said.
+FAR = 1000.0
 
 
 # Told after every step: a few words about it, and by how many steps the loop is further.
@@ -90,6 +92,8 @@ def distill(
             "their loss was above --outer.guard or not finite"
         )
     synthetic = delivered(setup, loop.checkpoint.state)
+    if (lost := lost_step_size(synthetic.eta, setup.config.outer.step_size)) is not None:
+        say(lost)
     draw_pictures(setup, trajectories, synthetic, folder)
     save(synthetic, folder / SET)  # last: it says that the stage is done
     return Distilled(synthetic, loop.checkpoint.seconds)
@@ -98,6 +102,20 @@ def distill(
 def guarded(folder: Path, guard: float) -> int:
     """How many steps of a run's log the guard has left out."""
     return sum(row["loss"] is None or row["loss"] > guard for row in read_metrics(folder / METRICS)[0])
+
+
+def lost_step_size(eta: float, first: float) -> str | None:
+    """What to say of a learned step size that has run away from the first one; None where it has not.
+
+    Such a value is positive and finite, so nothing refuses it, and networks learn nothing with it.
+    """
+    if 1 / FAR <= eta / first <= FAR:
+        return None
+    way = "above" if eta > first else "below"
+    return (
+        f"the learned step size {eta:.3g} is more than {FAR:g} times {way} the first, {first:g}: the set is likely "
+        "worth nothing; lower --outer.lr-step-size, or keep the step size by --matching.rate fixed"
+    )
 
 
 def draw_pictures(setup: Setup, trajectories: list[Trajectory], synthetic: SyntheticSet, folder: Path) -> None:
