@@ -23,7 +23,6 @@ from trajmatch.data.set_header import set_header
 from trajmatch.data.tensors import read_tensors, save_tensors
 from trajmatch.data.whitening import InputSpace
 
-SpaceName = Literal["input", "pixels"]
 # How far the sum of an image's label probabilities may be from 1: float32's rounding over thousands of classes.
 NEAR = 1e-3
 
