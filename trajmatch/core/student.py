@@ -4,9 +4,9 @@ How they are computed is an engine's business (methods/engines.py); that they ar
 the rest of the core knows of them. Legend: P parameters; z (n, c, h, w) and y (n, C) one mini-batch; a (P,).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -67,34 +67,46 @@ def in_parts(forward: Forward, size: int | None) -> Forward:
     return lambda theta, z: torch.cat([forward(theta, part) for part in z.split(size)])
 
 
-def micro_batched(student: Student, size: int) -> Student:
+# (derivative's name, its arguments for each chunk) -> its values, in the chunks' order, wherever they are computed.
+Over = Callable[[str, Sequence[tuple[Tensor, ...]]], Iterable[Any]]
+
+
+def in_turn(student: Student) -> Over:
+    """Derivatives of one chunk after another, computed here: one chunk's memory at a time."""
+    return lambda name, given: (getattr(student, name)(*arguments) for arguments in given)
+
+
+def micro_batched(student: Student, size: int, over: Over | None = None) -> Student:
     """The same derivatives from at most `size` images at a time: memory that does not grow with the mini-batch.
 
     Exact for a loss that is a mean over the mini-batch and a network that does not couple its images, as instance,
-    group and layer norm do not and batch norm does: the derivatives are means over chunks, weighted by their sizes.
+    group and layer norm do not and batch norm does: the derivatives are means over chunks, weighted by their sizes, and
+    summed in their order. over: what computes the chunks' derivatives; None is `in_turn`.
     """
+    spread = in_turn(student) if over is None else over
 
-    def chunks(z: Tensor, y: Tensor) -> list[tuple[Tensor, Tensor, float]]:
-        return [(zk, yk, len(zk) / len(z)) for zk, yk in zip(z.split(size), y.split(size), strict=True)]
+    def chunks(name: str, theta: Tensor, z: Tensor, y: Tensor, *a: Tensor) -> Iterator[tuple[float, Any]]:
+        parts = list(zip(z.split(size), y.split(size), strict=True))
+        weights = [len(zk) / len(z) for zk, _ in parts]
+        return zip(weights, spread(name, [(theta, zk, yk, *a) for zk, yk in parts]), strict=True)
 
     def total_gradient(theta: Tensor, z: Tensor, y: Tensor) -> Tensor:
         u = torch.zeros_like(theta)
-        for zk, yk, weight in chunks(z, y):
-            u = u + weight * student.gradient(theta, zk, yk)
+        for weight, u_k in chunks("gradient", theta, z, y):
+            u = u + weight * u_k
         return u
 
     def total_mixed(theta: Tensor, z: Tensor, y: Tensor, a: Tensor) -> Three:
         h_theta, h_z, h_y = torch.zeros_like(theta), [], []
-        for zk, yk, weight in chunks(z, y):
-            along_theta, along_z, along_y = student.mixed(theta, zk, yk, a)
+        for weight, (along_theta, along_z, along_y) in chunks("mixed", theta, z, y, a):
             h_theta = h_theta + weight * along_theta
             h_z.append(weight * along_z)
             h_y.append(weight * along_y)
         return h_theta, torch.cat(h_z), torch.cat(h_y)
 
     def all_inputs(theta: Tensor, z: Tensor, y: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
-        parts = [(student.inputs_alone(theta, zk, yk, a), weight) for zk, yk, weight in chunks(z, y)]
-        return torch.cat([w * h_z for (h_z, _), w in parts]), torch.cat([w * h_y for (_, h_y), w in parts])
+        parts = list(chunks("inputs_alone", theta, z, y, a))
+        return torch.cat([w * h_z for w, (h_z, _) in parts]), torch.cat([w * h_y for w, (_, h_y) in parts])
 
     outputs = None if student.forward is None else in_parts(student.forward, size)
     return Student(student.loss, total_gradient, total_mixed, all_inputs, outputs)

@@ -19,6 +19,7 @@ from trajmatch.machine.interrupts import SIGNALS
 from trajmatch.machine.memory import keep_freed_memory, peak_memory_mb
 from trajmatch.machine.orphans import begin, end_with_parent
 from trajmatch.machine.precision import precision, set_precision
+from trajmatch.machine.torchrun import local_rank, local_world
 
 # What a job is given to say how far it is, and what its caller hears: (the job's index, what was said).
 Report = Callable[[Any], None]
@@ -33,8 +34,9 @@ class WorkerLostError(ChildProcessError):
 
 
 def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores this process may use: its part of them where torchrun has started several processes on this machine."""
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, found // local_world())
 
 
 def processes(asked: int | None, device: str) -> int:
@@ -51,6 +53,8 @@ def _start(queue: "SimpleQueue[tuple[int, Any]]", threads: int) -> None:
     keep_freed_memory()
     set_precision("float32")
     torch.set_num_threads(threads)
+    if local_rank() and torch.cuda.is_available():
+        torch.cuda.set_device(local_rank())
 
 
 def _work(function: Callable[..., Any], index: int, arguments: tuple[Any, ...]) -> tuple[Any, float]:

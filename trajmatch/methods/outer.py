@@ -4,7 +4,7 @@ Every system is a value of one `Rule`; every ablation changes one of its fields.
 Legend: n synthetic images of c x h x w, C classes, P parameters, T inner steps, K segments.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -136,9 +136,20 @@ class Matched(NamedTuple):
     conflict: Tensor | None
 
 
-def match(rule: Rule, estimate: Estimator, given: Sequence[Task], seed: int, step: int) -> Matched:
+# (estimator, tasks, seed, step) -> the estimates of all tasks, in their order, wherever they are computed.
+Each = Callable[[Estimator, Sequence[Task], int, int], list[Estimate]]
+
+
+def one_by_one(estimate: Estimator, given: Sequence[Task], seed: int, step: int) -> list[Estimate]:
+    """The estimates, computed here."""
+    return [estimate(task) for task in given]
+
+
+def match(
+    rule: Rule, estimate: Estimator, given: Sequence[Task], seed: int, step: int, each: Each = one_by_one
+) -> Matched:
     """Match every task and combine: weights from the images' hypergradients, the same for labels and step size."""
-    estimates = [estimate(task) for task in given]
+    estimates = each(estimate, given, seed, step)
     losses = torch.stack([one.loss for one in estimates]).flatten()
     if len(losses) == 1:
         return Matched(estimates, torch.ones_like(losses), losses[0], estimates[0].d, None)
@@ -151,28 +162,29 @@ def match(rule: Rule, estimate: Estimator, given: Sequence[Task], seed: int, ste
 
 
 def outer_step(
-    rule: Rule, student: Student, state: OuterState, segments: Sequence[Segment], seed: int
+    rule: Rule, student: Student, state: OuterState, segments: Sequence[Segment], seed: int, each: Each = one_by_one
 ) -> tuple[OuterState, Record]:
     """One outer step: method.md section 3, its steps numbered here; without a sharpness rule, one trajectory each.
 
-    student: the inner loss and its derivatives. segments: one, or the K of a concurrent step. A pure function of its
-    arguments; `state.steps` numbers the step.
+    student: the inner loss and its derivatives. segments: one, or the K of a concurrent step. each: what computes the
+    K estimates of a trajectory. A pure function of its arguments; `state.steps` numbers the step.
     """
     X, step = state.X, int(state.steps)
     given, estimate = tasks(rule, student, state, segments, seed), estimator(rule, seed, step)
     if rule.sharpness is None:
-        one = two = match(rule, estimate, given, seed, step)
+        one = two = match(rule, estimate, given, seed, step, each)
         direction, ascent, loss_perturbed = one.d.X, state.ascent, None
     elif rule.stale:
         # 1 to 4 in one trajectory: on noisy images, moved along the last step's hypergradient
         moved = _noisy(rule, X, seed, step) + rule.sharpness.perturbation(state.ascent, X, state.ascent).eps
-        one = two = match(rule, estimate, [task._replace(X=moved.expand_as(task.X)) for task in given], seed, step)
+        moved_tasks = [task._replace(X=moved.expand_as(task.X)) for task in given]
+        one = two = match(rule, estimate, moved_tasks, seed, step, each)
         direction, loss_perturbed = rule.sharpness.direction(state.ascent, one.d.X), None
         ascent = remembered(rule.sharpness, one.d.X, X, state.ascent)
     else:
         # 1, 2: trajectory 1 on noisy images
         noisy = _noisy(rule, X, seed, step)
-        one = match(rule, estimate, [task._replace(X=noisy.expand_as(task.X)) for task in given], seed, step)
+        one = match(rule, estimate, [task._replace(X=noisy.expand_as(task.X)) for task in given], seed, step, each)
         # 3: ascent
         eps, ascent = rule.sharpness.perturbation(one.d.X, X, state.ascent)
         # 4: trajectory 2 goes on from theta_tau on X + eps, with the same b_i and a_i
@@ -180,7 +192,7 @@ def outer_step(
             task._replace(X=(X + eps).expand_as(task.X), first=rule.tau, start=found.thetas[rule.tau])
             for task, found in zip(given, one.estimates, strict=True)
         ]
-        two = match(rule, estimate, on, seed, step)
+        two = match(rule, estimate, on, seed, step, each)
         direction, loss_perturbed = rule.sharpness.direction(one.d.X, two.d.X), two.loss
     # 5: descent, on X along the direction, on labels where they are learned, and on log eta
     deta = one.d.eta if rule.second_order_rate else _closed_form(one, state.eta)

@@ -2,9 +2,12 @@
 
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from difflib import get_close_matches
+from io import StringIO
 from pathlib import Path
 
+from trajmatch.machine import torchrun
 from trajmatch.machine.messages import heard
 from trajmatch.run.assembly.set_file import base_configuration
 from trajmatch.run.ending import NOTHING, ended
@@ -40,6 +43,8 @@ verbs:
 
 
 def _dispatch(words: list[str]) -> int:
+    if torchrun.rank() > 0:
+        return _serve(words)
     if not words or words[0] in ("-h", "--help", "help"):
         print(overview())
         return 0
@@ -54,11 +59,46 @@ def _dispatch(words: list[str]) -> int:
         near = get_close_matches(verb, VERBS, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}?" if near else "see trajmatch --help"
         raise line.UsageError(f"'{verb}' is not a verb; {hint}")
-    found = VERBS[verb]
-    call = Call(line.quoted([word for word in words if word != "--resume"]), *line.name_first(rest))
-    if found.base is not None:
-        call = _from_preset(verb, call) if found.base == "preset" else _from_set(verb, call)
-    return found.run(call)
+    found, call = VERBS[verb], _understood(verb, rest)
+    if torchrun.world() == 1 or not found.over_ranks:
+        return found.run(call)
+    from trajmatch.machine.ranks import joined
+
+    with joined(_kind(call.config.device)):
+        return found.run(call)
+
+
+def _serve(words: list[str]) -> int:
+    """At a rank that is not the first: help rank 0 with the same command, or end where it takes no help.
+
+    What is wrong with a command, and what it prints, is rank 0's to say.
+    """
+    if not words or words[0] not in VERBS or not VERBS[words[0]].over_ranks or {"-h", "--help"} & set(words):
+        return 0
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()), heard(quiet=True):
+        try:
+            line.check_words(words[1:])
+            config = _understood(words[0], words[1:]).config
+        except (ValueError, OSError, SystemExit):
+            return 2
+    from trajmatch.machine.ranks import serve
+
+    return serve(_kind(config.device))
+
+
+def _kind(device: str) -> str:
+    """The kind of device that a setting means. Raises ValueError."""
+    from trajmatch.run.assembly.setup import device as named
+
+    return named(device).type
+
+
+def _understood(verb: str, rest: list[str]) -> Call:
+    """The call that words behind a verb mean."""
+    call = Call(line.quoted([word for word in (verb, *rest) if word != "--resume"]), *line.name_first(rest))
+    if (base := VERBS[verb].base) is None:
+        return call
+    return _from_preset(verb, call) if base == "preset" else _from_set(verb, call)
 
 
 def _from_preset(verb: str, call: Call) -> Call:

@@ -44,6 +44,7 @@ class Verb(NamedTuple):
     run:     does it, and returns the exit code.
     base:    where its configuration starts: at a preset, at the settings in a set's file; None takes no configuration.
     options: what it can be asked besides the configuration.
+    over_ranks: whether the processes of a torchrun job share its work; else rank 0 does it alone.
     """
 
     what: str
@@ -51,6 +52,7 @@ class Verb(NamedTuple):
     run: Callable[[Call], int]
     base: Literal["preset", "set"] | None = None
     options: type = line.Nothing
+    over_ranks: bool = False
 
 
 def prepare() -> None:
@@ -190,32 +192,32 @@ VERBS = {
     "run": Verb(
         "experts, distill, evaluate and report in one folder; what is done is not done again",
         "experts, outer steps and scored networks that were complete are saved, and what was being trained is not",
-        _run, "preset",
+        _run, "preset", over_ranks=True,
     ),
     "experts": Verb(
         "train networks on the real images and keep their weights along the way",
         "experts that were complete are saved, and those that were being trained are not",
-        _experts, "preset",
+        _experts, "preset", over_ranks=True,
     ),
     "distill": Verb(
         "optimise the synthetic images against the experts",
         "experts and outer steps that were complete are saved, and an expert that was being trained is not",
-        _distill, "preset",
+        _distill, "preset", over_ranks=True,
     ),
     "evaluate": Verb(
         "train networks on a distilled set (a run folder or a .safetensors file) and test them",
         "networks that were complete are saved, and those that were being trained are not",
-        _evaluate, "set", options.Evaluate,
+        _evaluate, "set", options.Evaluate, over_ranks=True,
     ),
     "search": Verb(
         "does a distilled set rank networks as the whole data set does? Rank correlations over a space",
         "networks that were complete are saved, and those that were being trained are not",
-        _search, "set", options.Search,
+        _search, "set", options.Search, over_ranks=True,
     ),
     "continual": Verb(
         "classes arrive in steps, and only the new ones are condensed: accuracy on all that were seen",
         "experts, outer steps and networks that were complete are saved, and what was being trained is not",
-        _continual, "preset", options.Continual,
+        _continual, "preset", options.Continual, over_ranks=True,
     ),
     "compare": Verb(
         "one table and plots of several runs, as HTML, Markdown and CSV", "pages that were there are whole", _compare

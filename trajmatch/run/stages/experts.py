@@ -13,8 +13,9 @@ from trajmatch.data.material import Mapped, opened, shared
 from trajmatch.data.networks.convnet import build
 from trajmatch.data.trajectories import REMEDY, Trajectory, save_trajectory
 from trajmatch.machine.lock import Lock, tidy
-from trajmatch.machine.processes import Peak, Report, processes, run_tasks
+from trajmatch.machine.processes import Peak, Report, processes
 from trajmatch.machine.progress import Meter
+from trajmatch.machine.shares import run_over_ranks
 from trajmatch.methods.experts import Real, expert
 from trajmatch.run.assembly.engine import training_engine
 from trajmatch.run.assembly.letters import expert_training
@@ -110,7 +111,7 @@ def _train_missing(setup: Setup, folder: Path, missing: list[int], peak: Peak, q
             epoch, accuracy = said
             meter.advance(f"expert {missing[job]}, epoch {epoch}: {accuracy:.1%} on test")
 
-        for _ in run_tasks(_train_one, jobs, workers, config.expert.threads, listen, peak):
+        for _ in run_over_ranks(_train_one, jobs, workers, config.expert.threads, listen, peak):
             pass  # each job has written its own file
 
 

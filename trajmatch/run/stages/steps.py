@@ -17,10 +17,11 @@ from trajmatch.core.vector import Layout, functional
 from trajmatch.data.networks.convnet import build, embedding
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.machine.processes import cores
+from trajmatch.machine.ranks import peers
 from trajmatch.methods import engines
 from trajmatch.methods.condensation import GRADIENTS, MEAN_FEATURES, Condensation, condensation_step
 from trajmatch.methods.engines import Engine
-from trajmatch.methods.outer import Rule, outer_step
+from trajmatch.methods.outer import Each, Rule, one_by_one, outer_step
 from trajmatch.methods.real_loss import Adaptive, real_loss_step
 from trajmatch.methods.schedule import Choice, Window
 from trajmatch.methods.state import OuterState, Record
@@ -29,6 +30,7 @@ from trajmatch.run.assembly.engine import WORTH_A_THREAD, Compute, convolution_f
 from trajmatch.run.assembly.letters import rule, schedule
 from trajmatch.run.assembly.setup import Setup
 from trajmatch.run.stages.real_batches import RealBatches
+from trajmatch.run.stages.segments import Chunks, Learner, Spread, spread_chunks
 from trajmatch.settings.config import Config
 from trajmatch.settings.methods import METHODS
 
@@ -61,22 +63,26 @@ class Matching:
     rule: Rule
     student: Student
     schedule: Window
+    each: Each = one_by_one
 
     def __call__(self, state: OuterState) -> tuple[OuterState, Record, list[Choice]]:
         M, root, step = self.setup.config.matching.expert_epochs, self.setup.seed, int(state.steps)
         choices = self.schedule.choose(len(self.trajectories), root, step, self.schedule.concurrent(step))
         segments = [self.trajectories[e].segment(e, t, M).to(self.setup.device) for e, t in choices]
-        return (*outer_step(self.rule, self.student, state, segments, derive(root, "distill")), choices)
+        return (*outer_step(self.rule, self.student, state, segments, derive(root, "distill"), self.each), choices)
 
 
 def matching_steps(setup: Setup, trajectories: list[Trajectory]) -> Steps:
     """Segments of the experts are matched. Raises ValueError for an engine that can't be had."""
     compute, about = setup.outer_compute(), rule(setup.config)
-    student = engines.student(setup.network, compute.engine, compute.together)
+    about = replace(about, together=compute.together)
+    local = engines.student(setup.network, replace(compute.engine, micro_batch=None), compute.together)
+    chunks = Chunks(Learner(setup.config, setup.dataset.shape, setup.dataset.num_classes, compute.engine), local)
+    student = spread_chunks(chunks)
     if student.forward is not None and about.labels == "teacher":
         student = student._replace(forward=in_parts(student.forward, setup.at_once()))
-    about = replace(about, together=compute.together)
-    return Steps(Matching(setup, trajectories, about, student, schedule(setup.config)), compute)
+    each = Spread(about, chunks) if peers() else one_by_one
+    return Steps(Matching(setup, trajectories, about, student, schedule(setup.config), each), compute)
 
 
 def condensation_steps(setup: Setup, _: list[Trajectory]) -> Steps:

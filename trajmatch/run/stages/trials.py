@@ -20,8 +20,9 @@ from trajmatch.data.kept import say_old
 from trajmatch.data.material import opened, shared
 from trajmatch.data.networks.convnet import build
 from trajmatch.data.synthetic import one_hot
-from trajmatch.machine.processes import Peak, Report, processes, run_tasks
+from trajmatch.machine.processes import Peak, Report, processes
 from trajmatch.machine.progress import Meter
+from trajmatch.machine.shares import run_over_ranks
 from trajmatch.measure.evaluate import train_and_test
 from trajmatch.methods.training import Training
 from trajmatch.run.assembly.engine import training_engine
@@ -129,7 +130,7 @@ class Bench:
         missing = list({name: index for index, name in enumerate(names) if name not in done}.values())
         tasks = [(self.path, config, str(where), trials[index]) for index in missing]
         with Meter("evaluate", len(missing), unit="networks", quiet=self.quiet) as meter:
-            for k, accuracy in run_tasks(_train_one, tasks, workers, threads=1, peak=self.peak):
+            for k, accuracy in run_over_ranks(_train_one, tasks, workers, threads=1, peak=self.peak):
                 done[names[missing[k]]] = accuracy
                 lasting = {_sealed(name, value): value for name, value in done.items() if name not in passing}
                 write_json(self.kept, lasting)

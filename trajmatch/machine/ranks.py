@@ -1,0 +1,184 @@
+"""The processes of one torchrun job: rank 0 runs the command, and the other ranks compute what it asks them for.
+
+Rank 0 alone reads settings, decides, prints and writes records, so that there is nothing on which ranks could differ:
+a rank that is asked for something is sent all that it depends on.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from multiprocessing.connection import Client, Connection, Listener, wait
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from trajmatch.machine.interrupts import SIGNALS
+from trajmatch.machine.owner import host
+from trajmatch.machine.peer import Function, Peer, RankLostError, limit
+from trajmatch.machine.torchrun import address, local_rank, rank, world
+
+# Seconds between two signs of life of a rank that computes.
+BEAT = 1.0
+END = ("end", None)
+
+# All other ranks, in the order of their numbers.
+_met: list[Peer] = []
+
+
+def peers() -> list[Peer]:
+    """The ranks that this process leads: all others at rank 0 of a job, and none anywhere else."""
+    return _met if _met and _met[0].rank > 0 else []
+
+
+def peers_of(ranks: Sequence[int]) -> list[Peer]:
+    """Some of the other ranks."""
+    return [peer for peer in _met if peer.rank in ranks]
+
+
+@contextmanager
+def joined(device: str) -> Iterator[None]:
+    """At rank 0: within the block the others can be asked; at its end they end. Raises RankLostError.
+
+    device: "cuda" where tensors lie on GPUs.
+    """
+    _met[:] = _join(device)
+    try:
+        yield
+    finally:
+        for peer in _met:
+            with suppress(RankLostError):
+                peer.tell(END)
+        _met.clear()
+        _leave()
+
+
+@dataclass
+class _Serving:
+    """What a rank is at: whom it answers, and the number of its piece of work, by which its watch tells two apart."""
+
+    peer: Peer | None = None
+    turn: int = 0
+    signals: list[int] = field(default_factory=list)
+
+
+def serve(device: str) -> int:
+    """At any other rank: compute what is asked for until rank 0 ends; returns the exit code. Raises RankLostError."""
+    state = _Serving()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        state.signals.append(number)  # rank 0 decides what a request to end means
+
+    for number in SIGNALS:
+        signal.signal(number, note)
+    _met[:] = _join(device)
+    threading.Thread(target=_watch, args=(state, _met[0]), daemon=True, name="watch of rank 0").start()
+    try:
+        return _served(state, _met)
+    finally:
+        _leave()
+
+
+def _served(state: _Serving, known: Sequence[Peer]) -> int:
+    """Work until rank 0 ends, or is gone; returns the exit code."""
+    while True:
+        ready = wait([peer.connection for peer in known])
+        peer = next(peer for peer in known if peer.connection in ready)
+        try:
+            words, tensors = peer.told()
+        except (OSError, EOFError, RuntimeError):
+            if peer.rank == 0:
+                print(f"trajmatch: rank {rank()} of {host()}: rank 0 is gone", file=sys.stderr, flush=True)
+                return 1
+            known = [other for other in known if other is not peer]  # rank 0 notices, and decides
+            continue
+        if words == END:
+            return 0
+        _work(state, peer, words, tensors)
+
+
+def _work(state: _Serving, peer: Peer, words: tuple[Function, tuple[Any, ...]], tensors: Sequence[Tensor]) -> None:
+    """Do a piece of work and answer."""
+    function, arguments = words
+    state.turn += 1
+    state.peer = peer
+    results: Sequence[Tensor] = ()
+    try:
+        value, results = function(lambda value: peer.tell(("report", value)), *arguments, *tensors)
+        answer: tuple[str, Any] = "done", value
+    except Exception as error:  # it is raised at the rank that asked
+        answer = "failed", (type(error).__name__, next(iter(str(error).splitlines()), "out of memory"))
+    state.peer = None
+    state.turn += 1
+    with suppress(RankLostError):  # the next word from it will be missed
+        peer.tell(answer, results)
+
+
+def _watch(state: _Serving, first: Peer) -> None:
+    """Give signs of life while the rank computes, pass signals on, and end with rank 0 also in the midst of work."""
+    passed = 0
+    while True:
+        turn, peer = state.turn, state.peer
+        if peer is None:
+            time.sleep(BEAT / 10)
+        elif first.connection.poll(BEAT) and state.turn == turn:
+            os._exit(_how_it_ended(first))
+        with suppress(RankLostError):
+            if peer is not None and state.turn == turn:
+                peer.tell(("alive", None))
+            for number in state.signals[passed:]:
+                passed += 1
+                first.tell(("signal", number))
+
+
+def _how_it_ended(first: Peer) -> int:
+    """The exit code of a rank whose work nobody wants any more: 0 where rank 0 has said so, 1 where it is gone."""
+    try:
+        return 0 if first.told()[0] == END else 1
+    except (OSError, EOFError, RuntimeError):
+        return 1
+
+
+def _join(device: str) -> list[Peer]:
+    """Meet the other ranks, in the order of their numbers. Raises RankLostError."""
+    try:
+        if device == "cuda":
+            torch.cuda.set_device(local_rank())
+        backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(seconds=limit()))
+        return _connected()
+    except (RuntimeError, OSError, EOFError) as error:
+        raise RankLostError(f"rank {rank()} of {host()} can't meet the other ranks: {error}") from None
+
+
+def _connected() -> list[Peer]:
+    """Connections to all other ranks. Lower ranks accept and higher ones call: none waits for another in a circle."""
+    me, key = dist.get_rank(), [os.urandom(32)]
+    dist.broadcast_object_list(key, 0, device=torch.device("cpu"))
+    where = address()
+    with Listener((where if where == "127.0.0.1" else "", 0), backlog=world(), authkey=key[0]) as listener:
+        cards: list[Any] = [None] * world()
+        port = listener.address[1]
+        dist.all_gather_object(cards, ((where, port), f"rank {me} (process {os.getpid()} of {host()})"))
+        met: dict[int, Connection[Any, Any]] = {}
+        for other in range(me):
+            met[other] = Client(cards[other][0], authkey=key[0])
+            met[other].send(me)
+        while len(met) < world() - 1:
+            connection = listener.accept()
+            met[connection.recv()] = connection
+    return [Peer(other, cards[other][1], met[other]) for other in sorted(met)]
+
+
+def _leave() -> None:
+    """Let go of the group."""
+    with suppress(RuntimeError):
+        dist.destroy_process_group()
