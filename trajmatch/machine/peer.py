@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trajmatch.machine import holding
+from trajmatch.machine.torchrun import RankLostError
 
 # Seconds without a sign of life after which a rank that computes counts as lost.
 SILENCE = 60.0
@@ -31,12 +32,11 @@ KINDS = {kind.__name__: kind for kind in (ValueError, FloatingPointError, Memory
 Function = Callable[..., tuple[Any, Sequence[Tensor]]]
 Answer = tuple[Any, list[Tensor]]
 Listen = Callable[[Any], None]
-# How tensors travel: their shapes, types and kind of device, which is the same at both ends.
-Form = tuple[list[tuple[tuple[int, ...], torch.dtype]], str]
-
-
-class RankLostError(ChildProcessError):
-    """A rank has ended, does not answer, or failed in what it was asked for."""
+# How tensors travel: their shapes, strides, types and kind of device, which is the same at both ends. The strides of a
+# dimension of size 1 decide which kernel a convolution takes, and with it the last bits.
+Form = tuple[list[tuple[tuple[int, ...], tuple[int, ...], torch.dtype]], str]
+# Every tensor begins at a multiple of so many bytes.
+ALIGNED = 64
 
 
 def limit() -> float:
@@ -68,22 +68,39 @@ class Peer:
     def ask(self, function: Function, *arguments: Any, tensors: Sequence[Tensor] = ()) -> None:
         """Ask for `function(report, *arguments, *tensors)`, which `answer` waits for. Raises RankLostError."""
         self.asked = self.heard = time.monotonic()
-        self.tell((function, arguments), tensors)
+        self._send((function, arguments), _form(tensors))
+        if tensors:
+            self.answer()  # it listens: a rank that hangs is told from one that is slow, before tensors are sent
+            self._pass(tensors)
+
+    def asked_for(self) -> Answer:
+        """The next words, with their tensors, as `ask` sends them.
+
+        Raises OSError, EOFError, RuntimeError, RankLostError where the rank has ended.
+        """
+        words, form = self.connection.recv()
+        if form[0]:
+            self.tell(("done", None))
+        return words, _received(form, self.rank)
 
     def tell(self, words: Any, tensors: Sequence[Tensor] = ()) -> None:
-        """Send words, and tensors of one kind of device. Raises RankLostError."""
+        """Send words, and tensors of one kind of device, to a rank that waits for them. Raises RankLostError."""
+        self._send(words, _form(tensors))
+        if tensors:
+            self._pass(tensors)
+
+    def _send(self, words: Any, form: Form) -> None:
         try:
             with holding.Held(), self._turn:
-                self.connection.send((words, _form(tensors)))
-            if tensors:
-                dist.send(_packed(tensors), self.rank)
-        except (OSError, RuntimeError):
+                self.connection.send((words, form))
+        except OSError:
             raise self.lost("has ended") from None
 
-    def told(self) -> Answer:
-        """The next words, with their tensors. Raises OSError, EOFError, RuntimeError where the rank has ended."""
-        words, form = self.connection.recv()
-        return words, _received(form, self.rank)
+    def _pass(self, tensors: Sequence[Tensor]) -> None:
+        try:
+            dist.send(_packed(tensors), self.rank)
+        except RuntimeError as error:
+            raise self.lost(f"has not taken its tensors ({_first_line(error)})") from None
 
     def answer(self, listen: Listen = lambda value: None, timed: bool = True) -> Answer:
         """What was asked for: a value, and tensors. Raises what the rank raised, or RankLostError.
@@ -104,24 +121,40 @@ class Peer:
                 raise self.lost(f"has given no sign of life for {now - self.heard:.0f} s")
             return None
         try:
-            (kind, value), tensors = self.told()
-        except (OSError, EOFError, RuntimeError):
+            (kind, value), form = self.connection.recv()
+            tensors = _received(form, self.rank)
+        except (OSError, EOFError):
             raise self.lost("has ended") from None
+        except RuntimeError as error:
+            raise self.lost(f"has not sent its tensors ({_first_line(error)})") from None
         self.heard = time.monotonic()
         if kind == "done":
             return value, tensors
         if kind == "failed":
-            error, text = value
-            raise KINDS[error](text) if error in KINDS else self.lost(f"failed ({error}: {text})")
+            name, text = value
+            raise KINDS[name](text) if name in KINDS else self.lost(f"failed ({name}: {text})")
         if kind == "signal" and not holding.came:
             holding.came.append(value)
         elif kind == "report":
             listen(value)
         return None
 
+    def is_gone(self) -> bool:
+        """Whether the rank has ended, as far as its connection tells; what it says meanwhile is not heard any more."""
+        try:
+            while self.connection.poll():
+                self.connection.recv()
+        except (OSError, EOFError):
+            return True
+        return False
+
     def lost(self, how: str) -> RankLostError:
         """The error of a rank that is of no use any more."""
         return RankLostError(f"{self.name} {how}; what was complete is kept")
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _form(tensors: Sequence[Tensor]) -> Form:
@@ -129,27 +162,39 @@ def _form(tensors: Sequence[Tensor]) -> Form:
     kinds = {t.device.type for t in tensors} or {"cpu"}
     if len(kinds) > 1:
         raise ValueError(f"tensors for another rank lie on several kinds of device: {sorted(kinds)}")
-    return [(tuple(t.shape), t.dtype) for t in tensors], kinds.pop()
+    return [(tuple(t.shape), _strides(t), t.dtype) for t in tensors], kinds.pop()
+
+
+def _strides(tensor: Tensor) -> tuple[int, ...]:
+    """Its strides; those of a contiguous one where it has overlaps, as an expanded tensor does."""
+    expanded = any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.contiguous().stride() if expanded else tensor.stride()
 
 
 def _packed(tensors: Sequence[Tensor]) -> Tensor:
-    """The bytes of tensors, each from a multiple of eight on: one message and not several."""
+    """The bytes of tensors in one message."""
     parts = [t.detach().contiguous().view(-1).view(torch.uint8) for t in tensors]
-    packed = torch.cat([F.pad(part, (0, -len(part) % 8)) for part in parts])
+    packed = torch.cat([F.pad(part, (0, -len(part) % ALIGNED)) for part in parts])
     return packed if packed.device.type in ("cpu", "cuda") else packed.cpu()
 
 
 def _received(form: Form, source: int) -> list[Tensor]:
     """The tensors that follow a message."""
     about, kind = form
-    sizes = [prod(shape) * dtype.itemsize for shape, dtype in about]
+    sizes = [prod(shape) * dtype.itemsize for shape, _, dtype in about]
     if not about:
         return []
-    length, place = sum(size + -size % 8 for size in sizes), "cuda" if kind == "cuda" else "cpu"
+    length, place = sum(size + -size % ALIGNED for size in sizes), "cuda" if kind == "cuda" else "cpu"
     packed = torch.empty(length, dtype=torch.uint8, device=place)
     dist.recv(packed, source)
     packed, found, start = packed.to(kind), [], 0
-    for (shape, dtype), size in zip(about, sizes, strict=True):
-        found.append(packed[start : start + size].view(dtype).view(shape))
-        start += size + -size % 8
+    for (shape, strides, dtype), size in zip(about, sizes, strict=True):
+        plain = packed[start : start + size].view(dtype).view(shape)
+        found.append(plain if plain.stride() == strides else _strided(plain, strides))
+        start += size + -size % ALIGNED
     return found
+
+
+def _strided(plain: Tensor, strides: tuple[int, ...]) -> Tensor:
+    """The same values with these strides."""
+    return torch.empty_strided(plain.shape, strides, dtype=plain.dtype, device=plain.device).copy_(plain)

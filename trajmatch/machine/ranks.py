@@ -23,8 +23,8 @@ from torch import Tensor
 
 from trajmatch.machine.interrupts import SIGNALS
 from trajmatch.machine.owner import host
-from trajmatch.machine.peer import Function, Peer, RankLostError, limit
-from trajmatch.machine.torchrun import address, local_rank, rank, world
+from trajmatch.machine.peer import Function, Peer, limit
+from trajmatch.machine.torchrun import RankLostError, address, local_rank, rank, world
 
 # Seconds between two signs of life of a rank that computes.
 BEAT = 1.0
@@ -53,6 +53,11 @@ def joined(device: str) -> Iterator[None]:
     _met[:] = _join(device)
     try:
         yield
+    except KeyboardInterrupt:
+        # torchrun asks all to end where one of them has ended, and that one is what must be said.
+        if gone := [peer for peer in _met if peer.is_gone()]:
+            raise gone[0].lost("has ended") from None
+        raise
     finally:
         for peer in _met:
             with suppress(RankLostError):
@@ -93,7 +98,7 @@ def _served(state: _Serving, known: Sequence[Peer]) -> int:
         ready = wait([peer.connection for peer in known])
         peer = next(peer for peer in known if peer.connection in ready)
         try:
-            words, tensors = peer.told()
+            words, tensors = peer.asked_for()
         except (OSError, EOFError, RuntimeError):
             if peer.rank == 0:
                 print(f"trajmatch: rank {rank()} of {host()}: rank 0 is gone", file=sys.stderr, flush=True)
@@ -142,7 +147,7 @@ def _watch(state: _Serving, first: Peer) -> None:
 def _how_it_ended(first: Peer) -> int:
     """The exit code of a rank whose work nobody wants any more: 0 where rank 0 has said so, 1 where it is gone."""
     try:
-        return 0 if first.told()[0] == END else 1
+        return 0 if first.asked_for()[0] == END else 1
     except (OSError, EOFError, RuntimeError):
         return 1
 

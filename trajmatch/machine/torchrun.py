@@ -1,7 +1,11 @@
-"""What torchrun tells a process about its job, in the environment. No torch here."""
+"""What torchrun tells a process about its job, in the environment; and the loss of one of them. No torch here."""
 
 import os
 import socket
+
+
+class RankLostError(ChildProcessError):
+    """A rank has ended, does not answer, or failed in what it was asked for."""
 
 
 def _number(name: str, default: int) -> int:

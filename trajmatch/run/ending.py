@@ -7,6 +7,7 @@ from contextlib import suppress
 
 from trajmatch.machine.holding import came, check, end_decided
 from trajmatch.machine.interrupts import listening
+from trajmatch.machine.torchrun import RankLostError
 from trajmatch.settings.command_line import quoted
 
 NOTHING = "nothing was begun"
@@ -19,10 +20,11 @@ def ended(words: Sequence[str], command: Callable[[], int], for_good: bool, kept
     for_good: whether the process ends with it.
     kept:     what is saved where it is interrupted, and what is not.
     """
+    lost: BaseException | None = None
     with listening(for_good):
         try:
             check()  # one that came while the program was loaded
-            code, sentence = _attempt(command)
+            code, sentence, lost = _attempt(command)
             end_decided()
         except KeyboardInterrupt:
             end_decided()
@@ -36,7 +38,7 @@ def ended(words: Sequence[str], command: Callable[[], int], for_good: bool, kept
         # An interrupt that left the text of an `exec`, as dataclasses have one, is remembered by Python: at its end the
         # process would kill itself by SIGINT. Another text's success makes it forget.
         exec("")
-        if came:  # also one that Python or a library has swallowed
+        if came and not isinstance(lost, RankLostError):  # also one that Python or a library has swallowed
             code, sentence = 130, _interrupted(words, kept)
         if sentence:
             with suppress(OSError):  # the terminal may be gone
@@ -44,20 +46,20 @@ def ended(words: Sequence[str], command: Callable[[], int], for_good: bool, kept
     return code
 
 
-def _attempt(command: Callable[[], int]) -> tuple[int, str]:
-    """A command's exit code, and what is to be said where it failed."""
+def _attempt(command: Callable[[], int]) -> tuple[int, str, BaseException | None]:
+    """A command's exit code, and where it failed what is to be said and the error."""
     try:
-        return command(), ""
+        return command(), "", None
     except (FloatingPointError, MemoryError, ChildProcessError) as error:
-        return 1, str(error) or "out of memory"
+        return 1, str(error) or "out of memory", error
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        return 1, f"out of memory: {str(error).splitlines()[0]}"
+        return 1, f"out of memory: {str(error).splitlines()[0]}", error
     except ValueError as error:
-        return 2, str(error)
+        return 2, str(error), error
     except OSError as error:
-        return 2, _os_error(error)
+        return 2, _os_error(error), error
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
