@@ -116,5 +116,5 @@ def test_a_message_stands_above_the_bar(monkeypatch: pytest.MonkeyPatch, capsys:
     monkeypatch.setenv("TERM", "xterm")
     with heard(), Meter("distill", 2):
         LOGGER.warning("a file is damaged")
-    # On a line of its own, which the bar has been taken from.
-    assert "a file is damaged" in capsys.readouterr().err.splitlines()[-2].replace("\x1b[2K", "\r").split("\r")
+    # The bar's line is cleared for it, and the bar drawn again below.
+    assert "\r\x1b[2Ka file is damaged\n" in capsys.readouterr().err
