@@ -58,7 +58,7 @@ from trajmatch.run.stages.evaluation import snapshots
 from trajmatch.run.stages.experts import open_experts
 from trajmatch.run.stages.loop import Loop
 from trajmatch.run.stages.plan import seconds_of_step
-from trajmatch.run.stages.run import Run, say, silent
+from trajmatch.run.stages.run import Run
 from trajmatch.settings.config import Config
 from trajmatch.settings.methods import METHODS
 
@@ -111,7 +111,7 @@ def run(about: Comparison, job: Job, report: Report | None = None) -> dict[str, 
         return held
     config, networks = configuration(about, job), range(scored, about.networks)
     distilled = not (path.parent / SET).exists()
-    this = Run(config, path.parent, " ".join(sys.argv), say=silent, material=material(about))
+    this = Run(config, path.parent, " ".join(sys.argv), material=material(about))
     this.experts()
     this.distill()
     found = score_set(about, config, path.parent, networks)
@@ -170,7 +170,7 @@ def plan(about: Comparison) -> list[Job]:
         if not job.method.still and job.timing not in known:
             known[job.timing] = seconds_per_step(about, job.name, job.ipc)
             write_json(about.out / TIMINGS, {"budget": about.budget, **known})
-            say(f"{job.timing}: {known[job.timing]:.3f} s for a step")
+            print(f"{job.timing}: {known[job.timing]:.3f} s for a step", file=sys.stderr)
     jobs = jobs_of(about, known)
     refuse_others(about, jobs)
     return jobs
@@ -194,7 +194,8 @@ def results_of(about: Comparison, jobs: Sequence[Job]) -> list[dict[str, Any]]:
             results[index] = result
             left = (time.monotonic() - began) / len(results) * (len(jobs) - len(results)) / 60
             mean, folder = statistics.fmean(result["accuracy"]), jobs[index].folder
-            say(f"{len(results)}/{len(jobs)} {folder}: {mean:.2%}, {result['seconds']:.0f} s, {left:.0f} min left")
+            told = f"{mean:.2%}, {result['seconds']:.0f} s, {left:.0f} min left"
+            print(f"{len(results)}/{len(jobs)} {folder}: {told}", file=sys.stderr)
     return [results[index] for index in range(len(jobs))]
 
 

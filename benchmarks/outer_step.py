@@ -9,6 +9,7 @@ a network that was trained on the data (the embedded digits, or --data).
 import argparse
 import json
 import statistics
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -35,7 +36,6 @@ from trajmatch.methods.engines import Engine
 from trajmatch.methods.training import Training, train
 from trajmatch.run.assembly import setup
 from trajmatch.run.assembly.engine import prepare_process
-from trajmatch.run.stages.run import say
 from trajmatch.settings.config import Config, Images
 
 
@@ -160,7 +160,7 @@ def run_case(case: Case, chosen: list[Side], data: Path, device: torch.device, t
     wanted = exact(case, found, device, case.timed_steps)
     found_errors = []
     for side, run in zip(chosen, steps, strict=True):
-        say(f"batch {case.batch}: {side}")
+        print(f"batch {case.batch}: {side}", file=sys.stderr)
         found_errors.append(errors(run().X, wanted))  # and warm
     seconds = cost.alternating(steps, case.rounds, device)
     rows = []
@@ -184,7 +184,7 @@ def run_case(case: Case, chosen: list[Side], data: Path, device: torch.device, t
                 "speedup_vs_tesla": measure.paired_ratio(seconds[chosen.index(TESLA)], seconds[k]),
             }
         )
-        say(f"batch {case.batch}: {side} {rows[-1]['seconds']:.3f} s, {memory:.0f} MB")
+        print(f"batch {case.batch}: {side} {rows[-1]['seconds']:.3f} s, {memory:.0f} MB", file=sys.stderr)
     return rows
 
 

@@ -1,16 +1,13 @@
-"""Every verb that loads images says what it read, before anything is computed; Python may be quiet."""
+"""Every verb that loads images says what it read, before anything is computed."""
 
-import logging
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-import trajmatch
 from tests.data.user_images import split_tree
 from tests.small import FLAGS
 from trajmatch.data.files import write_text
-from trajmatch.machine.messages import LOGGER, heard
 from trajmatch.run.cli import main
 
 Captured = pytest.CaptureFixture[str]
@@ -79,23 +76,3 @@ def test_settings_travel_through_a_file(tmp_path: Path, capsys: Captured) -> Non
     write_text(tmp_path / "a.yaml", "\n".join(lines))
     assert main(["run", "--config", str(tmp_path / "a.yaml")]) == 2
     assert "8 for test ('x_two')" in capsys.readouterr().err
-
-
-def test_python_says_it_unless_it_is_quiet(capsys: Captured) -> None:
-    for quiet in (False, True):
-        with pytest.raises(ValueError, match="--ipc is 1000"):
-            trajmatch.distill("digits", ipc=1000, quiet=quiet)
-        assert capsys.readouterr().err.startswith(DIGITS) is not quiet
-
-
-def test_the_logger_is_left_as_it_was(capsys: Captured) -> None:
-    handler = logging.NullHandler()
-    LOGGER.addHandler(handler)
-    before = LOGGER.level, LOGGER.disabled, list(LOGGER.handlers)
-    with heard():
-        LOGGER.info("a 100% word")
-    with heard(quiet=True):
-        LOGGER.info("another")
-    assert (LOGGER.level, LOGGER.disabled, list(LOGGER.handlers)) == before
-    assert capsys.readouterr().err == "a 100% word\n"
-    LOGGER.removeHandler(handler)

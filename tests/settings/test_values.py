@@ -28,6 +28,7 @@ from trajmatch.settings.options import Compare, Continual, Diagnose, Evaluate, S
 from trajmatch.settings.presets import preset
 
 Captured = pytest.CaptureFixture[str]
+Logged = pytest.LogCaptureFixture
 FIELDS = kinds(Config)
 NUMBERS = [
     "0",
@@ -276,7 +277,7 @@ OLD = {
 }
 
 
-def test_folders_and_sets_of_older_versions_are_still_read(tmp_path: Path, capsys: Captured) -> None:
+def test_folders_and_sets_of_older_versions_are_still_read(tmp_path: Path, caplog: Logged) -> None:
     assert parsed({**OLD, "ipc": 3}).ipc == 3
     claim(tmp_path / "r", Config())
     path = tmp_path / "r" / "config.yaml"
@@ -284,7 +285,7 @@ def test_folders_and_sets_of_older_versions_are_still_read(tmp_path: Path, capsy
     assert check_claim(tmp_path / "r", Config())
     found = words.configuration("trajmatch", Config(), ["--config", str(path)])
     assert found.config == Config()
-    assert "evaluation.rates is left out; it is --rates of trajmatch evaluate" in capsys.readouterr().err
+    assert "evaluation.rates is left out; it is --rates of trajmatch evaluate" in caplog.text
 
 
 def yaml_flat(path: Path) -> dict[str, Any]:
@@ -376,27 +377,27 @@ def test_a_home_folder_is_found_in_files_and_behind_an_equals_sign(tmp_path: Pat
         ("--expert.flat-radius 0.3", "--expert.flat-radius has no effect with --expert.flat no"),
     ],
 )
-def test_what_has_no_effect_is_said(arguments: str, says: str, capsys: Captured) -> None:
+def test_what_has_no_effect_is_said(arguments: str, says: str, caplog: Logged) -> None:
     words.settings_of("run", "digits-ipc1", arguments.split())
-    assert says in capsys.readouterr().err
+    assert says in caplog.text
 
 
-def test_what_has_no_effect_on_a_set_is_put_back(capsys: Captured) -> None:
+def test_what_has_no_effect_on_a_set_is_put_back(caplog: Logged) -> None:
     """The steps of a set that is there say which snapshots it has."""
     given = ["--steps", "7", "--outer.lr-images", "9", "--evaluation.networks", "3", "--method", "mtt"]
     asked = words.configuration("t", preset("digits-ipc1"), given, Evaluate)
     asked = words.put_back(asked, words.tell_idle("evaluate", given, asked))
-    assert "--steps" in capsys.readouterr().err
+    assert "--steps" in caplog.text
     assert (asked.config.steps, asked.config.outer.lr_images) == (asked.base.steps, asked.base.outer.lr_images)
     assert asked.config.evaluation.networks == 3
 
 
-def test_what_has_an_effect_or_changes_nothing_is_not_said(capsys: Captured) -> None:
+def test_what_has_an_effect_or_changes_nothing_is_not_said(caplog: Logged) -> None:
     same = ["--outer.momentum", str(preset("digits-ipc1").outer.momentum)]
     words.settings_of("run", "digits-ipc1", [*same, "--outer.optimiser", "adam", "--matching.radius", "0.3"])
     words.settings_of("run", "digits-ipc1", ["--matching.sharpness", "vasso", "--matching.vasso-decay", "0.3"])
     words.settings_of("run", "digits-ipc1", ["--method", "dm", "--expert.lr", "0.5", "--evaluation.whole-epochs", "3"])
-    assert capsys.readouterr().err == ""
+    assert caplog.messages == []
 
 
 def test_the_table_of_what_has_no_effect_names_settings_that_there_are() -> None:
@@ -412,9 +413,9 @@ def test_the_table_of_what_has_no_effect_names_settings_that_there_are() -> None
     }
 
 
-def test_a_flag_that_stands_twice_is_said(capsys: Captured) -> None:
+def test_a_flag_that_stands_twice_is_said(caplog: Logged) -> None:
     words.check_words(["--steps", "1", "--seed", "0", "--steps=2"])
-    assert capsys.readouterr().err == "--steps is given more than once: the last one counts\n"
+    assert caplog.messages == ["--steps is given more than once: the last one counts"]
 
 
 def test_experts_are_counted_by_plain_digits() -> None:

@@ -1,11 +1,12 @@
 """Records that are kept as JSON: each holds a digest of itself, so that a changed digit is found. No torch here."""
 
 import json
-import logging
 from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
+
+from trajmatch.machine.messages import LOGGER
 
 # BELONGS holds digests of what a record is of. The others are two keys, so that a damaged name of one does not make a
 # record look like one of an older version, which has neither.
@@ -73,4 +74,4 @@ def say_once(kind: str, path: Path, how: str) -> None:
     """Say once for each folder and kind of file how a file of an older version was written."""
     if (kind, path.parent) not in _told:
         _told.add((kind, path.parent))
-        logging.getLogger("trajmatch").warning("%s: written %s", path, how)
+        LOGGER.warning("%s: written %s", path, how)

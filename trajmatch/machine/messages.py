@@ -1,4 +1,9 @@
-"""The package's logger, and the handler that brings what it says to the user. No torch here."""
+"""The package's logger, and who hears what it says. No torch here.
+
+What a user is told is `LOGGER.info`, and `LOGGER.warning` where something may be wrong. A process that is to be
+silent, such as all but one of several that do the same, works within `heard(quiet=True)`. The settings import no other
+room, and ask `logging` for the logger.
+"""
 
 import logging
 import sys
@@ -8,21 +13,48 @@ from contextlib import contextmanager
 LOGGER = logging.getLogger("trajmatch")
 
 
-@contextmanager
-def heard(quiet: bool = False) -> Iterator[None]:
-    """Within the block the logger's messages go to stderr, as they are, or nowhere at all where `quiet`.
+class Plain(logging.Handler):
+    """Prints messages as they are on what is stderr now: a bar that is shown there stays below them."""
 
-    What was set up before, by a program that uses this package, is as it was afterwards.
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one message, at once."""
+        print(record.getMessage(), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def heard(quiet: bool = False, once: bool = False) -> Iterator[None]:
+    """Within the block the logger's messages go to stderr, and where `quiet` none that is no error goes anywhere.
+
+    once: a program that has set up handlers has the messages in those alone.
+    What was set up before is as it was afterwards.
     """
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    level, disabled = LOGGER.level, LOGGER.disabled
-    LOGGER.addHandler(handler)
-    LOGGER.setLevel(logging.INFO)
-    LOGGER.disabled = quiet
+    handler = Plain()
+    if not (once and LOGGER.hasHandlers()):
+        LOGGER.addHandler(handler)
+    try:
+        with _at(logging.ERROR if quiet else logging.INFO):
+            yield
+    finally:
+        LOGGER.removeHandler(handler)
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Within the block no more than warnings are heard: for work whose steps are of no interest by themselves."""
+    with _at(max(logging.WARNING, LOGGER.getEffectiveLevel())):
+        yield
+
+
+@contextmanager
+def _at(level: int) -> Iterator[None]:
+    before = LOGGER.level
+    LOGGER.setLevel(level)
     try:
         yield
     finally:
-        LOGGER.removeHandler(handler)
-        LOGGER.setLevel(level)
-        LOGGER.disabled = disabled
+        LOGGER.setLevel(before)
+
+
+def on_stderr() -> bool:
+    """Whether what is said goes to stderr as it is, so that a bar may be shown there."""
+    return LOGGER.isEnabledFor(logging.INFO) and any(isinstance(handler, Plain) for handler in LOGGER.handlers)

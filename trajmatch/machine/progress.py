@@ -1,6 +1,5 @@
 """Progress with rate, details and time left: a live bar on a terminal, a line now and then elsewhere."""
 
-import sys
 import time
 from types import TracebackType
 
@@ -8,6 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from trajmatch.machine import holding
+from trajmatch.machine.messages import LOGGER, on_stderr
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -15,19 +15,20 @@ SECONDS_BETWEEN_LINES = 10.0
 class Meter:
     """Counts towards a total. `with Meter("distill", 300) as meter: meter.advance("loss 0.4")`.
 
+    A bar is shown where the logger's messages go to a terminal; elsewhere a line now and then is such a message.
+
     start: units that were done before and that the rate must not count.
     """
 
-    def __init__(self, title: str, total: int, start: int = 0, unit: str = "steps", quiet: bool = False) -> None:
+    def __init__(self, title: str, total: int, start: int = 0, unit: str = "steps") -> None:
         self.title, self.total, self.start, self.unit = title, total, start, unit
         self.done, self.began, self.said = start, time.monotonic(), time.monotonic()
-        self.quiet = quiet
         self.bar: Progress | None = None
         self.task: TaskID | None = None
 
     def __enter__(self) -> "Meter":
         console = Console(stderr=True)
-        if console.is_terminal and not self.quiet:
+        if console.is_terminal and on_stderr():
             columns = (
                 TextColumn("{task.description:<9}"),
                 BarColumn(),
@@ -46,17 +47,16 @@ class Meter:
     ) -> None:
         if self.bar is not None:
             self.bar.stop()
-        elif self.done > self.start and not self.quiet:
+        elif self.done > self.start:
             self._say("")
 
     def advance(self, details: str = "", count: int = 1) -> None:
         """Count `count` more units and show `details` beside them. Raises an interrupt that came and was swallowed."""
         holding.check()
         self.done += count
-        self.details = details
         if self.bar is not None and self.task is not None:
             self.bar.update(self.task, completed=self.done, rate=self.rate(), details=details)
-        elif not self.quiet and time.monotonic() - self.said > SECONDS_BETWEEN_LINES:
+        elif time.monotonic() - self.said > SECONDS_BETWEEN_LINES:
             self._say(details)
 
     def rate(self) -> str:
@@ -72,7 +72,7 @@ class Meter:
         left = (self.total - self.done) * (self.said - self.began) / max(1, self.done - self.start)
         ending = f"{duration(left)} left" if self.done < self.total else f"took {duration(self.said - self.began)}"
         words = [f"{self.title}: {self.done}/{self.total} {self.unit}", self.rate(), details, ending]
-        print(", ".join(word for word in words if word), file=sys.stderr, flush=True)
+        LOGGER.info(", ".join(word for word in words if word))
 
 
 def duration(seconds: float) -> str:

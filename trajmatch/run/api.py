@@ -8,7 +8,7 @@ from trajmatch.data.synthetic import SyntheticSet, load
 from trajmatch.machine.litter import scratch_folder
 from trajmatch.machine.messages import heard
 from trajmatch.machine.precision import precision
-from trajmatch.run.stages.run import Run, say, silent
+from trajmatch.run.stages.run import Run
 from trajmatch.settings.config import Config, MethodName
 from trajmatch.settings.presets import ANY_IMAGES, DEFAULT, preset
 
@@ -34,6 +34,7 @@ def distill(
     experts: how many to train, or a folder of trained ones.
     out:     run folder; an interrupted run of the same settings goes on there. None works in a temporary folder.
     workers: processes for experts. More than 1 needs `if __name__ == "__main__":` around a script's code.
+    quiet:   say nothing. Otherwise messages go to the handlers of `logging` that the program has set up, or to stderr.
     Raises ValueError for bad settings or data, OSError where files cannot be written.
     """
     named = isinstance(dataset, str | Path)
@@ -52,8 +53,8 @@ def distill(
     with precision("float32"), scratch_folder() as temporary:
         folder = temporary / "run" if out is None else Path(out)
         source = None if named else dataset
-        with heard(quiet):
-            this = Run(base, folder, "trajmatch.distill(...)", say=silent if quiet else say, source=source)
+        with heard(quiet, once=True):
+            this = Run(base, folder, "trajmatch.distill(...)", source=source)
             this.experts()
             this.distill()
         return load(folder)

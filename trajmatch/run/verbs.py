@@ -111,20 +111,18 @@ def _search(call: Call) -> int:
     from trajmatch.run.assembly.distilled import opened_set
     from trajmatch.run.assembly.set_file import set_file
     from trajmatch.run.scores.search import check, lines, search
-    from trajmatch.run.stages.run import say
 
     check(call.own)
     with Lock(set_file(call.place).parent):
         setup, synthetic, file = opened_set(call.place, call.config)
-        return _print(lines(search(setup, call.own, synthetic, file, call.command, say)))
+        return _print(lines(search(setup, call.own, synthetic, file, call.command)))
 
 
 def _continual(call: Call) -> int:
     from trajmatch.run.scores.continual import continual, lines
-    from trajmatch.run.stages.run import say
 
     folder = call.place if call.config.out else Path(f"{call.place}-continual")
-    return _print(lines(continual(call.config, call.own, folder, call.command, say)))
+    return _print(lines(continual(call.config, call.own, folder, call.command)))
 
 
 def _compare(call: Call) -> int:
@@ -134,7 +132,7 @@ def _compare(call: Call) -> int:
     count = next((k for k, word in enumerate(words) if word.startswith("-")), len(words))
     usage = "trajmatch compare FOLDER [FOLDER ...]"
     own = line.parse(options.Compare, usage, words[count:], options.Compare(), "Compare finished runs.")
-    return _print([compare([line.place(name) for name in words[:count]], line.at_home(own), print)])
+    return _print([compare([line.place(name) for name in words[:count]], line.at_home(own))])
 
 
 def _diagnose(call: Call) -> int:
@@ -145,9 +143,8 @@ def _diagnose(call: Call) -> int:
     own = line.at_home(line.parse(options.Diagnose, usage, call.rest, options.Diagnose(), what))
     prepare()
     from trajmatch.run.diagnose.frame import diagnose
-    from trajmatch.run.stages.run import say
 
-    return _print([diagnose(call.name or "", own, call.command, say)])
+    return _print([diagnose(call.name or "", own, call.command)])
 
 
 def _report(call: Call) -> int:

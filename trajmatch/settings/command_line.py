@@ -1,9 +1,9 @@
 """The words of a command line: presets, files, flags and folders. Nothing here imports torch before it must."""
 
 import dataclasses
+import logging
 import re
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +16,8 @@ from trajmatch.settings.heeded import idle
 from trajmatch.settings.kinds import checked, flag, get, kinds, merged, with_setting
 from trajmatch.settings.presets import ANY_IMAGES, DEFAULT, NAMES, PUBLISHED, preset
 from trajmatch.settings.ranges import is_utf8, number, whole_number
+
+LOGGER = logging.getLogger("trajmatch")
 
 
 class UsageError(ValueError):
@@ -78,7 +80,7 @@ def tell_idle(verb: str, rest: Sequence[str], asked: Asked) -> list[str]:
     reasons = idle(verb, asked.config, asked.options, keys)
     for reason, found in reasons.items():
         many = len(found) > 1
-        print(f"{', '.join(map(flag, found))} {'have' if many else 'has'} no effect with {reason}", file=sys.stderr)
+        LOGGER.warning(f"{', '.join(map(flag, found))} {'have' if many else 'has'} no effect with {reason}")
     return [key for found in reasons.values() for key in found]
 
 
@@ -156,7 +158,7 @@ def configuration(program: str, base: Config, rest: list[str], own: type = Nothi
     rest, given = without_config(written_out(rest))
     if given is not None:
         path = expand_home(given, "--config")
-        base = merged(base, read_config(path, lambda text: print(text, file=sys.stderr)), given)
+        base = merged(base, read_config(path, by_hand=True), given)
     both = dataclasses.make_dataclass("both", [("options", _flat(own), own()), ("config", _flat(Config), base)])
     found = parse(both, program, rest, both(own(), base), DESCRIPTION)
     config = checked(found.config)
@@ -251,7 +253,7 @@ def check_words(words: Sequence[str]) -> None:
             if seen.get(name, last) != last:
                 raise UsageError(f"{last} is given twice, as {seen[name]} too: give it once")
             if name in seen:
-                print(f"{last} is given more than once: the last one counts", file=sys.stderr)
+                LOGGER.warning(f"{last} is given more than once: the last one counts")
             seen[name] = last
         _, equals, value = word.partition("=")
         empty = not (value if found and equals else word).strip()

@@ -1,6 +1,7 @@
 """A YAML file of settings, read as it is written: `no` may be a class's name, and 1e3 is a number. No torch here."""
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from trajmatch.settings.config import Config
 from trajmatch.settings.flat import RETIRED
 from trajmatch.settings.kinds import NOTHING, Plain, converted, kinds
 
+LOGGER = logging.getLogger("trajmatch")
 # A configuration has some kilobytes, a few hundred lines and two levels.
 LARGEST, MOST, DEEPEST = 1_000_000, 10_000, 20
 GROUPS = {key.split(".")[0] for key in kinds(Config) if "." in key}
@@ -18,10 +20,10 @@ SCALARS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool
 LIST, GROUP = "tag:yaml.org,2002:seq", "tag:yaml.org,2002:map"
 
 
-def read_config(path: Path, say: Callable[[str], None] | None = None) -> dict[str, Any]:
+def read_config(path: Path, by_hand: bool = False) -> dict[str, Any]:
     """The settings of a YAML file, flat, those that are known in their types; without those of older versions.
 
-    say: told of a value that is left out, because it is of `trajmatch evaluate` alone now.
+    by_hand: whether a value that is left out is told, because it is of `trajmatch evaluate` alone now.
 
     Raises ValueError naming the file and what is wrong with it.
     """
@@ -37,9 +39,9 @@ def read_config(path: Path, say: Callable[[str], None] | None = None) -> dict[st
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     for key in RETIRED & found.keys():
-        if say and found[key] not in RETIRED[key]:
+        if by_hand and found[key] not in RETIRED[key]:
             name = "networks" if key.endswith("architectures") else key.split(".")[1]
-            say(f"{path}: {key} is left out; it is --{name} of trajmatch evaluate")
+            LOGGER.warning(f"{path}: {key} is left out; it is --{name} of trajmatch evaluate")
     lists = {key: list(value) for key, value in found.items() if isinstance(value, tuple)}
     return {key: value for key, value in {**found, **lists}.items() if key not in RETIRED}
 

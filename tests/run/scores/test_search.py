@@ -17,7 +17,6 @@ from trajmatch.run.cli import main
 from trajmatch.run.scores import search as module
 from trajmatch.run.scores.search import agreement
 from trajmatch.run.stages import trials as jobs
-from trajmatch.run.stages.run import silent
 from trajmatch.run.stages.trials import Trial
 from trajmatch.settings.flat import parsed
 from trajmatch.settings.options import Search
@@ -98,7 +97,7 @@ def test_validation_images_that_are_trained_on_are_said_to_be(folder: Path, monk
     scored(monkeypatch)
     this, synthetic, _ = opened_set(folder, parsed(base_configuration(folder)))
     this = replace(this, material=replace(this.material, dataset=replace(this.dataset, held_out=False)))
-    module.search(this, Search((1,), (4, 8)), synthetic, folder / SET, "", silent)
+    module.search(this, Search((1,), (4, 8)), synthetic, folder / SET, "")
     how = json.loads((folder / "search.json").read_text())["how"]
     assert "validation images, which are among the training images too" in how["set"]
 
@@ -108,7 +107,7 @@ def test_no_validation_images(folder: Path) -> None:
     none = Images(this.dataset.validation.x[:0], torch.empty(0, dtype=torch.int64))
     this = replace(this, material=replace(this.material, dataset=replace(this.dataset, validation=none)))
     with pytest.raises(ValueError, match=r"^--images\.validation is 0, and search chooses networks by"):
-        module.search(this, Search(), synthetic, folder / SET, "", silent)
+        module.search(this, Search(), synthetic, folder / SET, "")
     assert not (folder / "search.json").exists()
 
 

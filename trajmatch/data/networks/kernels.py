@@ -2,7 +2,6 @@
 
 import ctypes
 import functools
-import logging
 import os
 import platform
 import shlex
@@ -23,6 +22,7 @@ from trajmatch.core.block import channels_last
 from trajmatch.data.checksums import checksum
 from trajmatch.data.files import replacing
 from trajmatch.machine.litter import scratch_folder
+from trajmatch.machine.messages import LOGGER
 
 # How `block.cpp` calls its precisions.
 DTYPES = {dtype: str(dtype).removeprefix("torch.") for dtype in block.DTYPES}
@@ -193,7 +193,7 @@ def _kept(path: Path) -> Path | None:
     for found in sorted(path.parent.glob(f"{path.name}{'[0-9a-f]' * 8}.so")):
         if found.stem.removeprefix(path.name) == checksum(found.read_bytes()):
             return found
-        logging.getLogger("trajmatch").warning("%s: this library is damaged; it is built again", found)
+        LOGGER.warning("%s: this library is damaged; it is built again", found)
         found.unlink(missing_ok=True)
     return None
 
@@ -229,7 +229,7 @@ def cache_folder() -> Path:
 def _among_temporary_files() -> Path:
     """The cache of a user without a writable home folder, which is said once."""
     place = Path(tempfile.gettempdir()) / f"trajmatch-{_user()}"
-    logging.getLogger("trajmatch").warning(
+    LOGGER.warning(
         "there is no home folder that can be written to: what is built for this machine is kept in %s", place
     )
     return place

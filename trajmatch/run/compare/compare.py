@@ -1,6 +1,6 @@
 """`trajmatch compare`: one table and plots from run folders, with every difference of protocol shown. No torch here."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from trajmatch.data.file_names import STREAM
@@ -15,11 +15,11 @@ from trajmatch.run.compare.rows import stream_rows, table
 from trajmatch.settings.options import Compare
 
 
-def compare(folders: Sequence[Path], options: Compare, say: Callable[[str], None]) -> Path:
-    """Write the pages; returns the HTML's path. Raises ValueError for a folder that is no finished run or stream."""
+def compare(folders: Sequence[Path], options: Compare) -> Path:
+    """Write the pages, print the tables, return the HTML's path. Raises ValueError for what is no run or stream."""
     if not folders:
         raise ValueError("name the run folders that are to be compared: trajmatch compare runs/a runs/b")
-    folders = _once(folders, say)
+    folders = _once(folders)
     streams = same_data([read_stream(folder) for folder in folders if (folder / STREAM).is_file()])
     runs = same_data([read(folder) for folder in folders if not (folder / STREAM).is_file()])
     runs, notes = measured_alike(runs)
@@ -44,16 +44,15 @@ def compare(folders: Sequence[Path], options: Compare, say: Callable[[str], None
     write_text(options.out / "compare.md", markdown)
     path = options.out / "compare.html"
     write_text(path, page)
-    for line in markdown.splitlines():
-        say(line)
+    print(markdown, end="")
     return path
 
 
-def _once(folders: Sequence[Path], say: Callable[[str], None]) -> list[Path]:
+def _once(folders: Sequence[Path]) -> list[Path]:
     """Every folder once, however often and in whatever spelling it was named."""
     found: dict[Path, Path] = {}
     for folder in folders:
         first = found.setdefault(folder.resolve(), folder)
         if first is not folder:
-            say(f"{folder} is the same folder as {first}, and counts once")
+            print(f"{folder} is the same folder as {first}, and counts once")
     return list(found.values())

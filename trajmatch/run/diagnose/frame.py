@@ -1,6 +1,6 @@
 """`trajmatch diagnose NAME`: open the runs, compute, and write numbers, figure and the report. No torch here."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
 from math import isfinite
@@ -12,6 +12,7 @@ from trajmatch.data.file_names import SET, SUMMARY
 from trajmatch.data.files import replacing, write_record
 from trajmatch.data.kept import BELONGS
 from trajmatch.machine.lock import Lock
+from trajmatch.machine.messages import LOGGER
 from trajmatch.machine.progress import Meter
 from trajmatch.pages.plots import png
 from trajmatch.pages.report import write_report
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from trajmatch.run.diagnose.subject import Opened
 
 
-def diagnose(name: str, options: Diagnose, command: str, say: Callable[[str], None], quiet: bool = False) -> Path:
+def diagnose(name: str, options: Diagnose, command: str) -> Path:
     """Compute one diagnosis; returns the JSON's path, beside which the figure lies.
 
     Raises ValueError for a name or an option that is out of range, and for runs that can't be opened.
@@ -34,16 +35,16 @@ def diagnose(name: str, options: Diagnose, command: str, say: Callable[[str], No
     found, runs = diagnosis(name), open_runs(name, options)
     options, folder = with_radius(options, runs), options.folder()
     total = found.total(runs, options)
-    say(f"{name}: {total} pieces of work")
+    LOGGER.info(f"{name}: {total} pieces of work")
     folder.mkdir(parents=True, exist_ok=True)
     with Lock(folder, f".{name}.lock", name):  # a run that goes on is not disturbed, nor are other diagnoses of it
-        with Meter(name, total, unit="pieces", quiet=quiet) as meter:
+        with Meter(name, total, unit="pieces") as meter:
             numbers = _as_json(found.numbers(runs, options, lambda count: meter.advance(count=count)))
         about = {"diagnosis": name, "about": NAMES[name], "command": command, "commit": commit()}
         write_record(folder / f"{name}.json", about | numbers | {BELONGS: _belongs(options)})
         with replacing(folder / f"{name}.png") as temporary:
             temporary.write_bytes(png(found.draw(numbers)))
-        report(folder, options, say)
+        report(folder, options)
     return folder / f"{name}.json"
 
 
@@ -85,8 +86,8 @@ def open_runs(name: str, options: Diagnose) -> "list[Opened]":
     return [opener.run(folder) for folder in options.run]
 
 
-def report(folder: Path, options: Diagnose, say: Callable[[str], None]) -> None:
+def report(folder: Path, options: Diagnose) -> None:
     """Write the first run's report again, where it has one, with what lies in its folder of diagnoses."""
-    say(f"numbers and figure: {folder}")
+    LOGGER.info(f"numbers and figure: {folder}")
     if options.run and folder == options.run[0] / DIAGNOSES and (options.run[0] / SUMMARY).exists():
-        say(f"report: {write_report(options.run[0])}")
+        LOGGER.info(f"report: {write_report(options.run[0])}")

@@ -1,6 +1,5 @@
 """`trajmatch continual`: classes arrive in steps, each step's are condensed, networks train on all that is kept."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import geometric_mean
@@ -18,6 +17,7 @@ from trajmatch.data.material import Material
 from trajmatch.data.synthetic import SyntheticSet
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.machine.lock import Lock
+from trajmatch.machine.messages import LOGGER, hushed
 from trajmatch.measure.continual import band, class_steps, of_classes, widened
 from trajmatch.measure.evaluate import train_and_test
 from trajmatch.pages import records as shapes
@@ -27,7 +27,7 @@ from trajmatch.run.assembly.setup import Setup, check
 from trajmatch.run.folder import commit
 from trajmatch.run.stages import beforehand
 from trajmatch.run.stages.experts import open_experts
-from trajmatch.run.stages.run import Run, silent
+from trajmatch.run.stages.run import Run
 from trajmatch.settings.checks import resolve
 from trajmatch.settings.config import Config
 from trajmatch.settings.flat import flatten
@@ -41,7 +41,7 @@ PLACE = "order-{}/step-{}"
 EXPERTS_OF = PLACE + "/experts"
 
 
-def continual(config: Config, options: Continual, folder: Path, command: str, say: Callable[[str], None]) -> Path:
+def continual(config: Config, options: Continual, folder: Path, command: str) -> Path:
     """Run the stream in a folder, or go on there; returns the path of the result.
 
     Only the new classes are condensed at a step, by the configuration's method, with experts of their own; the memory
@@ -66,17 +66,12 @@ def continual(config: Config, options: Continual, folder: Path, command: str, sa
         beforehand.check_run(first, _known_experts(first))
     folder.mkdir(parents=True, exist_ok=True)
     with Lock(folder):  # the runs of its steps have their own
-        rows = _rows(setup, options, steps, folder, command, say)
+        rows = _rows(setup, options, steps, folder, command)
         return _told(setup, steps, rows, folder, command)
 
 
 def _rows(
-    setup: Setup,
-    options: Continual,
-    steps: list[list[list[int]]],
-    folder: Path,
-    command: str,
-    say: Callable[[str], None],
+    setup: Setup, options: Continual, steps: list[list[list[int]]], folder: Path, command: str
 ) -> list[list[list[float]]]:
     """Accuracies by order, step and network."""
     rows: list[list[list[float]]] = []
@@ -86,10 +81,10 @@ def _rows(
         for j, group in enumerate(groups):
             place = folder / PLACE.format(order, j)
             memory.append((group, _condensed(setup, group, (order, j), folder, command)))
-            rows[-1].append(_scores(setup, memory, options.fresh_networks, place, say))
+            rows[-1].append(_scores(setup, memory, options.fresh_networks, place))
             seen = (j + 1) * len(group)
             mean = sum(rows[-1][-1]) / len(rows[-1][-1])
-            say(f"order {order + 1} of {len(steps)}, {seen} classes: {mean:.2%}")
+            LOGGER.info(f"order {order + 1} of {len(steps)}, {seen} classes: {mean:.2%}")
     return rows
 
 
@@ -104,7 +99,7 @@ def _check_place(folder: Path) -> None:
     if held and STREAM not in held and not (folder / PLACE.format(0, 0)).parent.is_dir():
         raise ValueError(f"--out is '{folder}', which is not empty and holds no stream: choose another")
     for path in sorted(folder.glob(PLACE.format("*", "*") + f"/{SCORES}")):
-        _held(path, {}, silent)
+        _held(path, {})
 
 
 def _check_experts(stream: Path, options: Continual) -> None:
@@ -154,23 +149,18 @@ def _condensed(
     if not is_count(experts):
         experts = str(Path(experts) / EXPERTS_OF.format(*order_and_step))
     about = replace(setup.config, out=str(place), experts=experts, resume=True)
-    this = Run(about, place, command, say=silent, material=_part(setup.material, group))
-    this.experts()
-    this.distill()
+    with hushed():
+        this = Run(about, place, command, material=_part(setup.material, group))
+        this.experts()
+        this.distill()
     return sets.load(place)
 
 
-def _scores(
-    setup: Setup,
-    memory: list[tuple[list[int], SyntheticSet]],
-    networks: int,
-    place: Path,
-    say: Callable[[str], None],
-) -> list[float]:
+def _scores(setup: Setup, memory: list[tuple[list[int], SyntheticSet]], networks: int, place: Path) -> list[float]:
     """Accuracies on test images of all classes seen, of new networks trained on the whole memory."""
     path, config, material = place / SCORES, setup.config, setup.material
     belongs = {"set": _identities(place, len(memory)), "data": material.content}
-    held = _held(path, belongs, say) if path.exists() else []
+    held = _held(path, belongs) if path.exists() else []
     if len(held) >= networks:
         return held[:networks]
     seen = [label for group, _ in memory for label in group]
@@ -201,14 +191,14 @@ def _identities(place: Path, count: int) -> str:
     return digest([identity(place.with_name(f"step-{j}") / SET) for j in range(count)])
 
 
-def _held(path: Path, belongs: dict[str, str], say: Callable[[str], None]) -> list[float]:
+def _held(path: Path, belongs: dict[str, str]) -> list[float]:
     """The accuracies of a step's networks that are trained already; none where they are of other sets or images.
 
     Raises ValueError where the file is damaged.
     """
     found = shapes.record(path, shapes.SCORES, "this record is damaged")
     if (what := other(found, belongs)) is not None:
-        say(f"{path} belongs to another {what} than the one here: its networks are trained again")
+        LOGGER.warning(f"{path} belongs to another {what} than the one here: its networks are trained again")
         return []
     return list(found["accuracy"])
 

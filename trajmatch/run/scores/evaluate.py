@@ -9,6 +9,7 @@ from trajmatch.data.file_names import RANKING, SET, SIZES, TRANSFER
 from trajmatch.data.files import write_record
 from trajmatch.data.kept import BELONGS, other
 from trajmatch.data.synthetic import SyntheticSet, content
+from trajmatch.machine.messages import LOGGER
 from trajmatch.machine.processes import Peak
 from trajmatch.pages import records as shapes
 from trajmatch.pages.tables import score_lines
@@ -17,7 +18,6 @@ from trajmatch.run.assembly.setup import Setup
 from trajmatch.run.scores import ranking, sizes, transfer
 from trajmatch.run.stages import evaluation as evaluate_stage
 from trajmatch.run.stages import experts as expert_stage
-from trajmatch.run.stages.run import say
 from trajmatch.settings.config import Config
 from trajmatch.settings.flat import settings
 from trajmatch.settings.options import Evaluate
@@ -68,7 +68,7 @@ def evaluate_set(path: Path, config: Config, options: Evaluate) -> dict[str, Any
     accuracy = evaluate_stage.evaluate(setup, synthetic, trajectories, file.parent, Peak(), candidates)
     for line in score_lines(accuracy):
         print(line)
-    say(f"distilled: {accuracy['distilled']['how']}")
+    LOGGER.info(f"distilled: {accuracy['distilled']['how']}")
     return accuracy
 
 
@@ -89,7 +89,7 @@ def _keep(
         print(line)
     place = scores_file(file, name)
     write_record(place, {**about, **_with_others(place, {**about, **found})})
-    say(f"{what}: {place}")
+    LOGGER.info(f"{what}: {place}")
     return found
 
 
@@ -100,6 +100,6 @@ def _with_others(place: Path, found: dict[str, Any]) -> dict[str, Any]:
     alike = {key: value for key, value in found.items() if key not in (*several, BELONGS)}
     if other(old, found[BELONGS]) is not None or any(old.get(key) != value for key, value in alike.items()):
         if old:
-            say(f"{place}: what it held was measured in another way or of another set, and is replaced")
+            LOGGER.warning(f"{place}: what it held was measured in another way or of another set, and is replaced")
         return found
     return {**found, **{key: {**old.get(key, {}), **found[key]} for key in several}}

@@ -39,7 +39,6 @@ def rank(
     rates: Sequence[float],
     folder: Path,
     peak: Peak,
-    quiet: bool = False,
 ) -> dict[str, Any]:
     """HLR, IOR, LRS and ARS of a set, with the accuracies that they are made of.
 
@@ -53,7 +52,7 @@ def rank(
     e = config.evaluation
     rates = tuple(dict.fromkeys((synthetic.eta, *rates)))
     makers = {key: partial(_trials, setup, synthetic, trajectories, key) for key in TITLES}
-    with bench(setup, folder, peak, quiet) as on:
+    with bench(setup, folder, peak) as on:
         tuned, found = on.tuned(makers, rates, e.networks, whole_trials(config) if e.whole_epochs else ())
     how = f"the best of {', '.join(f'{rate:.4g}' for rate in rates)} by one network on {chosen_on(setup.material)}"
     accuracy = {

@@ -1,6 +1,5 @@
 """`trajmatch search`: does a distilled set rank networks as the whole data set does?"""
 
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 from math import isfinite
@@ -15,6 +14,7 @@ from trajmatch.data.files import write_record
 from trajmatch.data.kept import BELONGS
 from trajmatch.data.networks.convnet import NORMS, POOLINGS, build
 from trajmatch.data.synthetic import SyntheticSet
+from trajmatch.machine.messages import LOGGER
 from trajmatch.measure.agreement import kendall, spearman
 from trajmatch.pages import records
 from trajmatch.pages.tables import as_text
@@ -77,15 +77,7 @@ def name(network: Network) -> str:
     return f"depth {network.depth}, width {network.width}, {network.norm} norm, {network.pooling} pooling"
 
 
-def search(
-    setup: Setup,
-    options: Search,
-    synthetic: SyntheticSet,
-    file: Path,
-    command: str,
-    say: Callable[[str], None],
-    quiet: bool = False,
-) -> Path:
+def search(setup: Setup, options: Search, synthetic: SyntheticSet, file: Path, command: str) -> Path:
     """Accuracies of every network of a space, trained on the set, on random images and on all training images.
 
     The first two are of validation images, and a network is chosen by them; the last are of test images, and are what
@@ -97,12 +89,12 @@ def search(
     if not len(dataset.validation):
         raise ValueError("--images.validation is 0, and search chooses networks by their accuracy on such images")
     options = once(options)
-    networks = space(options, dataset.shape, dataset.num_classes)
-    say(f"{len(networks)} networks, {options.proxy_networks} of each on the set and on random images, one on all")
+    networks, proxies = space(options, dataset.shape, dataset.num_classes), options.proxy_networks
+    LOGGER.info(f"{len(networks)} networks, {proxies} of each on the set and on random images, one on all")
     trials: list[Trial] = []
     for network in networks:
         trials += _trials(setup, options, synthetic, network)
-    with bench(setup, file.parent, quiet=quiet) as on:
+    with bench(setup, file.parent) as on:
         found = on.accuracies(trials)
     rows = [{"network": name(n), **{k: fmean(found[f"{k}: {name(n)}"]) for k in SOURCES}} for n in networks]
     result = {

@@ -14,12 +14,7 @@ from trajmatch.run.stages.trials import bench, set_trials
 
 
 def sizes(
-    setup: Setup,
-    synthetic: SyntheticSet,
-    wanted: Sequence[int],
-    folder: Path,
-    peak: Peak,
-    quiet: bool = False,
+    setup: Setup, synthetic: SyntheticSet, wanted: Sequence[int], folder: Path, peak: Peak
 ) -> dict[str, dict[str, Any]]:
     """Test accuracies by images per class, of the first so many of each class, at the set's step size.
 
@@ -31,7 +26,7 @@ def sizes(
             raise ValueError(f"--sizes has {size} and must be from 1 to the set's {config.ipc} images per class")
         X, Y = leading(synthetic, size)
         trials += set_trials(str(size), config, X, Y, synthetic.eta, config.evaluation.networks)
-    with bench(setup, folder, peak, quiet) as on:
+    with bench(setup, folder, peak) as on:
         found = on.accuracies(trials)
     how = {size: obtained(config, synthetic.eta, f"the first {size} images of each class") for size in found}
     return {size: Score.of(values, how[size]).record() for size, values in found.items()}

@@ -20,12 +20,7 @@ from trajmatch.settings.options import Evaluate
 
 
 def transfer(
-    setup: Setup,
-    synthetic: SyntheticSet,
-    options: Evaluate,
-    folder: Path,
-    peak: Peak,
-    quiet: bool = False,
+    setup: Setup, synthetic: SyntheticSet, options: Evaluate, folder: Path, peak: Peak
 ) -> dict[str, dict[str, Any]]:
     """Test accuracies by network, of `options.networks`: tuned, and at the learned step size.
 
@@ -41,7 +36,7 @@ def transfer(
     foreign = [name for name in names if replace(config.network, name=name) != own]
     makers = {name: partial(_trials, config, synthetic, name) for name in names}
     learned = [one for name in names for one in makers[name](synthetic.eta, e.networks, "test")]
-    with bench(setup, folder, peak, quiet) as on:
+    with bench(setup, folder, peak) as on:
         tuned, found = on.tuned({name: makers[name] for name in foreign}, rates, e.networks, learned)
     scores: dict[str, dict[str, Any]] = {}
     for name in names:

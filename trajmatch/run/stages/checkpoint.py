@@ -1,6 +1,5 @@
 """A distillation's state on disk: checkpoints, and the log of its steps kept in line with them."""
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
@@ -13,6 +12,7 @@ from trajmatch.data.checksums import remedy
 from trajmatch.data.files import read_header, write_text
 from trajmatch.data.synthetic import wrong_values
 from trajmatch.data.tensors import read_tensors, save_tensors
+from trajmatch.machine.messages import LOGGER
 from trajmatch.methods.state import OuterState
 from trajmatch.pages.step_log import read_log
 from trajmatch.settings.flat import difference
@@ -136,5 +136,5 @@ def truncate_metrics(path: Path, step: int) -> None:
     log = read_log(path)
     kept = [line for line, row in zip(log.lines, log.rows, strict=True) if row["step"] <= step]
     if log.damaged:
-        logging.getLogger("trajmatch").warning("%s: %s", path, log.words())
+        LOGGER.warning("%s: %s", path, log.words())
     write_text(path, "".join(f"{line}\n" for line in kept))

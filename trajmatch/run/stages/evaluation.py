@@ -32,7 +32,6 @@ def evaluate(
     folder: Path,
     peak: Peak,
     candidates: Sequence[Snapshot] = (),
-    quiet: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Scores by name: distilled (the last iterate), chosen (by validation, where there are candidates), random, whole.
 
@@ -41,7 +40,7 @@ def evaluate(
     """
     config = setup.config
     chosen = config.evaluation
-    with bench(setup, folder, peak, quiet) as on:
+    with bench(setup, folder, peak) as on:
         first = set_trials("distilled", config, synthetic.X, synthetic.Y, synthetic.eta, chosen.networks)
         first += _random_trials(setup, synthetic.eta)
         candidates = list(candidates) if chosen.validation_networks else []

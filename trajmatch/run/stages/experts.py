@@ -75,7 +75,7 @@ def shard_of(shard: str | None, count: int) -> list[int]:
     return list(range(int(i), count, int(n)))
 
 
-def train_experts(setup: Setup, folder: Path, count: int, peak: Peak, quiet: bool = False) -> list[Trajectory]:
+def train_experts(setup: Setup, folder: Path, count: int, peak: Peak) -> list[Trajectory]:
     """Train experts 0..count-1, or this shard's part of them, that the folder does not hold; return those it then has.
 
     Raises ValueError (settings), OSError (files), FloatingPointError (an expert diverged).
@@ -89,7 +89,7 @@ def train_experts(setup: Setup, folder: Path, count: int, peak: Peak, quiet: boo
             locks.enter_context(Lock(folder, name, f"expert {index}; shards of one folder are --expert.shard"))
         # Asked for again: another process may have ended in between.
         if missing := _missing(setup, folder, asked):
-            _train_missing(setup, folder, missing, peak, quiet)
+            _train_missing(setup, folder, missing, peak)
     return open_experts(setup, folder, count)
 
 
@@ -99,12 +99,12 @@ def _missing(setup: Setup, folder: Path, asked: list[int]) -> list[int]:
     return [index for index in asked if index not in have]
 
 
-def _train_missing(setup: Setup, folder: Path, missing: list[int], peak: Peak, quiet: bool) -> None:
+def _train_missing(setup: Setup, folder: Path, missing: list[int], peak: Peak) -> None:
     config, where = setup.config, setup.device
     workers = processes(config.expert.workers, where.type)
     total = len(missing) * config.expert.epochs
     about = expert_settings(setup)
-    with shared(setup.material, folder) as path, Meter("experts", total, unit="epochs", quiet=quiet) as meter:
+    with shared(setup.material, folder) as path, Meter("experts", total, unit="epochs") as meter:
         jobs = [(path, config, str(where), index, expert_path(folder, index), about) for index in missing]
 
         def listen(job: int, said: tuple[int, float]) -> None:

@@ -15,6 +15,7 @@ from trajmatch.data.snapshots import Snapshot, save_snapshot, snapshot_path
 from trajmatch.data.synthetic import SyntheticSet, class_labels, save
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.machine.interrupts import deferred
+from trajmatch.machine.messages import LOGGER
 from trajmatch.machine.precision import precision
 from trajmatch.machine.progress import Meter
 from trajmatch.methods.outer import probabilities
@@ -69,31 +70,25 @@ def snapshot_steps(config: Config) -> list[int]:
     return sorted(evenly | {step for step in config.outer.snapshot_at if 0 < step <= config.steps})
 
 
-def distill(
-    setup: Setup,
-    trajectories: list[Trajectory],
-    folder: Path,
-    say: Callable[[str], None],
-    quiet: bool = False,
-) -> Distilled:
+def distill(setup: Setup, trajectories: list[Trajectory], folder: Path) -> Distilled:
     """Run the outer loop of a resolved configuration in a run folder; go on from its checkpoint where there is one.
 
     Raises ValueError (settings), OSError (files), DivergedError, KeyboardInterrupt (after saving a checkpoint).
     """
     loop = Loop(setup, trajectories, folder)
-    say(loop.compute.words())
-    with Meter("distill", setup.config.steps, loop.checkpoint.step, quiet=quiet) as meter:
+    LOGGER.info(loop.compute.words())
+    with Meter("distill", setup.config.steps, loop.checkpoint.step) as meter:
         loop.run(meter.advance)
     if not (folder / CHECKPOINT).exists():  # no step was to be taken
         loop.save()
     if loop.rule.guard is not None and (left_out := guarded(folder, loop.rule.guard)):
-        say(
+        LOGGER.info(
             f"{left_out} of {setup.config.steps} steps changed nothing: "
             "their loss was above --outer.guard or not finite"
         )
     synthetic = delivered(setup, loop.checkpoint.state)
     if (lost := lost_step_size(synthetic.eta, setup.config.outer.step_size)) is not None:
-        say(lost)
+        LOGGER.warning(lost)
     draw_pictures(setup, trajectories, synthetic, folder)
     save(synthetic, folder / SET)  # last: it says that the stage is done
     return Distilled(synthetic, loop.checkpoint.seconds)

@@ -1,8 +1,6 @@
 """What the verbs do: run, experts, distill, evaluate. `cli.py` is how they are called."""
 
-import sys
 import weakref
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from trajmatch.data.trajectories import Trajectory
 from trajmatch.machine import holding
 from trajmatch.machine.lock import Lock
 from trajmatch.machine.memory import peak_memory_mb
+from trajmatch.machine.messages import LOGGER
 from trajmatch.machine.processes import Peak, cores
 from trajmatch.pages import records as shapes
 from trajmatch.pages.made import MADE_OF, made_of
@@ -39,17 +38,7 @@ from trajmatch.settings.flat import EVALUATE_FIELDS, difference, settings
 from trajmatch.settings.methods import METHODS
 from trajmatch.settings.ranges import is_count
 
-Say = Callable[[str], None]
 MOST_EXPERTS = 100_000
-
-
-def say(text: str) -> None:
-    """Print a line for the user, at once."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def silent(text: str) -> None:
-    """Say nothing: for use from Python."""
 
 
 def count_or_folder(experts: str) -> int | Path:
@@ -65,7 +54,7 @@ def count_or_folder(experts: str) -> int | Path:
     return Path(experts)
 
 
-def run_experts(config: Config, folder: Path, peak: Peak, say: Say = say, source: Any = None) -> list[Trajectory]:
+def run_experts(config: Config, folder: Path, peak: Peak, source: Any = None) -> list[Trajectory]:
     """Train experts into a folder; those it already holds are kept."""
     config = resolve(config)
     check(config)
@@ -74,11 +63,11 @@ def run_experts(config: Config, folder: Path, peak: Peak, say: Say = say, source
         raise ValueError(f"--experts is '{count}' and must be a number here: how many experts to train")
     setup = Setup.load(config, source)
     beforehand.check_experts(setup)
-    trained = expert_stage.train_experts(setup, folder, count, peak, quiet=say is silent)
+    trained = expert_stage.train_experts(setup, folder, count, peak)
     accuracies = [t.header["test_accuracy"][-1] for t in trained]
     if accuracies:
-        mean = sum(accuracies) / len(accuracies)
-        say(f"{len(trained)} of {count} experts in {folder}: {mean:.2%} on test after {config.expert.epochs} epochs")
+        mean, epochs = sum(accuracies) / len(accuracies), config.expert.epochs
+        LOGGER.info(f"{len(trained)} of {count} experts in {folder}: {mean:.2%} on test after {epochs} epochs")
     return trained
 
 
@@ -91,13 +80,12 @@ class Run:
         folder: Path,
         command: str,
         preset: str | None = None,
-        say: Say = say,
         source: Any = None,
         material: Material | None = None,
     ) -> None:
         """material: the images, where they have been loaded for these settings before."""
         self.config, self.folder, self.command, self.preset = resolve(config), folder, command, preset
-        self.say, self.quiet, self.peak = say, say is silent, Peak()
+        self.peak = Peak()
         self.experts_wanted = count_or_folder(config.experts)
         check(self.config)
         self._lock: Lock | None = None
@@ -162,9 +150,9 @@ class Run:
         write_record(self.folder / EXPERTS_JSON, {**record, BELONGS: {"data": self.setup.material.content}})
         finals = [accuracies[-1] for accuracies in record["test_accuracy"]]
         mean, chance = sum(finals) / len(finals), 1 / self.setup.dataset.num_classes
-        self.say(f"{len(finals)} experts: mean test accuracy {mean:.2%}")
+        LOGGER.info(f"{len(finals)} experts: mean test accuracy {mean:.2%}")
         if mean < 1.5 * chance:
-            self.say(
+            LOGGER.info(
                 f"  that is close to chance ({chance:.2%}), and a set distilled from such experts can't be better: "
                 "train them longer (--expert.epochs), faster (--expert.lr) or in smaller batches (--expert.batch)"
             )
@@ -177,7 +165,7 @@ class Run:
         try:
             with stopwatch(self.seconds, "experts"):
                 self.trajectories = expert_stage.train_experts(
-                    Setup(whole, self.setup.material), self.folder / "experts", count, self.peak, self.quiet
+                    Setup(whole, self.setup.material), self.folder / "experts", count, self.peak
                 )
         finally:
             record = {"seconds": self.seconds["experts"], "train_accuracy": [], "test_accuracy": []}
@@ -188,7 +176,7 @@ class Run:
         holding.check()
         path = self.folder / SET
         if path.exists():
-            self.say(f"distilled set: {path} is there")
+            LOGGER.info(f"distilled set: {path} is there")
             about = distill_stage.distill_settings(self.setup, len(self.trajectories))
             checkpoint = distill_stage.load_checkpoint(self.folder / CHECKPOINT, about)
             self.seconds["distill"] = checkpoint.seconds
@@ -196,9 +184,9 @@ class Run:
             distill_stage.check_delivered(path, synthetic, checkpoint.state)
             distill_stage.draw_pictures(self.setup, self.trajectories, synthetic, self.folder)
             return
-        done = distill_stage.distill(self.setup, self.trajectories, self.folder, self.say, self.quiet)
+        done = distill_stage.distill(self.setup, self.trajectories, self.folder)
         self.seconds["distill"] = done.seconds
-        self.say(f"distilled set: {path}, step size {done.synthetic.eta:.4g}")
+        LOGGER.info(f"distilled set: {path}, step size {done.synthetic.eta:.4g}")
 
     def evaluate(self) -> dict[str, Any]:
         """Score the set, or find it scored under the same settings."""
@@ -207,9 +195,11 @@ class Run:
         if path.exists():
             held = shapes.record(path, shapes.EVALUATION)
             if (what := other(held, belongs)) is not None:
-                self.say(f"evaluation: {path} belongs to another {what} than the one here, and the set is scored again")
+                LOGGER.warning(
+                    f"evaluation: {path} belongs to another {what} than the one here, and the set is scored again"
+                )
             elif difference(held["settings"], about) is None:
-                self.say(f"evaluation: {path} is there")
+                LOGGER.info(f"evaluation: {path} is there")
                 self.seconds["evaluate"] = held["seconds"]
                 return dict(held["accuracy"])
         with stopwatch(self.seconds, "evaluate"):
@@ -220,7 +210,6 @@ class Run:
                 self.folder,
                 self.peak,
                 evaluate_stage.snapshots(self.config, self.folder, sets.load(self.folder)),
-                self.quiet,
             )
         seconds = self.seconds["evaluate"]
         write_record(path, {"accuracy": accuracy, "settings": about, "seconds": seconds, BELONGS: belongs})
@@ -268,19 +257,19 @@ class Run:
         }
         write_record(path, summary)
         report = write_report(self.folder)
-        self.say(f"report: {report}")
+        LOGGER.info(f"report: {report}")
         return summary
 
 
-def run(config: Config, folder: Path, command: str, preset: str | None, say: Say = say) -> dict[str, Any]:
+def run(config: Config, folder: Path, command: str, preset: str | None) -> dict[str, Any]:
     """Experts, distill, evaluate and report in one folder."""
-    this = Run(config, folder, command, preset, say)
+    this = Run(config, folder, command, preset)
     this.experts()
     this.distill()
     accuracy = this.evaluate()
     summary = this.summarise(accuracy)
     for line in score_lines(accuracy):
-        say(line)
+        LOGGER.info(line)
     return summary
 
 

@@ -111,7 +111,6 @@ class Bench:
     path: Path
     kept: Path
     peak: Peak
-    quiet: bool = False
 
     def accuracies(self, trials: Sequence[Trial]) -> dict[str, list[float]]:
         """Accuracies by the trials' keys, in the trials' order, however they were spread over processes.
@@ -129,7 +128,7 @@ class Bench:
         # The same network may stand under several keys: a set with hard labels is its own hard-labelled one.
         missing = list({name: index for index, name in enumerate(names) if name not in done}.values())
         tasks = [(self.path, config, str(where), trials[index]) for index in missing]
-        with Meter("evaluate", len(missing), unit="networks", quiet=self.quiet) as meter:
+        with Meter("evaluate", len(missing), unit="networks") as meter:
             for k, accuracy in run_over_ranks(_train_one, tasks, workers, threads=1, peak=self.peak):
                 done[names[missing[k]]] = accuracy
                 lasting = {_sealed(name, value): value for name, value in done.items() if name not in passing}
@@ -163,10 +162,10 @@ def _at(key: str, make: Maker, rate: float, count: int, split: str) -> list[Tria
 
 
 @contextmanager
-def bench(setup: Setup, folder: Path, peak: Peak | None = None, quiet: bool = False) -> Iterator[Bench]:
+def bench(setup: Setup, folder: Path, peak: Peak | None = None) -> Iterator[Bench]:
     """A bench in a folder, which keeps the accuracies, and the images in a temporary file while the block lasts."""
     with shared(setup.material, folder) as path:
-        yield Bench(setup, path, folder / NETWORKS, peak or Peak(), quiet)
+        yield Bench(setup, path, folder / NETWORKS, peak or Peak())
 
 
 def _sealed(name: str, accuracy: float) -> str:

@@ -1,0 +1,120 @@
+"""Who hears the package's logger, on stderr and in a program's own handlers, and where a bar is shown."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+
+import pytest
+
+import trajmatch
+from trajmatch.machine import progress
+from trajmatch.machine.messages import LOGGER, heard, hushed
+from trajmatch.machine.progress import Meter
+
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was() -> Iterator[None]:
+    """Fails a test after which the logger is not as it was."""
+    before = LOGGER.level, list(LOGGER.handlers)
+    yield
+    assert (LOGGER.level, list(LOGGER.handlers)) == before
+
+
+def said(*blocks: AbstractContextManager[None]) -> None:
+    """A line and a warning within blocks."""
+    with ExitStack() as stack:
+        for block in blocks:
+            stack.enter_context(block)
+        LOGGER.info("a 100% line")
+        LOGGER.warning("a warning")
+
+
+def test_what_is_heard_on_stderr(capsys: Captured) -> None:
+    said(heard())
+    assert capsys.readouterr().err == "a 100% line\na warning\n"
+    said(heard(), hushed())
+    assert capsys.readouterr().err == "a warning\n"
+    for blocks in ([heard(quiet=True)], [heard(), heard(quiet=True)], [heard(quiet=True), hushed()]):
+        said(*blocks)
+        assert capsys.readouterr().err == ""
+
+
+def test_the_logger_is_as_it_was_after_an_error() -> None:
+    with pytest.raises(KeyError), heard(), hushed():
+        raise KeyError
+
+
+def distilled(quiet: bool) -> None:
+    """A call from Python that is refused after a line of what was read."""
+    with pytest.raises(ValueError, match="--ipc is 1000"):
+        trajmatch.distill("digits", ipc=1000, quiet=quiet)
+
+
+def test_a_program_with_handlers_has_the_messages_in_them_alone(
+    caplog: pytest.LogCaptureFixture, capsys: Captured
+) -> None:
+    distilled(quiet=True)
+    assert not caplog.records
+    distilled(quiet=False)
+    assert [(one.name, one.levelname, one.message[:12]) for one in caplog.records] == [
+        ("trajmatch", "INFO", "read digits:")
+    ]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_program_without_handlers_has_them_on_stderr(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    distilled(quiet=True)
+    assert capsys.readouterr().err == ""
+    distilled(quiet=False)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("read digits: 10 classes")
+
+
+def counted(*blocks: AbstractContextManager[None]) -> bool:
+    """Two units of a meter within blocks; whether a bar was shown."""
+    with ExitStack() as stack:
+        for block in blocks:
+            stack.enter_context(block)
+        with Meter("distill", 2) as meter:
+            meter.advance("loss 1")
+            meter.advance("loss 2")
+        return meter.bar is not None
+
+
+def test_lines_of_progress_are_messages(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: Captured
+) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", -1.0)
+    assert not counted(heard())
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == caplog.messages
+    assert [line.split(",")[0] for line in lines] == [f"distill: {done}/2 steps" for done in (1, 2, 2)]
+    for blocks in ([nullcontext()], [heard(quiet=True)], [heard(), hushed()]):
+        assert not counted(*blocks)
+    assert capsys.readouterr().err == ""
+    with caplog.at_level(logging.INFO, "trajmatch"):  # as a program that is interested in what it calls
+        assert not counted()
+    assert caplog.messages[len(lines) :]
+    assert capsys.readouterr().err == ""
+
+
+def test_a_bar_is_shown_where_its_terminal_hears(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # takes stderr for a terminal
+    monkeypatch.setenv("TERM", "xterm")
+    assert counted(heard())
+    assert "loss 2" in capsys.readouterr().err
+    for blocks in ([nullcontext()], [heard(quiet=True)], [heard(), hushed()]):
+        assert not counted(*blocks)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_message_stands_above_the_bar(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    with heard(), Meter("distill", 2):
+        LOGGER.warning("a file is damaged")
+    # The bar's line is cleared for it, and the bar drawn again below.
+    assert "\r\x1b[2Ka file is damaged\n" in capsys.readouterr().err
