@@ -21,22 +21,35 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from trajmatch.machine import holding
 from trajmatch.machine.interrupts import SIGNALS
 from trajmatch.machine.owner import host
 from trajmatch.machine.peer import Function, Peer, limit
 from trajmatch.machine.torchrun import RankLostError, address, local_rank, rank, world
 
-# Seconds between two signs of life of a rank that computes.
-BEAT = 1.0
+# Seconds between two signs of life of a rank that computes, and those that it has to save its work at the end.
+BEAT, GRACE = 1.0, 15.0
 END = ("end", None)
 
-# All other ranks, in the order of their numbers.
+# All other ranks, in the order of their numbers; and those that rank 0 may ask now.
 _met: list[Peer] = []
+_led: list[Peer] = []
 
 
 def peers() -> list[Peer]:
-    """The ranks that this process leads: all others at rank 0 of a job, and none anywhere else."""
-    return _met if _met and _met[0].rank > 0 else []
+    """The ranks that this process may ask: all others at rank 0 of a job, and none anywhere else."""
+    return _led
+
+
+@contextmanager
+def lent() -> Iterator[None]:
+    """Within the block the other ranks have work of their own, and can't be asked for more."""
+    before = list(_led)
+    _led.clear()
+    try:
+        yield
+    finally:
+        _led[:] = before
 
 
 def peers_of(ranks: Sequence[int]) -> list[Peer]:
@@ -50,7 +63,7 @@ def joined(device: str) -> Iterator[None]:
 
     device: "cuda" where tensors lie on GPUs.
     """
-    _met[:] = _join(device)
+    _met[:] = _led[:] = _join(device)
     try:
         yield
     except KeyboardInterrupt:
@@ -63,15 +76,21 @@ def joined(device: str) -> Iterator[None]:
             with suppress(RankLostError):
                 peer.tell(END)
         _met.clear()
+        _led.clear()
         _leave()
 
 
 @dataclass
 class _Serving:
-    """What a rank is at: whom it answers, and the number of its piece of work, by which its watch tells two apart."""
+    """What a rank is at.
+
+    peer:    whom it answers. turn: the number of its piece of work, by which the watch tells two apart.
+    code:    with which it ends, where that is decided. signals: those that came.
+    """
 
     peer: Peer | None = None
     turn: int = 0
+    code: int = 0
     signals: list[int] = field(default_factory=list)
 
 
@@ -88,6 +107,8 @@ def serve(device: str) -> int:
     threading.Thread(target=_watch, args=(state, _met[0]), daemon=True, name="watch of rank 0").start()
     try:
         return _served(state, _met)
+    except KeyboardInterrupt:  # of the watch, where what was being done could be saved
+        return state.code
     finally:
         _leave()
 
@@ -135,7 +156,10 @@ def _watch(state: _Serving, first: Peer) -> None:
         if peer is None:
             time.sleep(BEAT / 10)
         elif first.connection.poll(BEAT) and state.turn == turn:
-            os._exit(_how_it_ended(first))
+            state.code = _how_it_ended(first)
+            holding.came.append(signal.SIGTERM)
+            time.sleep(GRACE)
+            os._exit(state.code)
         with suppress(RankLostError):
             if peer is not None and state.turn == turn:
                 peer.tell(("alive", None))

@@ -12,7 +12,7 @@ from trajmatch.machine.memory import peak_memory_mb
 from trajmatch.machine.peer import Listen as Hear
 from trajmatch.machine.peer import Peer
 from trajmatch.machine.processes import Listen, Peak, run_tasks
-from trajmatch.machine.ranks import peers
+from trajmatch.machine.ranks import lent, peers
 
 
 def run_over_ranks(
@@ -43,15 +43,16 @@ def run_over_ranks(
         listen(k * ranks, value)
 
     own = [jobs[j] for j in range(0, len(jobs), ranks)]
-    for k, result in run_tasks(function, own, workers, threads, tell, peak):
-        yield k * ranks, result
-        _take(asked, hear, peak)
-        yield from _emptied(arrived)
-    while asked:
-        holding.check()
-        wait([peer.connection for peer in asked], 0.2)
-        _take(asked, hear, peak)
-        yield from _emptied(arrived)
+    with lent():
+        for k, result in run_tasks(function, own, workers, threads, tell, peak):
+            yield k * ranks, result
+            _take(asked, hear, peak)
+            yield from _emptied(arrived)
+        while asked:
+            holding.check()
+            wait([peer.connection for peer in asked], 0.2)
+            _take(asked, hear, peak)
+            yield from _emptied(arrived)
 
 
 def _share(

@@ -81,9 +81,9 @@ def _serve(words: list[str]) -> int:
             config = _understood(words[0], words[1:]).config
         except (ValueError, OSError, SystemExit):
             return 2
-    from trajmatch.machine.ranks import serve
+        from trajmatch.machine.ranks import serve
 
-    return serve(_kind(config.device))
+        return serve(_kind(config.device))
 
 
 def _kind(device: str) -> str:

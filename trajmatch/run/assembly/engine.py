@@ -18,6 +18,7 @@ from trajmatch.data.networks.kernels import cache_folder
 from trajmatch.machine.memory import keep_freed_memory
 from trajmatch.machine.precision import set_precision
 from trajmatch.machine.processes import cores
+from trajmatch.machine.ranks import peers
 from trajmatch.methods import engines
 from trajmatch.methods.engines import Engine
 from trajmatch.run.assembly.budget import held_bytes, micro_batch, parse_memory, step_bytes
@@ -112,14 +113,14 @@ def at_once(
 def _together(config: Config, device: torch.device, engine: Engine, work: float) -> bool:
     """Whether the segments of a concurrent step are computed at once.
 
-    By default on CUDA, with memory to spare; and in compiled code where the steps are so small that what each single
-    operation costs beside its work weighs more than slower convolutions.
+    By default on CUDA, with memory to spare and no other ranks to share segments with; and in compiled code where the
+    steps are so small that what each single operation costs beside its work weighs more than slower convolutions.
     """
     m, parts = config.matching, engine.micro_batch
     if m.together == "auto":
         able = m.estimator != "unrolled" and m.mixed == "reverse-over-reverse" and config.memory is None
         small = engine.name == "compiled" and (m.segments or 1) >= FEW and work <= WORTH_STACKING
-        return able and parts is None and (device.type == "cuda" or small)
+        return able and parts is None and (small or (device.type == "cuda" and not peers()))
     if m.together == "yes" and parts is not None:
         raise ValueError(
             f"--matching.together is yes, and --micro-batch is {parts}, which takes a part of one segment at a time: "

@@ -1,6 +1,7 @@
 """`trajmatch continual`: classes arrive in steps, each step's are condensed, networks train on all that is kept."""
 
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
@@ -18,6 +19,8 @@ from trajmatch.data.synthetic import SyntheticSet
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.machine.lock import Lock
 from trajmatch.machine.messages import LOGGER, hushed
+from trajmatch.machine.processes import Report
+from trajmatch.machine.shares import run_over_ranks
 from trajmatch.measure.continual import band, class_steps, of_classes, widened
 from trajmatch.measure.evaluate import train_and_test
 from trajmatch.pages import records as shapes
@@ -55,7 +58,8 @@ def continual(config: Config, options: Continual, folder: Path, command: str) ->
     _check_place(folder)
     if not is_count(config.experts):
         _check_experts(Path(config.experts), options)
-    setup = Setup.load(config)
+    _setup.cache_clear()  # the images may be others now
+    setup = _setup(config)
     steps = [class_steps(setup.dataset.num_classes, options.class_steps, config.seed, k) for k in range(options.orders)]
     batch, new = config.matching.batch, config.ipc * len(steps[0][0])
     if batch is not None and batch > new:
@@ -66,26 +70,40 @@ def continual(config: Config, options: Continual, folder: Path, command: str) ->
         beforehand.check_run(first, _known_experts(first))
     folder.mkdir(parents=True, exist_ok=True)
     with Lock(folder):  # the runs of its steps have their own
-        rows = _rows(setup, options, steps, folder, command)
-        return _told(setup, steps, rows, folder, command)
+        jobs = [(config, options, order, groups, folder, command) for order, groups in enumerate(steps)]
+
+        def listen(order: int, said: tuple[int, float]) -> None:
+            LOGGER.info(f"order {order + 1} of {len(steps)}, {said[0]} classes: {said[1]:.2%}")
+
+        rows = dict(run_over_ranks(_one_order, jobs, 1, torch.get_num_threads(), listen))
+        return _told(setup, steps, [rows[order] for order in range(len(steps))], folder, command)
 
 
-def _rows(
-    setup: Setup, options: Continual, steps: list[list[list[int]]], folder: Path, command: str
-) -> list[list[list[float]]]:
-    """Accuracies by order, step and network."""
-    rows: list[list[list[float]]] = []
-    for order, groups in enumerate(steps):
-        memory: list[tuple[list[int], SyntheticSet]] = []
-        rows.append([])
-        for j, group in enumerate(groups):
-            place = folder / PLACE.format(order, j)
-            memory.append((group, _condensed(setup, group, (order, j), folder, command)))
-            rows[-1].append(_scores(setup, memory, options.fresh_networks, place))
-            seen = (j + 1) * len(group)
-            mean = sum(rows[-1][-1]) / len(rows[-1][-1])
-            LOGGER.info(f"order {order + 1} of {len(steps)}, {seen} classes: {mean:.2%}")
-    return rows
+@lru_cache(maxsize=1)
+def _setup(config: Config) -> Setup:
+    """The images and what the configuration makes of them, once in a process. Raises ValueError."""
+    return Setup.load(config)
+
+
+def _one_order(
+    config: Config,
+    options: Continual,
+    order: int,
+    groups: list[list[int]],
+    folder: Path,
+    command: str,
+    report: Report,
+) -> list[list[float]]:
+    """Accuracies of one order of the classes, by step and network."""
+    setup = _setup(config)
+    memory: list[tuple[list[int], SyntheticSet]] = []
+    found: list[list[float]] = []
+    for j, group in enumerate(groups):
+        place = folder / PLACE.format(order, j)
+        memory.append((group, _condensed(setup, group, (order, j), folder, command)))
+        found.append(_scores(setup, memory, options.fresh_networks, place))
+        report(((j + 1) * len(group), sum(found[-1]) / len(found[-1])))
+    return found
 
 
 def _check_place(folder: Path) -> None:

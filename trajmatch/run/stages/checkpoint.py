@@ -27,7 +27,8 @@ FIRST = OuterState._fields[: len(OuterState._fields) - len(OuterState._field_def
 class Checkpoint:
     """The state now, two states before it, the seconds spent, and the settings they belong to.
 
-    older: the state to roll back to. anchor: the one that will be, when the next is kept.
+    older: the state to roll back to. anchor: the one that will be, when the next is kept. threads: torch's, with which
+    the steps are taken, for their number changes the last bits; None in a checkpoint of a release that did not keep it.
     """
 
     state: OuterState
@@ -35,6 +36,7 @@ class Checkpoint:
     older: OuterState
     seconds: float
     settings: Mapping[str, Any]
+    threads: int | None = None
 
     @property
     def step(self) -> int:
@@ -54,6 +56,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     # `clone`: a safetensors file refuses tensors that share memory, and X and its average may be one.
     tensors = {f"{name}.{k}": v.clone() for name, state in states.items() for k, v in state._asdict().items()}
     header = {"kind": "checkpoint", "settings": dict(checkpoint.settings), "seconds": checkpoint.seconds}
+    header |= {"threads": checkpoint.threads}
     save_tensors(path, tensors, header)
 
 
@@ -66,7 +69,12 @@ def load_checkpoint(path: Path, settings: Mapping[str, Any], like: OuterState | 
     if header.get("kind") != "checkpoint":
         raise ValueError(f"{path}: this is not a checkpoint")
     held: dict[str, Any] = header.get("settings", {})
-    for key, is_right in (("settings", isinstance(held, dict)), ("seconds", _is_seconds(header.get("seconds")))):
+    threads = header.get("threads")
+    for key, is_right in (
+        ("settings", isinstance(held, dict)),
+        ("seconds", _is_seconds(header.get("seconds"))),
+        ("threads", threads is None or (type(threads) is int and 0 < threads < 10_000)),
+    ):
         if not is_right:
             raise ValueError(f"{path}: the header of this checkpoint is damaged ({key}); {remedy(path)}")
     if (what := difference(held, dict(settings))) is not None:
@@ -76,7 +84,7 @@ def load_checkpoint(path: Path, settings: Mapping[str, Any], like: OuterState | 
     # A checkpoint of a release that kept one state to roll back to has no older one.
     names = ("state", "anchor", "older" if "older.X" in tensors else "anchor")
     state, anchor, older = (_state(path, name, tensors, like, are_logits) for name in names)
-    return Checkpoint(state, anchor, older, header["seconds"], settings)
+    return Checkpoint(state, anchor, older, header["seconds"], settings, threads)
 
 
 def _is_seconds(value: Any) -> bool:

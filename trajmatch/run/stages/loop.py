@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from trajmatch.machine.interrupts import deferred
 from trajmatch.machine.messages import LOGGER
 from trajmatch.machine.precision import precision
 from trajmatch.machine.progress import Meter
+from trajmatch.machine.ranks import peers
 from trajmatch.methods.outer import probabilities
 from trajmatch.methods.schedule import Choice
 from trajmatch.methods.state import OuterState, Record
@@ -28,6 +29,7 @@ from trajmatch.run.assembly.setup import Setup
 from trajmatch.run.stages.beforehand import check_segments
 from trajmatch.run.stages.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, truncate_metrics
 from trajmatch.run.stages.experts import expert_settings
+from trajmatch.run.stages.segments import sharing
 from trajmatch.run.stages.start import first_images, first_state
 from trajmatch.run.stages.steps import STEPS
 from trajmatch.settings.config import Config
@@ -77,6 +79,8 @@ def distill(setup: Setup, trajectories: list[Trajectory], folder: Path) -> Disti
     """
     loop = Loop(setup, trajectories, folder)
     LOGGER.info(loop.compute.words())
+    if peers():
+        LOGGER.info(loop.sharing())
     with Meter("distill", setup.config.steps, loop.checkpoint.step) as meter:
         loop.run(meter.advance)
     if not (folder / CHECKPOINT).exists():  # no step was to be taken
@@ -166,13 +170,25 @@ class Loop:
             loaded = load_checkpoint(path, about, self.first)
             found = (loaded.state, loaded.anchor, loaded.older)
             state, anchor, older = (OuterState(*self._placed(one)) for one in found)
-            self.checkpoint = Checkpoint(state, anchor, older, loaded.seconds, about)
+            self.checkpoint = Checkpoint(state, anchor, older, loaded.seconds, about, loaded.threads)
+            if config.outer.threads is None and loaded.threads is not None:
+                # On another machine, or beside other ranks, another number would change the last bits.
+                self.compute = replace(self.compute, threads=loaded.threads)
         else:
             self.checkpoint = Checkpoint(self.first, self.first, self.first, 0.0, about)
+        self.checkpoint = replace(self.checkpoint, threads=self.compute.threads)
         truncate_metrics(folder / METRICS, self.checkpoint.step)
 
     def _placed(self, state: OuterState) -> list[torch.Tensor]:
         return [v if k == "steps" else v.to(self.device) for k, v in state._asdict().items()]
+
+    def sharing(self) -> str:
+        """How a step's work is shared out over the ranks of a job, in words."""
+        config, images = self.config, self.config.matching.batch or len(self.first.X)
+        if METHODS[config.method].condenses:
+            return f"ranks: {len(peers()) + 1}, of which one takes the steps of {config.method}, and the others wait"
+        segments = 1 if self.compute.together else self.compute.segments
+        return sharing(segments, images, self.compute.engine.micro_batch)
 
     def run(self, on_step: OnStep = lambda details, count: None) -> None:
         """Steps until the last, with checkpoints in between and one at the end, also when interrupted."""
@@ -209,7 +225,7 @@ class Loop:
         kept = int(state.steps) % ANCHOR_STEPS == 0
         anchors = (state, before.anchor) if kept else (before.anchor, before.older)
         # Last, in one assignment: an interrupt before it leaves a step that was not taken.
-        self.checkpoint = Checkpoint(state, *anchors, seconds, before.settings)
+        self.checkpoint = Checkpoint(state, *anchors, seconds, before.settings, before.threads)
         loss = "loss not finite, step left out" if row["loss"] is None else f"loss {row['loss']:.3f}"
         return f"{loss}, step size {row['step_size']:.4f}"
 
@@ -224,7 +240,7 @@ class Loop:
                 f"is saved. Start anew with a lower {rate} or --outer.lr-step-size"
             )
         back = before.older._replace(scale=before.older.scale / 2)
-        self.checkpoint = Checkpoint(back, back, back, seconds, before.settings)
+        self.checkpoint = Checkpoint(back, back, back, seconds, before.settings, before.threads)
         # Before the log is cut: a checkpoint of a later step would go on with a log that lacks the steps before it.
         self.save()
         truncate_metrics(self.folder / METRICS, int(back.steps))
