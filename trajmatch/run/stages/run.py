@@ -243,6 +243,7 @@ class Run:
         summary = {
             "preset": self.preset,
             "dataset": dataset.name,
+            "images": dataset.digest,
             "method": config.method,
             "ipc": config.ipc,
             "classes": list(dataset.classes),
