@@ -60,9 +60,12 @@ def test_experts_that_are_there_cost_nothing(tmp_path: Path, capsys: pytest.Capt
     assert out.startswith("engine: eager (as asked), float32, 3 images at a time, 1 thread\n")
 
 
-def test_bad_input_is_refused_as_the_run_would(capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_refused_as_the_run_would(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "digits-ipc1", "--matching.restart-step", "99"]) == 2
     assert "--matching.restart-step is 99" in capsys.readouterr().err
+    for verb in ("plan", "run"):
+        assert main([verb, *FLAGS, "--experts", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+        assert f"--experts: {tmp_path} holds no experts; trajmatch experts --out" in capsys.readouterr().err
     assert main(["plan", *FLAGS, "--memory", "1MB"]) == 2
     assert "--memory is 1 MB" in capsys.readouterr().err
 

@@ -34,8 +34,8 @@ from trajmatch.pages.tables import as_text
 from trajmatch.run.assembly.engine import training_engine
 from trajmatch.run.assembly.letters import evaluation_training, expert_training
 from trajmatch.run.assembly.setup import Setup, factory
-from trajmatch.run.stages.beforehand import check_run
-from trajmatch.run.stages.experts import open_experts, real
+from trajmatch.run.stages.beforehand import check_run, needed_snapshots
+from trajmatch.run.stages.experts import named_experts, real
 from trajmatch.run.stages.loop import Loop, delivered, snapshot_steps
 from trajmatch.run.stages.steps import Matching
 from trajmatch.settings.config import Config
@@ -112,7 +112,7 @@ def plan(config: Config, experts: int | Path) -> Plan:
     place = setup.device
     trajectories = None
     if isinstance(experts, Path) and METHODS[config.method].experts:
-        trajectories = open_experts(setup, experts)
+        trajectories = named_experts(setup, experts)
     check_run(setup, trajectories)
     stages = [Stage("data", time.monotonic() - began, peak_memory_mb())]
     with scratch_folder() as folder, shared(setup.material, folder) as path:
@@ -219,11 +219,10 @@ def _harmless(config: Config) -> Config:
 
 def _expert_like(setup: Setup, folder: Path) -> Trajectory:
     """A trajectory of the right shape: initial weights, moved at random."""
-    m = setup.config.matching
     _, theta = build(setup.make(), 0)
     source = generator(0, "plan")
     rows = [theta]
-    for _ in range(m.last_epoch - 1 + m.expert_epochs):
+    for _ in range(needed_snapshots(setup.config)):
         rows.append(rows[-1] + 0.01 * torch.randn(theta.shape, generator=source))
     path = folder / "expert.safetensors"
     save_trajectory(path, rows, {"index": 0, "settings": {}})
