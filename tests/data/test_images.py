@@ -78,6 +78,34 @@ def test_seed_decides_the_validation_images(tmp_path: Path) -> None:
     assert not torch.equal(first.validation.x, second.validation.x)
 
 
+def test_the_digest_of_all_images_is_the_same_for_every_seed_and_share(tmp_path: Path) -> None:
+    x, y = random_pixels(60), np.arange(60) % 3
+    np.savez(tmp_path / "one.npz", x=x, y=y)
+    found = load(tmp_path / "one.npz").digest
+    assert len(found) == 32
+    drawn: list[dict[str, Any]] = [
+        {"seed": 4}, {"validation": 0.3}, {"hold_out": False}, {"test_fraction": 0.4}, {"colour": "rgb"}
+    ]  # fmt: skip
+    assert {load(tmp_path / "one.npz", **one).digest for one in drawn} == {found}
+    np.savez(tmp_path / "turned.npz", x=x[::-1], y=y[::-1])
+    assert load(tmp_path / "turned.npz").digest == found
+    np.savez(tmp_path / "split.npz", x_train=x[:48], y_train=y[:48], x_test=x[48:], y_test=y[48:])
+    split = load(tmp_path / "split.npz").digest
+    assert load(tmp_path / "split.npz", seed=4).digest == split
+
+    pixels, labels, fixed = x.copy(), y.copy(), y[48:].copy()
+    pixels[7, 0, 0, 0] ^= 1
+    labels[[0, 1]] = labels[[1, 0]]
+    fixed[[0, 1]] = fixed[[1, 0]]
+    np.savez(tmp_path / "pixel.npz", x=pixels, y=y)
+    np.savez(tmp_path / "label.npz", x=x, y=labels)
+    np.savez(tmp_path / "test.npz", x_train=x[:48], y_train=y[:48], x_test=x[48:], y_test=fixed)
+    np.savez(tmp_path / "names.npz", x=x, y=y, class_names=np.array(["a", "b", "c"]))
+    others = [load(tmp_path / f"{name}.npz").digest for name in ("pixel", "label", "test", "names")]
+    others += [load(tmp_path / "one.npz", **one).digest for one in ({"size": 4}, {"classes": ["0", "1"]})]
+    assert len({found, split, *others}) == 8
+
+
 def test_global_generators_are_untouched(tmp_path: Path) -> None:
     path = save_npz(tmp_path / "a.npz")
     torch.manual_seed(1)

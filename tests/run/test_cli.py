@@ -51,6 +51,7 @@ def test_a_whole_run_and_that_it_is_not_done_twice(experts: Path, tmp_path: Path
         assert {"mean", "std", "n", "how"} <= summary["accuracy"][name].keys()
     assert summary["accuracy"]["distilled"]["n"] == 2
     assert summary["compression"] == pytest.approx((len(rows_of_digits())) / 10)
+    assert summary["images"] == images.load("digits").digest
     for name in ("config.yaml", "images.png", "initial.png", "report.html", "metrics.jsonl", "evaluation.json"):
         assert (folder / name).stat().st_size > 0, name
     times = {p: p.stat().st_mtime_ns for p in [folder / "distilled.safetensors", folder / "evaluation.json"]}

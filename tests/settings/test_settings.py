@@ -120,5 +120,5 @@ def test_shards_part_the_experts() -> None:
     assert sorted(index for part in parts for index in part) == list(range(8))
     assert shard_of(None, 3) == [0, 1, 2]
     for wrong in ("3/3", "a/b", "1", "-1/2"):
-        with pytest.raises(ValueError, match=r"--expert\.shard"):
-            shard_of(wrong, 8)
+        with pytest.raises(ValueError, match=rf"^--expert\.shard is '{wrong}' and must be i/n"):
+            resolve(replace(Config(), expert=Expert(shard=wrong)))

@@ -145,7 +145,7 @@ def test_any_value_of_any_option_of_a_verb_is_taken_or_refused_by_name(record: t
 @pytest.mark.parametrize("record", [Config, Compare, Continual, Diagnose, Evaluate, Search])
 def test_every_number_has_a_range_and_every_text_a_rule(record: type) -> None:
     for key, of in kinds(record).items():
-        if of.base in (int, float, str) and not of.choices and key not in ("rates", "norms", "poolings"):
+        if of.base in (int, float, str) and not of.choices and key != "rates":
             assert of.limits, f"{key} may be anything"
         for wrong in (float("nan"), float("inf"), -float("inf")):
             if of.base in (int, float) and key != "rates":

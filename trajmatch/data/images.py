@@ -40,6 +40,7 @@ class Dataset:
 
     held_out: whether the validation images were taken out of `train` (else they are also in it).
     read: what was read, for people: a sentence of `told`.
+    digest: hash of the classes, and of all images with their labels before a seed drew any: the same for every seed.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Dataset:
     test: Images
     held_out: bool = True
     read: str = ""
+    digest: str = ""
 
     @property
     def num_classes(self) -> int:
@@ -104,6 +106,7 @@ def load(
     _check_classes(raw, where)
     arrays, seen = decode_splits(raw.splits(), size, colour, behind)
     train, *rest = [_canonical(x, split.labels) for x, split in zip(arrays, raw.splits(), strict=True)]
+    digest = _digest(raw.classes, [train, *rest])
     if rest:
         test = rest[0]
     else:
@@ -119,7 +122,7 @@ def load(
     notes = [*raw.notes, *seen.notes(behind), *copies, *untested(raw.classes, test.images.y)]
     counts = (len(train), len(chosen), len(test))
     read = told(printable(where), raw.classes, counts, splits[0].x.shape[1:], hold_out, test_from, notes)
-    return Dataset(raw.name, raw.classes, *splits, hold_out, read)
+    return Dataset(raw.name, raw.classes, *splits, hold_out, read, digest)
 
 
 def _check_arguments(size: int | None, colour: str, validation: float, test_fraction: float) -> None:
@@ -193,6 +196,16 @@ def _canonical(x: Pixels, y: Labels) -> _Hashed:
     order = np.array(sorted(range(len(keys)), key=keys.__getitem__))
     images = Images(torch.from_numpy(x[order]), torch.from_numpy(y[order]))
     return _Hashed(images, [keys[i][1] for i in order])
+
+
+def _digest(classes: Sequence[str], splits: Sequence[_Hashed]) -> str:
+    """Hash of the classes, and of the splits that a source has."""
+    about = tuple(classes), *(tuple(split.images.x.shape) for split in splits)
+    found = hashlib.blake2b(repr(about).encode(), digest_size=16)
+    for split in splits:
+        found.update(split.images.y.numpy().data)
+        found.update(b"".join(split.hashes))
+    return found.hexdigest()
 
 
 def _generator(seed: int, purpose: str) -> torch.Generator:

@@ -84,6 +84,7 @@ KINDS: dict[Kind, str] = {
 MEAN: Shape = {"mean": is_number}
 SUMMARY: Shape = {
     "dataset": is_text,
+    "images?": is_text,
     "method": is_method,
     "ipc": is_count,
     "steps": is_number,
@@ -123,6 +124,7 @@ TRANSFER: Shape = {"networks": {"*": {"learned": MEAN, "tuned?": MEAN}}, **MEASU
 RANKING: Shape = {"lrs": is_number, "ars": is_number, **MEASURED}
 STREAM: dict[str, Any] = {
     "dataset": is_text,
+    "images?": is_text,
     "method": is_method,
     "ipc": is_count,
     "n": is_text,

@@ -10,6 +10,8 @@ from trajmatch.settings import ranges
 
 Sharpness = Literal["auto", "none", "sam", "asam", "gsam", "vasso", "satm"]
 EngineName = Literal["auto", "eager", "fused", "compiled"]
+Norm = Literal["instance", "group", "layer", "batch", "none"]
+Pooling = Literal["avg", "max", "none"]
 MethodName = Literal[
     "mtt", "ftd", "tesla", "datm", "satm", "satm-fi", "satm-da", "contra", "satm-contra",
     "random", "herding", "k-center", "dc", "dsa", "dm", "mdc", "rat-bptt",
@@ -53,9 +55,9 @@ class Network:
     """Blocks: 3 for 32 pixels, 4 for 64, 5 for 128."""
     width: ranges.Width = 128
     """Channels of every block."""
-    norm: Literal["instance", "group", "layer", "batch", "none"] = "instance"
+    norm: Norm = "instance"
     """Normalisation of every block; with batch norm a network can be scored, but experts can't be made of it."""
-    pooling: Literal["avg", "max", "none"] = "avg"
+    pooling: Pooling = "avg"
     """Pooling of every block."""
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from trajmatch.settings.config import EngineName
+from trajmatch.settings.config import EngineName, Norm, Pooling
 from trajmatch.settings.kinds import checked
 from trajmatch.settings.ranges import FINITE, Count, Depth, Few, Place, Range, Share, Width, Words
 
@@ -103,9 +103,9 @@ class Search:
     """Blocks."""
     widths: tuple[Width, ...] = (16, 32, 64)
     """Channels."""
-    norms: tuple[str, ...] = ("instance", "none")
+    norms: tuple[Norm, ...] = ("instance", "none")
     """Norms."""
-    poolings: tuple[str, ...] = ("avg", "max")
+    poolings: tuple[Pooling, ...] = ("avg", "max")
     """Poolings."""
     proxy_networks: Few = 2
     """Networks of each kind, trained on the set and on as many random images."""

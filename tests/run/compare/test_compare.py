@@ -47,6 +47,13 @@ def made_from(folder: Path, content: str, experts: int) -> Path:
     return folder
 
 
+def of_images(folder: Path, images: str, **more: Any) -> Path:
+    """The folder, with a summary or a stream that says of which images it is."""
+    (path,) = (folder / name for name in ("summary.json", "continual.json") if (folder / name).exists())
+    path.write_text(json.dumps({**json.loads(path.read_text()), "images": images, **more}))
+    return folder
+
+
 def compared(tmp_path: Path, *folders: Path) -> list[dict[str, str]]:
     assert main(["compare", *map(str, folders), "--out", str(tmp_path / "out")]) == 0
     with open(tmp_path / "out" / "compare.csv", newline="") as file:
@@ -172,24 +179,38 @@ def test_settings_of_experts_mean_nothing_to_a_method_that_has_none(tmp_path: Pa
 
 
 def test_the_same_images_are_the_same_data_wherever_they_lie(tmp_path: Path) -> None:
-    here = made_from(run(tmp_path / "a", "mtt", 1, 0.5, data="here"), "0" * 32, 10)
-    there = run(tmp_path / "b", "mtt", 1, 0.6, data="there", experts="a/experts")
-    record = json.loads((there / "summary.json").read_text())
-    (there / "summary.json").write_text(json.dumps({**record, "dataset": "figures"}))
-    made_from(there, "0" * 32, 10)
-    # A seed draws other splits, and their hash is another.
-    seeded = made_from(run(tmp_path / "c", "mtt", 1, 0.7, data="here", seed=1), "1" * 32, 10)
-    (row,) = compared(tmp_path, here, there, seeded)
+    here = of_images(run(tmp_path / "a", "mtt", 1, 0.5, data="here"), "0" * 32)
+    there = of_images(run(tmp_path / "b", "mtt", 1, 0.6, data="there", seed=1), "0" * 32, dataset="figures")
+    # One of an older version does not say of which images it is: they are those of its --data.
+    old = run(tmp_path / "c", "mtt", 1, 0.7, data="here", seed=2)
+    (row,) = compared(tmp_path, here, there, old)
     assert (row["dataset"], row["runs"], row["protocol"]) == ("digits", "3", "the same")
     other = run(tmp_path / "d", "mtt", 1, 0.8, data="elsewhere")
     assert protocols(compared(tmp_path, here, there, other)) == ["--data elsewhere", "--data here"]
 
 
 def test_files_that_have_changed_in_between_are_other_data(tmp_path: Path) -> None:
-    folders = [made_from(run(tmp_path / f"{k}", "mtt", 1, 0.5, data="here"), str(k) * 32, 10) for k in range(2)]
-    assert protocols(compared(tmp_path, *folders)) == [
+    folders = [of_images(run(tmp_path / f"{k}", "mtt", 1, 0.5, data="here", seed=k), str(k) * 32) for k in range(2)]
+    old = run(tmp_path / "old", "mtt", 1, 0.5, data="here")
+    assert protocols(compared(tmp_path, *folders, old)) == [
         "--data here (images 00000000)",
         "--data here (images 11111111)",
+        "--data here (images unknown)",
+    ]
+
+
+def test_images_that_were_read_otherwise_are_told_by_how(tmp_path: Path) -> None:
+    folders = [
+        of_images(run(tmp_path / f"{k}", "mtt", 1, 0.5, data="here", images={"size": 4 + k}), str(k) * 32)
+        for k in range(2)
+    ]
+    assert protocols(compared(tmp_path, *folders)) == ["--images.size 4", "--images.size 5"]
+    # The hash is of all images, before some of them are drawn, so that another share explains no other hash.
+    for k, folder in enumerate(folders):
+        add(folder, "config.yaml", {"method": "mtt", "ipc": 1, "data": "here", "images": {"validation": 0.1 + k / 10}})
+    assert protocols(compared(tmp_path, *folders)) == [
+        "--data here (images 00000000) --images.validation 0.1",
+        "--data here (images 11111111) --images.validation 0.2",
     ]
 
 
@@ -463,6 +484,14 @@ def test_streams_of_other_settings_do_not_look_alike(tmp_path: Path, monkeypatch
     same = stream(tmp_path / "v", "satm", [0.8, 0.7], **{"steps": 100, "evaluation.epochs": 300})
     assert rows(one, same) == ["the same", "the same"]
     assert drawings[-1] == ["satm (s)", "satm (v)"]
+
+
+def test_streams_are_told_apart_by_their_images(tmp_path: Path) -> None:
+    found = [of_images(stream(tmp_path / f"{k}", "satm", [0.8, 0.7]), str(k // 2) * 32) for k in range(4)]
+    assert main(["compare", *map(str, found), "--out", str(tmp_path / "out")]) == 0
+    with open(tmp_path / "out" / "streams.csv", newline="") as file:
+        told = [row["protocol"].partition("(")[2] for row in csv.DictReader(file)]
+    assert told == [f"images {digit * 8})" for digit in "0011"]
 
 
 def test_a_stream_is_of_the_images_and_experts_of_its_first_step(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from tests.run.test_cli import refusal
 from tests.small import FLAGS, succeed
+from trajmatch.data import images
 from trajmatch.data import synthetic as sets
 from trajmatch.run.assembly import setup
 from trajmatch.run.cli import main
@@ -30,6 +31,7 @@ def test_a_stream_and_that_it_goes_on_to_the_same_result(
     assert "10 classes seen" in out
     found = json.loads((tmp_path / "whole" / "continual.json").read_text())
     assert found["classes_seen"] == [5, 10]
+    assert found["images"] == images.load("digits").digest
     assert "test images of all classes seen (359 of all 10 classes)" in found["how"]
     assert "networks after each step: 2, orders of classes: 2" in found["how"]
     assert found["how"] in out

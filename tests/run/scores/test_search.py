@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from tests.run.test_cli import refusal
 from tests.small import FLAGS, succeed
 from trajmatch.data.file_names import SET
 from trajmatch.data.images import Images
+from trajmatch.data.networks.convnet import NORMS, POOLINGS
 from trajmatch.measure.agreement import spearman
 from trajmatch.run.assembly.distilled import base_configuration, opened_set
 from trajmatch.run.cli import main
@@ -18,6 +20,7 @@ from trajmatch.run.scores import search as module
 from trajmatch.run.scores.search import agreement
 from trajmatch.run.stages import trials as jobs
 from trajmatch.run.stages.trials import Trial
+from trajmatch.settings.config import Norm, Pooling
 from trajmatch.settings.flat import parsed
 from trajmatch.settings.options import Search
 
@@ -138,8 +141,6 @@ def test_no_correlation_is_no_number_and_can_be_written() -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--norms", "instanc"], "--norms has 'instanc', which is none of instance"),
-        (["--poolings", "mean"], "--poolings has 'mean', which is none of avg"),
         (["--real-epochs", "0"], "--real-epochs is 0 and must be at least 1"),
         (["--real-momentum", "2"], "--real-momentum is 2.0 and must be at least 0 and below 1"),
         (["--real-momentum", "1"], "--real-momentum is 1.0 and must be"),
@@ -156,3 +157,16 @@ def test_no_correlation_is_no_number_and_can_be_written() -> None:
 def test_wrong_spaces_are_one_sentence(words: list[str], says: str, folder: Path, capsys: Captured) -> None:
     assert says in refusal(capsys, "search", folder, *words)
     assert not (folder / "search.json").exists()
+
+
+def test_norms_and_poolings_are_those_of_networks(folder: Path, capsys: Captured) -> None:
+    for axis, word, right in (("norms", "instanc", get_args(Norm)), ("poolings", "mean", get_args(Pooling))):
+        with pytest.raises(SystemExit) as ended:
+            main(["search", str(folder), f"--{axis}", word])
+        assert ended.value.code == 2
+        assert f"invalid choice '{word}' for argument '--{axis}'" in capsys.readouterr().err
+        wrong: dict[str, Any] = {axis: (word,)}
+        with pytest.raises(ValueError, match=rf"^--{axis} has '{word}' and must be one of {', '.join(right)}"):
+            module.check(Search(**wrong))
+    assert get_args(Norm) == NORMS
+    assert get_args(Pooling) == POOLINGS

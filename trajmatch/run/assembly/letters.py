@@ -32,12 +32,6 @@ def evaluation_training(config: Config, step_size: float) -> Training:
     )
 
 
-def distillation_seed(config: Config) -> int:
-    """Seed of a resolved configuration's distillation."""
-    assert config.outer.seed is not None, "resolve() has filled it in"
-    return config.outer.seed
-
-
 def schedule(config: Config) -> Window:
     """Which segments are matched."""
     m = config.matching

@@ -53,7 +53,8 @@ class Setup:
     @property
     def seed(self) -> int:
         """Seed of the distillation."""
-        return letters.distillation_seed(self.config)
+        assert self.config.outer.seed is not None, "resolve() has filled it in"
+        return self.config.outer.seed
 
     @cached_property
     def device(self) -> torch.device:

@@ -20,6 +20,8 @@ COLUMNS = ("method", "ipc")
 RATES = "evaluation.rates"
 # The settings of experts that the network of --evaluation.whole-epochs is trained with.
 WHOLE = ("expert.lr", "expert.batch", "expert.augment")
+# The settings of images that leave the hash of all of them as it is.
+DRAWN = {f"images.{name}" for name in ("validation", "hold_out", "test_fraction", "normalise")}
 
 # Fields of an entry that `trajmatch evaluate` adds, and what they are called in a sentence.
 ADDED = {"transfer": "Accuracies on other networks", "ranking": "The scores lrs and ars"}
@@ -31,46 +33,36 @@ Parts = dict[str, str]
 def same_data(entries: Sequence[Entry]) -> list[Entry]:
     """The entries, with one name and one --data for the same images, and another --data for others.
 
-    Images are the same where their hashes are equal, wherever they were read from, and where the values of --data are
-    equal. A hash is of the splits that a seed has drawn, so hashes of two seeds can't be compared. Where two hashes of
-    one seed and one --data are not equal, the files were changed in between, and the hash is added to --data.
+    Images are the same where their hashes are equal, wherever they were read from. Where hashes of one --data, read in
+    one way, are not equal, the files were changed in between, and the hash is added to --data. Records of older
+    versions have no hash: theirs are the images of their name and --data.
     """
-    sources = _sources(entries)
-    first = dict(reversed(list(zip(sources, entries, strict=True))))
-    hashes = defaultdict(set)
-    for source, entry in zip(sources, entries, strict=True):
-        if entry.content is not None:
-            hashes[source, _reading(entry)].add(entry.content)
+    first: dict[Hashable, Entry] = {}
+    hashes: dict[Hashable, set[str]] = defaultdict(set)
+    for entry in entries:
+        first.setdefault(_images(entry), entry)
+        if (images := entry.record.get("images")) is not None:
+            hashes[_read_as(first[images])].add(images)
     found = []
-    for source, entry in zip(sources, entries, strict=True):
-        data = first[source].settings["data"]
-        if len(hashes[source, _reading(entry)]) > 1:
-            data = f"{data} (images {(entry.content or 'unknown')[:8]})"
+    for entry in entries:
+        one = first[_images(entry)]
+        data = one.settings["data"]
+        if len(hashes[_read_as(one)]) > 1:
+            data = f"{data} (images {entry.record.get('images', 'unknown')[:8]})"
         settings, given = ({**of, "data": data} for of in (entry.settings, entry.given))
-        found.append(replace(entry, dataset=first[source].dataset, settings=settings, given=given))
+        found.append(replace(entry, dataset=one.dataset, settings=settings, given=given))
     return found
 
 
-def _sources(entries: Sequence[Entry]) -> list[Hashable]:
-    """For each entry something that stands for its images: the same for all that share a name and --data, or a hash."""
-    above: dict[Hashable, Hashable] = {}
-
-    def top(node: Hashable) -> Hashable:
-        while node in above:
-            node = above[node]
-        return node
-
-    places = [(entry.dataset, entry.settings["data"]) for entry in entries]
-    for place, entry in zip(places, entries, strict=True):
-        if entry.content is not None and top(entry.content) != top(place):
-            above[top(entry.content)] = top(place)
-    return [top(place) for place in places]
+def _images(entry: Entry) -> Hashable:
+    """What stands for the images of an entry: their hash, or their name and --data where there is none."""
+    return entry.record.get("images", (entry.dataset, entry.settings["data"]))
 
 
-def _reading(entry: Entry) -> str:
-    """What the hash of the images depends on, beside the images."""
-    keys = (k for k in entry.settings if k == "seed" or (k.startswith("images.") and k != "images.normalise"))
-    return repr([(key, _canonical(entry.settings[key])) for key in keys])
+def _read_as(entry: Entry) -> Hashable:
+    """The data set of an entry, and the settings by which its images were read."""
+    keys = [key for key in entry.settings if key.startswith("images.") and key not in DRAWN]
+    return entry.dataset, entry.settings["data"], repr([(key, _canonical(entry.settings[key])) for key in keys])
 
 
 def parts(entries: Sequence[Entry], seeds: bool = False) -> list[Parts]:

@@ -46,27 +46,13 @@ class Size:
 
 def sizes(run: Opened, rounds: int) -> dict[str, list[Size]]:
     """What is measured along each axis; else `T` is 10, a mini-batch has 10 images, and the width is the run's."""
-    dataset, config, device = run.setup.dataset, run.config, run.setup.device
-    name = engines.choose(run.setup.network, device, 0)[0]
-    found: dict[str, list[Size]] = {}
-    for axis, values in AXES.items():
-        found[axis] = []
-        for compared in COMPARED:
-            base = Size(
-                compared,
-                10,
-                10,
-                config.network,
-                dataset.shape,
-                dataset.num_classes,
-                name,
-                str(device),
-                torch.get_num_threads(),
-                rounds,
-            )
-            for value in values:
-                found[axis].append(_with(base, axis, value))
-    return found
+    dataset, device, threads = run.setup.dataset, run.setup.device, torch.get_num_threads()
+    engine = engines.choose(run.setup.network, device, 0)[0]
+    of = run.config.network, dataset.shape, dataset.num_classes, engine, str(device), threads, rounds
+    return {
+        axis: [_with(Size(compared, 10, 10, *of), axis, value) for compared in COMPARED for value in values]
+        for axis, values in AXES.items()
+    }
 
 
 def _with(base: Size, axis: str, value: int) -> Size:

@@ -8,11 +8,6 @@ from trajmatch.run.diagnose.subject import Opened
 from trajmatch.settings.options import Diagnose
 
 
-def nothing(options: Diagnose) -> dict[str, Any]:
-    """No numbers: what a diagnosis has to say of all runs together where it says nothing."""
-    return {}
-
-
 @dataclass(frozen=True)
 class Diagnosis:
     """One way to look at runs.
@@ -20,14 +15,14 @@ class Diagnosis:
     pieces: (run, options) -> the number of pieces of work that one run takes.
     look:   (run, options, advance) -> the numbers of one run; `look` tells advance(count) the pieces that are done.
     draw:   numbers of all runs -> figure.
-    about:  options -> numbers that hold for all runs.
+    about:  options -> numbers that hold for all runs; by default there are none.
     alone:  the diagnosis looks at the first run only, and the numbers of that run are the record itself.
     """
 
     pieces: Callable[[Opened, Diagnose], int]
     look: Callable[[Opened, Diagnose, Callable[[int], None]], dict[str, Any]]
     draw: Callable[[dict[str, Any]], Any]
-    about: Callable[[Diagnose], dict[str, Any]] = nothing
+    about: Callable[[Diagnose], dict[str, Any]] = lambda options: {}
     alone: bool = False
 
     def total(self, runs: Sequence[Opened], options: Diagnose) -> int:

@@ -1,11 +1,11 @@
-"""`trajmatch diagnose NAME`: open the runs, compute, and write numbers, figure and the report. No torch here."""
+"""`trajmatch diagnose NAME`: open the runs, compute, and write numbers, figure and the report."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from trajmatch.data.checksums import identity
 from trajmatch.data.file_names import SET, SUMMARY
@@ -16,14 +16,11 @@ from trajmatch.machine.messages import LOGGER
 from trajmatch.machine.progress import Meter
 from trajmatch.pages.plots import png
 from trajmatch.pages.report import write_report
-from trajmatch.run.diagnose.subject import Opener
+from trajmatch.run.diagnose.diagnosis import Diagnosis
+from trajmatch.run.diagnose.subject import Opened, Opener
 from trajmatch.run.folder import commit
 from trajmatch.settings.diagnoses import NAMES, WITHOUT_EXPERTS, check
 from trajmatch.settings.options import DIAGNOSES, Diagnose
-
-if TYPE_CHECKING:
-    from trajmatch.run.diagnose.diagnosis import Diagnosis
-    from trajmatch.run.diagnose.subject import Opened
 
 
 def diagnose(name: str, options: Diagnose, command: str) -> Path:
@@ -55,7 +52,7 @@ def _belongs(options: Diagnose) -> dict[str, str]:
     return {"set": identity(file)} if file.is_file() else {}
 
 
-def with_radius(options: Diagnose, runs: "Sequence[Opened]") -> Diagnose:
+def with_radius(options: Diagnose, runs: Sequence[Opened]) -> Diagnose:
     """The options with the largest of the runs' radii where the user gave none, so that one radius holds for all."""
     if options.radius is not None:
         return options
@@ -71,14 +68,14 @@ def _as_json(value: Any) -> Any:
     return None if isinstance(value, float) and not isfinite(value) else value
 
 
-def diagnosis(name: str) -> "Diagnosis":
+def diagnosis(name: str) -> Diagnosis:
     """The diagnosis of this name."""
     module = import_module(f"trajmatch.run.diagnose.{name.replace('-', '_')}")
     found: Diagnosis = module.DIAGNOSIS
     return found
 
 
-def open_runs(name: str, options: Diagnose) -> "list[Opened]":
+def open_runs(name: str, options: Diagnose) -> list[Opened]:
     """What the options name, opened for a diagnosis. Raises ValueError."""
     opener = Opener(options.data, options.device, options.engine, name not in WITHOUT_EXPERTS)
     if options.set is not None:

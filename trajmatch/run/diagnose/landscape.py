@@ -10,16 +10,10 @@ from trajmatch.core.draws import generator
 from trajmatch.core.estimators import adjoint
 from trajmatch.measure.landscape import plane, rise
 from trajmatch.measure.panel import losses
-from trajmatch.methods.schedule import Choice
 from trajmatch.pages.plots import panels
 from trajmatch.run.diagnose.diagnosis import Diagnosis
 from trajmatch.run.diagnose.subject import SEED, Opened
 from trajmatch.settings.options import Diagnose
-
-
-def _choices(run: Opened, options: Diagnose) -> list[Choice]:
-    m = run.config.matching
-    return [Choice(e, m.first_epoch + e % (m.last_epoch - m.first_epoch)) for e in range(run.panel_size(options.panel))]
 
 
 def pieces(run: Opened, options: Diagnose) -> int:
@@ -41,7 +35,7 @@ def _places(options: Diagnose) -> list[float]:
 def look(run: Opened, options: Diagnose, advance: Callable[[int], None]) -> dict[str, Any]:
     """The mean loss over the panel at every point of the plane."""
     point, count = run.last, run.panel_size(options.panel)
-    tasks = run.tasks(point, _choices(run, options))
+    tasks = run.tasks(point, run.spread_choices(options.panel))
     across, up = (_random(point.X, name) for name in ("across", "up"))
     if options.direction == "hypergradient":
         across = torch.stack([adjoint(task).d.X for task in tasks]).mean(0)

@@ -4,9 +4,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from trajmatch.data.file_names import METRICS
 from trajmatch.pages.plots import panels, titled
+from trajmatch.pages.step_log import read_metrics
 from trajmatch.run.diagnose.diagnosis import Diagnosis
-from trajmatch.run.diagnose.short_runs import changed, distilled, log, score
+from trajmatch.run.diagnose.short_runs import changed, distilled, score
 from trajmatch.run.diagnose.subject import Opened
 from trajmatch.settings.config import Config
 from trajmatch.settings.options import Diagnose
@@ -36,7 +38,7 @@ def look(run: Opened, options: Diagnose, advance: Callable[[int], None]) -> dict
         folder = options.folder() / "learning-rate" / run.name / rule
         config = _config(run, options, rule)
         loop = distilled(run, config, folder, advance)
-        rows = log(folder)
+        rows, _ = read_metrics(folder / METRICS)
         paths[rule] = {
             "step_size": [row["step_size"] for row in rows] + [float(loop.checkpoint.state.eta)],
             "loss": [row["loss"] for row in rows],

@@ -4,13 +4,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, pstdev
-from typing import Any
 
 from trajmatch.core.draws import derive
-from trajmatch.data.file_names import METRICS
 from trajmatch.measure.evaluate import train_and_test
 from trajmatch.methods.outer import probabilities
-from trajmatch.pages.step_log import read_metrics
 from trajmatch.run.assembly.setup import Setup
 from trajmatch.run.diagnose.subject import Opened
 from trajmatch.run.folder import claim
@@ -32,11 +29,6 @@ def distilled(run: Opened, config: Config, folder: Path, advance: Callable[[int]
     advance(loop.checkpoint.step)
     loop.run(lambda details, count: advance(count))
     return loop
-
-
-def log(folder: Path) -> list[dict[str, Any]]:
-    """The rows of a distillation's log."""
-    return read_metrics(folder / METRICS)[0]
 
 
 def score(run: Opened, loop: Loop, networks: int, advance: Callable[[int], None]) -> dict[str, float]:

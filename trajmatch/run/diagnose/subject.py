@@ -23,7 +23,7 @@ from trajmatch.run.assembly import letters
 from trajmatch.run.assembly.distilled import check_fit
 from trajmatch.run.assembly.set_file import base_configuration, set_file
 from trajmatch.run.assembly.setup import Setup
-from trajmatch.run.stages.experts import open_experts
+from trajmatch.run.stages.experts import named_experts
 from trajmatch.run.stages.start import first_state
 from trajmatch.settings.checks import resolve
 from trajmatch.settings.config import Config
@@ -73,6 +73,12 @@ class Opened:
         """At most `count` epochs at which segments may start, evenly spaced over all that every expert has."""
         M = self.config.matching.expert_epochs
         return evenly(min(t.num_rows for t in self.trajectories) - M, count)
+
+    def spread_choices(self, wanted: int) -> list[Choice]:
+        """A segment of each expert of a panel; where they start is spread over the window of the run's own steps."""
+        m = self.config.matching
+        starts = range(m.first_epoch, m.last_epoch)
+        return [Choice(e, starts[e % len(starts)]) for e in range(self.panel_size(wanted))]
 
     def tasks(self, point: Snapshot, choices: Sequence[Choice]) -> list[Task]:
         """A panel on the set of one point."""
@@ -144,13 +150,7 @@ class Opener:
 
     def _experts(self, setup: Setup, folder: Path | None) -> list[Trajectory]:
         """The experts of a folder, or of the folder that the settings name; no experts where none are needed."""
-        if not self.experts:
-            return []
-        folder = folder or Path(setup.config.experts)
-        found = open_experts(setup, folder)
-        if not found:
-            raise ValueError(f"--experts: {folder} holds no experts")
-        return found
+        return named_experts(setup, folder or Path(setup.config.experts)) if self.experts else []
 
     def _prepared(self, flat: dict[str, Any]) -> Setup:
         config = resolve(parsed({**flat, **self.changes}))

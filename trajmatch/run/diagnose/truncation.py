@@ -11,7 +11,6 @@ from trajmatch.core.estimators import adjoint
 from trajmatch.core.sharpness import SAM
 from trajmatch.measure.panel import mean_and_error
 from trajmatch.measure.truncation import reuse_bound, reuse_distance, truncation
-from trajmatch.methods.schedule import Choice
 from trajmatch.pages.plots import banded, panels, titled
 from trajmatch.run.diagnose.diagnosis import Diagnosis
 from trajmatch.run.diagnose.short_runs import changed, distilled, score
@@ -58,15 +57,13 @@ def look(run: Opened, options: Diagnose, advance: Callable[[int], None]) -> dict
 
 def _errors(run: Opened, options: Diagnose, advance: Callable[[int], None]) -> dict[str, Any]:
     iotas, samples, apart, bounds = _iotas(run), [], [], []
-    first, last = run.config.matching.first_epoch, run.config.matching.last_epoch
     for point in run.spread_points(options.points):
-        for e in range(run.panel_size(options.panel)):
-            t = first + e % (last - first)
-            task = run.tasks(point, [Choice(e, t)])[0]
+        for choice in run.spread_choices(options.panel):
+            (task,) = run.tasks(point, [choice])
             one = truncation(task, iotas, PROBES, ROUNDS)
             samples.append(one)
             advance(1)
-            noise = smoothing_noise(point.X, run.rule.gamma, generator(SEED, "noise", e))
+            noise = smoothing_noise(point.X, run.rule.gamma, generator(SEED, "noise", choice.e))
             d = adjoint(task).d.X
             advance(1)
             eps = SAM(run.config.matching.radius).perturbation(d, point.X, d).eps

@@ -237,6 +237,7 @@ def _told(
         "method": config.method,
         "ipc": config.ipc,
         "dataset": material.dataset.name,
+        "images": material.dataset.digest,
         "classes_seen": seen,
         "orders": steps,
         "accuracy": rows,

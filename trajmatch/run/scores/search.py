@@ -12,7 +12,7 @@ from trajmatch.data.checksums import identity
 from trajmatch.data.file_names import SEARCH
 from trajmatch.data.files import write_record
 from trajmatch.data.kept import BELONGS
-from trajmatch.data.networks.convnet import NORMS, POOLINGS, build
+from trajmatch.data.networks.convnet import build
 from trajmatch.data.synthetic import SyntheticSet
 from trajmatch.machine.messages import LOGGER
 from trajmatch.measure.agreement import kendall, spearman
@@ -32,22 +32,14 @@ AXES = "depths", "widths", "norms", "poolings"
 
 def once(options: Search) -> Search:
     """The same space, with every value of its axes once: a network that stands there twice is no second network."""
-    return replace(
-        options,
-        depths=tuple(dict.fromkeys(options.depths)),
-        widths=tuple(dict.fromkeys(options.widths)),
-        norms=tuple(dict.fromkeys(options.norms)),
-        poolings=tuple(dict.fromkeys(options.poolings)),
-    )
+    axes: dict[str, Any] = {axis: tuple(dict.fromkeys(getattr(options, axis))) for axis in AXES}
+    return replace(options, **axes)
 
 
 def space(options: Search, shape: tuple[int, int, int], num_classes: int) -> list[Network]:
     """The networks of the space, in order. Raises ValueError for one that can't be had on these images."""
-    check(options)
-    found = [
-        Network("convnet", depth, width, norm, pooling)  # type: ignore[arg-type]
-        for depth, width, norm, pooling in product(options.depths, options.widths, options.norms, options.poolings)
-    ]
+    axes = product(options.depths, options.widths, options.norms, options.poolings)
+    found = [Network("convnet", *values) for values in axes]
     if len(found) < 2:
         raise ValueError(f"--depths, --widths, --norms and --poolings make {len(found)} network: there is no order")
     for network in found:
@@ -56,20 +48,11 @@ def space(options: Search, shape: tuple[int, int, int], num_classes: int) -> lis
 
 
 def check(options: Search) -> None:
-    """Raise ValueError for what is none of the values of its flag."""
-    for field in AXES:
-        _check_axis(field, getattr(options, field))
+    """Raise ValueError for what is none of the values of its flag, and for an axis without values."""
+    for axis in AXES:
+        if not getattr(options, axis):
+            raise ValueError(f"--{axis} is empty and must have at least one value")
     checked(options)
-
-
-def _check_axis(field: str, values: tuple[int | str, ...]) -> None:
-    """Raise ValueError where an axis of the space is empty, or has a value that can't be."""
-    if not values:
-        raise ValueError(f"--{field} is empty and must have at least one value")
-    known = {"norms": NORMS, "poolings": POOLINGS}.get(field)
-    for value in values:
-        if known and value not in known:
-            raise ValueError(f"--{field} has '{value}', which is none of {', '.join(known)}")
 
 
 def name(network: Network) -> str:

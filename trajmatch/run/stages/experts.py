@@ -65,14 +65,20 @@ def open_experts(setup: Setup, folder: Path, count: int | None = None) -> list[T
     return found
 
 
+def named_experts(setup: Setup, folder: Path) -> list[Trajectory]:
+    """The experts of a folder that a user has named. Raises ValueError as `open_experts`, and where it holds none."""
+    found = open_experts(setup, folder)
+    if not found:
+        inner = folder / "experts"
+        advice = f"did you mean {inner}?" if inner.is_dir() else f"trajmatch experts --out {folder} trains them"
+        raise ValueError(f"--experts: {folder} holds no experts; {advice}")
+    return found
+
+
 def shard_of(shard: str | None, count: int) -> list[int]:
-    """The experts of shard i/n: i, i + n, i + 2n, ... below count; all without a shard. Raises ValueError."""
-    if shard is None:
-        return list(range(count))
-    i, slash, n = shard.partition("/")
-    if not (slash and i.isdigit() and n.isdigit() and int(i) < int(n)):
-        raise ValueError(f"--expert.shard is '{shard}' and must be i/n with i from 0 to n - 1, such as 0/4")
-    return list(range(int(i), count, int(n)))
+    """The experts of shard i/n: i, i + n, i + 2n, ... below count; all without a shard."""
+    first, step = map(int, (shard or "0/1").split("/"))
+    return list(range(first, count, step))
 
 
 def train_experts(setup: Setup, folder: Path, count: int, peak: Peak) -> list[Trajectory]:

@@ -7,7 +7,7 @@ what these very processes reached; file sizes are those of the files that they w
 
 import statistics
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
@@ -34,8 +34,8 @@ from trajmatch.pages.tables import as_text
 from trajmatch.run.assembly.engine import training_engine
 from trajmatch.run.assembly.letters import evaluation_training, expert_training
 from trajmatch.run.assembly.setup import Setup, factory
-from trajmatch.run.stages.beforehand import check_run
-from trajmatch.run.stages.experts import open_experts, real
+from trajmatch.run.stages.beforehand import check_run, needed_snapshots
+from trajmatch.run.stages.experts import named_experts, real
 from trajmatch.run.stages.loop import Loop, delivered, snapshot_steps
 from trajmatch.run.stages.steps import Matching
 from trajmatch.settings.config import Config
@@ -49,21 +49,25 @@ PAGES = 200e3
 
 @dataclass(frozen=True)
 class Stage:
-    """What one stage needs: seconds, MB of memory at most, MB on disk that stay, MB on disk while it runs."""
+    """What one stage needs: seconds, MB of memory at most, MB on disk that stay."""
 
     name: str
     seconds: float
     memory_mb: float
     disk_mb: float = 0.0
-    passing_mb: float = 0.0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The stages of a run, what was decided about the outer loop's engine, in words, and memory of the GPU, if any."""
+    """The stages of a run, and what is not one stage's own.
+
+    compute: what was decided about the outer loop's engine, in words. passing_mb: on disk while experts and evaluations
+    run. gpu_mb: memory of the GPU, if any.
+    """
 
     stages: tuple[Stage, ...]
     compute: str
+    passing_mb: float
     gpu_mb: float | None
 
     @property
@@ -85,12 +89,11 @@ class Plan:
             {"": s.name, "time": duration(s.seconds), "memory": _size(s.memory_mb), "disk": _size(s.disk_mb)}
             for s in (*self.stages, whole)
         ]
-        passing = max(stage.passing_mb for stage in self.stages)
         return [
             self.compute,
             *as_text(rows, indent=""),
             *([f"and {_size(self.gpu_mb)} of the GPU's memory"] if self.gpu_mb else []),
-            f"and {_size(passing)} on disk for shared images while experts and evaluations run",
+            f"and {_size(self.passing_mb)} on disk for shared images while experts and evaluations run",
             "measured by doing a little of each stage here, as the run itself will; other work beside it slows it down",
         ]
 
@@ -109,41 +112,32 @@ def plan(config: Config, experts: int | Path) -> Plan:
     place = setup.device
     trajectories = None
     if isinstance(experts, Path) and METHODS[config.method].experts:
-        trajectories = open_experts(setup, experts)
+        trajectories = named_experts(setup, experts)
     check_run(setup, trajectories)
     stages = [Stage("data", time.monotonic() - began, peak_memory_mb())]
     with scratch_folder() as folder, shared(setup.material, folder) as path:
         passing = path.stat().st_size / 1e6
         if not isinstance(experts, Path) and METHODS[config.method].experts:
-            stages.append(_experts(setup, path, experts, passing))
+            stages.append(_experts(setup, path, experts))
         harmless = Setup(_harmless(config), setup.material)
         loop = Loop(harmless, [_expert_like(setup, folder)], folder)
         stages.append(_distill(harmless, loop))
-        stages.append(_evaluate(setup, path, passing))
+        stages.append(_evaluate(setup, path))
     gpu = torch.cuda.max_memory_allocated(place) / 1e6 if place.type == "cuda" else None
-    return Plan(tuple(stages), loop.compute.words(), gpu)
+    return Plan(tuple(stages), loop.compute.words(), passing, gpu)
 
 
 def per_step(steps: Iterable[object], warm: int = WARM) -> float:
     """Median seconds of a step, after `warm` of them; the iterable may end early."""
     seconds: list[float] = []
-    iterator, k = iter(steps), 0
-    while sum(seconds) < LONG_ENOUGH or len(seconds) < 3:
-        began = time.perf_counter()
-        if next(iterator, None) is None:
+    began = time.perf_counter()
+    for _ in steps:
+        now = time.perf_counter()
+        seconds.append(now - began)
+        began = now
+        if sum(seconds[warm:]) >= LONG_ENOUGH and len(seconds) >= warm + 3:
             break
-        k += 1
-        if k > warm:
-            seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds)
-
-
-def _waited(steps: Iterable[object], place: torch.device) -> Iterator[object]:
-    """The same steps, each waited for where a GPU does them."""
-    for one in steps:
-        if place.type == "cuda":
-            torch.cuda.synchronize(place)
-        yield one
+    return statistics.median(seconds[warm:])
 
 
 class Probed(NamedTuple):
@@ -174,7 +168,8 @@ def _probe(material: Path, config: Config, where: str, n: int | None, report: Re
     theta = theta.to(place)
     begin = time.perf_counter() - began
     steps = train(student.gradient, theta, x, y, replace(recipe, lr=1e-9, epochs=10**9, lr_drop=None), 0)
-    step, few = per_step(_waited(steps, place)), min(len(test.x), 2000)
+    # A number that is read is waited for, also where a GPU computes it.
+    step, few = per_step(float(now.theta[0]) for now in steps), min(len(test.x), 2000)
     tested = time.perf_counter()
     accuracy(forward, theta, test.x[:few], test.y[:few])
     now = time.perf_counter()
@@ -190,7 +185,7 @@ def _probes(setup: Setup, path: Path, workers: int, threads: int, n: int | None,
     return slowest, max(0.0, time.monotonic() - began - slowest.whole) if workers > 1 else 0.0
 
 
-def _experts(setup: Setup, path: Path, count: int, passing: float) -> Stage:
+def _experts(setup: Setup, path: Path, count: int) -> Stage:
     e, dataset, peak = setup.config.expert, setup.dataset, Peak()
     workers = min(count, processes(e.workers, setup.device.type))
     probed, start = _probes(setup, path, workers, e.threads, None, peak)
@@ -205,7 +200,6 @@ def _experts(setup: Setup, path: Path, count: int, passing: float) -> Stage:
         # Written, they are stacked and turned into bytes: three copies.
         peak_memory_mb() + peak.mb + 3 * held * workers,
         count * (held if e.storage == "float32" else held / 2),
-        passing,
     )
 
 
@@ -225,11 +219,10 @@ def _harmless(config: Config) -> Config:
 
 def _expert_like(setup: Setup, folder: Path) -> Trajectory:
     """A trajectory of the right shape: initial weights, moved at random."""
-    m = setup.config.matching
     _, theta = build(setup.make(), 0)
     source = generator(0, "plan")
     rows = [theta]
-    for _ in range(m.last_epoch - 1 + m.expert_epochs):
+    for _ in range(needed_snapshots(setup.config)):
         rows.append(rows[-1] + 0.01 * torch.randn(theta.shape, generator=source))
     path = folder / "expert.safetensors"
     save_trajectory(path, rows, {"index": 0, "settings": {}})
@@ -240,9 +233,8 @@ def _distill(setup: Setup, loop: Loop) -> Stage:
     """Real outer steps. The first one compiles what is to be compiled."""
     config = setup.config
     torch.set_num_threads(loop.compute.threads)
-    began = time.perf_counter()
     loop.step()
-    first = time.perf_counter() - began
+    first = loop.checkpoint.seconds
     step = first if config.steps <= 5 else seconds_of_step(loop)
     loop.save()
     loop.keep(loop.checkpoint.state)
@@ -270,7 +262,7 @@ def seconds_of_step(loop: Loop) -> float:
     return seconds
 
 
-def _evaluate(setup: Setup, path: Path, passing: float) -> Stage:
+def _evaluate(setup: Setup, path: Path) -> Stage:
     config, dataset, peak = setup.config, setup.dataset, Peak()
     e = config.evaluation
     n = config.ipc * dataset.num_classes
@@ -284,4 +276,4 @@ def _evaluate(setup: Setup, path: Path, passing: float) -> Stage:
     if e.whole_epochs:
         whole, _ = _probes(setup, path, 1, 1, None, peak)
         seconds += e.whole_epochs * ceil(len(dataset.train) / config.expert.batch) * whole.step
-    return Stage("evaluate", 2 * start + seconds, peak_memory_mb() + peak.mb, 0.0, passing)
+    return Stage("evaluate", 2 * start + seconds, peak_memory_mb() + peak.mb)

@@ -96,7 +96,7 @@ class Run:
         self.setup = Setup(self.config, material) if material else Setup.load(self.config, source)
         self.trajectories: list[Trajectory] = []
         if isinstance(self.experts_wanted, Path) and METHODS[self.config.method].experts:
-            self.trajectories = self._open(self.experts_wanted)
+            self.trajectories = expert_stage.named_experts(self.setup, self.experts_wanted)
         self._refuse_what_can_not_work()
         folder.mkdir(parents=True, exist_ok=True)  # only now: bad input must leave nothing behind
         self._take_lock()
@@ -107,15 +107,6 @@ class Run:
         if self._lock is None:
             self._lock = Lock(self.folder)
             weakref.finalize(self, self._lock.release)
-
-    def _open(self, folder: Path) -> list[Trajectory]:
-        """The experts of a folder that was named. Raises ValueError."""
-        found = expert_stage.open_experts(self.setup, folder)
-        if not found:
-            inner = folder / "experts"
-            advice = f"did you mean {inner}?" if inner.is_dir() else f"trajmatch experts --out {folder} trains them"
-            raise ValueError(f"--experts: {folder} holds no experts; {advice}")
-        return found
 
     def _refuse_what_can_not_work(self) -> None:
         """Raise ValueError now for what would be refused after experts were trained; what is distilled needs none."""
@@ -232,6 +223,7 @@ class Run:
         summary = {
             "preset": self.preset,
             "dataset": dataset.name,
+            "images": dataset.digest,
             "method": config.method,
             "ipc": config.ipc,
             "classes": list(dataset.classes),
