@@ -96,10 +96,11 @@ def _check_without_experts(config: Config) -> None:
 
 def check_heeded(base: Config, config: Config) -> None:
     """Refuse what differs from the preset of the images' optimiser and is not heeded by a condensing method."""
-    if not METHODS[config.method].condenses:
+    method = METHODS[config.method]
+    if not method.condenses:
         return
     names = ["lr_images", "optimiser"]
-    names += [] if config.method == "rat-bptt" else ["ema", "clip", "relative_clip", "guard"]
+    names += ["ema", "clip", "relative_clip", "guard"] if method.steps == "condensation" else []
     for name in names:
         value = getattr(config.outer, name)
         if value != getattr(base.outer, name):

@@ -109,7 +109,7 @@ class Method:
     steps: what takes an outer step: segments of experts are matched; real and synthetic batches are compared
            (condensation); the loss on real images is differentiated; or nothing does, and the initial images are
            delivered as they are.
-    experts: whether the method needs them.
+    experts: whether the method needs trained experts.
     features: of condensation: mean features are compared, not gradients.
     parts: of condensation: what leading parts of the images give is compared too.
     augments: of condensation: real and synthetic images are augmented.
@@ -131,6 +131,11 @@ class Method:
     def condenses(self) -> bool:
         """Whether the steps match no trajectories."""
         return self.steps in ("condensation", "real loss")
+
+    @property
+    def trains_networks(self) -> bool:
+        """Whether the networks under which batches are compared are trained on the synthetic images in between."""
+        return self.steps == "condensation" and not self.features
 
 
 METHODS: dict[str, Method] = {
