@@ -17,8 +17,8 @@ class Diagnose:
     """What `trajmatch diagnose` looks at: which runs, and how much of them."""
 
     run: tuple[Place, ...] = ()
-    """Run folders, finished or running, to stand beside each other; nothing in them is changed but for the folder
-    `diagnoses`, and the report, of the first."""
+    """Run folders, finished or running, to stand beside each other; truncation and cost take one alone. Nothing in the
+    folders is changed but for the folder `diagnoses`, and the report, of the first."""
     set: Place | None = None
     """Instead of a run: a distilled set, a run folder or a .safetensors file, beside --experts."""
     experts: Place | None = None
