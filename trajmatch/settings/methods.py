@@ -194,3 +194,7 @@ def complete(config: Config) -> Config:
         if get(config, key) in LEFT_OPEN:
             config = with_setting(config, key, value(config) if callable(value) else value)
     return config
+
+
+# What a setting is where no method fills it in, and was before a version that knows it.
+PLAIN = complete(replace(Config(), method="mtt"))
