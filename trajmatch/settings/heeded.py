@@ -1,9 +1,9 @@
 """Which settings have no effect, by verb and by what else was chosen. No torch here.
 
-One rule for all: a flag that changes a setting which nothing heeds is said in a line, and the command goes on, for
-commands are often repeated with another verb or method. Refused is what would surely mislead: what a method replaces
-by a setting of its own (`settings.check_heeded`), a part of the experts where all are needed, and what another verb
-does.
+One rule holds for all: a flag that changes a setting which nothing heeds is said in a line, and the command goes on,
+for commands are often repeated with another verb or method. Refused is what would surely mislead: a setting that a
+method replaces by one of its own (`checks.check_heeded`), a part of the experts where all are needed, and a flag of
+another verb.
 """
 
 from collections import defaultdict
@@ -81,12 +81,12 @@ NOT_DONE = {
     "evaluation.whole_epochs evaluation.workers",
     "plan": "resume",
 }
-# Of these verbs the settings of a distillation are those of a set that there is, which nothing here changes.
+# Verbs that distil nothing: the settings of a distillation have no effect with them, or are those of a set that exists.
 DONE = ("evaluate", "search", "experts")
 
 
 def idle(verb: str, config: Config, options: Any, keys: Sequence[str]) -> dict[str, list[str]]:
-    """Of some settings those that have no effect, by the reason."""
+    """The settings that have no effect, of those that are named in `keys`, by the reason."""
     full, found = complete(config), defaultdict[str, list[str]](list)
     for key in keys:
         reason = _of_verb(verb, options, key) or _of_settings(verb, full, options, key)
