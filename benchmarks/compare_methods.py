@@ -41,12 +41,14 @@ from benchmarks.comparison import (
     result_path,
 )
 from benchmarks.summary import COLUMNS, made, made_here, origin_of_table, summarise
-from trajmatch.core.draws import derive, generator
+from trajmatch.core.draws import generator
 from trajmatch.data import synthetic as sets
 from trajmatch.data.file_names import METRICS, SET
 from trajmatch.data.files import write_json
 from trajmatch.data.images import Images
 from trajmatch.data.material import Material
+from trajmatch.data.snapshots import Snapshot
+from trajmatch.data.synthetic import SyntheticSet
 from trajmatch.machine.interrupts import handling, raise_interrupt
 from trajmatch.machine.memory import peak_memory_mb
 from trajmatch.machine.processes import Report, run_tasks
@@ -59,6 +61,7 @@ from trajmatch.run.stages.experts import open_experts
 from trajmatch.run.stages.loop import Loop
 from trajmatch.run.stages.plan import seconds_of_step
 from trajmatch.run.stages.run import Run
+from trajmatch.run.stages.trials import set_trials
 from trajmatch.settings.config import Config
 from trajmatch.settings.methods import METHODS
 
@@ -127,31 +130,26 @@ def run(about: Comparison, job: Job, report: Report | None = None) -> dict[str, 
     return result
 
 
-def score(
-    about: Comparison, config: Config, X: Tensor, Y: Tensor, eta: float, split: str, networks: range
-) -> list[float]:
+def score(about: Comparison, config: Config, of: SyntheticSet | Snapshot, split: str, networks: range) -> list[float]:
     """Accuracies of networks, by their numbers, trained on a set: the protocol of `trajmatch evaluate`."""
-    setup = Setup(config, material(about)).on_cpu()
-    make, engine, recipe = setup.make(), setup.engine, setup.evaluation_training(eta)
-    x, y = splits(about)[split]
-    return [train_and_test(make, X, Y, recipe, x, y, derive(config.seed, "evaluation", i), engine) for i in networks]
+    setup, (x, y) = Setup(config, material(about)).on_cpu(), splits(about)[split]
+    trials = set_trials("", config, of.X, of.Y, float(of.eta), networks.stop)[networks.start :]
+    return [train_and_test(setup.make(), of.X, of.Y, t.recipe, x, y, t.seed, setup.engine) for t in trials]
 
 
 def score_set(about: Comparison, config: Config, folder: Path, networks: range) -> dict[str, Any]:
     """Scores of the last images, of those at equal steps, and of every snapshot on validation with one network."""
     split = "choice" if about.validate else "test"
     last, curve = sets.load(folder), []
-    result: dict[str, Any] = {"accuracy": score(about, config, last.X, last.Y, last.eta, split, networks)}
+    result: dict[str, Any] = {"accuracy": score(about, config, last, split, networks)}
     # By the step; no log is there where no step was to be taken.
     times = {row["step"]: row["seconds"] for row in read_metrics(folder / METRICS)[0]}
-    for step, X, Y, rate in snapshots(config, folder):
-        eta = float(rate)
-        if networks[0] == 0:
-            curve.append([step, times[step], score(about, config, X, Y, eta, "validation", range(1))[0]])
-        if step in config.outer.snapshot_at:
-            result["equal_steps"] = step
-            result["equal_seconds"] = times[step]
-            result["equal_accuracy"] = score(about, config, X, Y, eta, split, networks)
+    for one in snapshots(config, folder):
+        if networks.start == 0:
+            curve.append([one.step, times[one.step], score(about, config, one, "validation", range(1))[0]])
+        if one.step in config.outer.snapshot_at:
+            result |= {"equal_steps": one.step, "equal_seconds": times[one.step]}
+            result["equal_accuracy"] = score(about, config, one, split, networks)
     return {**result, "step_size": last.eta, "curve": curve}
 
 

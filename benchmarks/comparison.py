@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -11,18 +11,16 @@ from benchmarks.measure import has
 from trajmatch.data.file_names import CONFIG
 from trajmatch.data.files import is_share, read_json
 from trajmatch.machine.processes import cores
-from trajmatch.run.folder import FREE, check_claim
+from trajmatch.run.folder import check_claim, unlike
 from trajmatch.settings.checks import resolve
 from trajmatch.settings.config import Config
-from trajmatch.settings.config_file import read_config
-from trajmatch.settings.flat import difference, flatten
-from trajmatch.settings.methods import METHODS, Method, complete
+from trajmatch.settings.kinds import checked
+from trajmatch.settings.methods import METHODS, Method
 from trajmatch.settings.presets import preset
+from trajmatch.settings.ranges import FINITE, Count, Few, Range, Threads
 
 TIMINGS = "seconds_per_step.json"
 MEND = "mend it, or choose another --out"
-# What a setting was that a record lacks, being older, or leaves open: that of a method which does nothing of its own.
-PLAIN = flatten(complete(replace(Config(), method="mtt")))
 # Settings that no flag gives directly, and where they come from.
 DERIVED = {
     "--steps": f", which follow from --budget and {TIMINGS}",
@@ -44,22 +42,22 @@ class Comparison:
     """Preset that every run starts from."""
     flat_experts: Path | None = None
     """Folder of flat experts, for ftd, datm and satm-fi."""
-    budget: float = 180.0
+    budget: Annotated[float, Range(1 / FINITE, FINITE, name="a positive number of seconds")] = 180.0
     """Seconds of outer steps for each run."""
-    networks: int = 3
+    networks: Few = 3
     """Networks that score each set."""
     validate: bool = False
     """Whether sets are scored on training images alone, to choose settings."""
-    ipc: tuple[int, ...] = (1,)
+    ipc: tuple[Count, ...] = (1,)
     """Images per class."""
     methods: tuple[str, ...] = (
         "random",
         *(name for name, method in METHODS.items() if method.experts and not method.still),
     )
     """Methods; each may carry flags, in quotes."""
-    seeds: int = 3
+    seeds: Few = 3
     """Distillation seeds."""
-    workers: int = field(default_factory=cores)
+    workers: Threads = field(default_factory=cores)
     """Runs at once, one thread each."""
     set: tyro.conf.Suppress[tuple[str, ...]] = ()
     """Flags of trajmatch that are given to every run, such as --matching.last-epoch 8."""
@@ -131,16 +129,11 @@ def check(about: Comparison) -> None:
 
     A wrong flag among a method's ends the program, as it does in `trajmatch`.
     """
-    whole = [("--seeds", about.seeds), ("--networks", about.networks), ("--workers", about.workers)]
-    for flag, value in [*whole, *(("--ipc", ipc) for ipc in about.ipc)]:
-        if value < 1:
-            raise ValueError(f"{flag} is {value} and must be at least 1")
+    checked(about)
     try:
         preset(about.preset)
     except ValueError as error:
         raise ValueError(f"--preset: {error}") from None
-    if not 0 < about.budget < float("inf"):  # `not`, so that nan is refused too
-        raise ValueError(f"--budget is {about.budget} and must be a positive number of seconds")
     for name in about.methods:
         if not name.split() or name.split()[0] not in METHODS:
             raise ValueError(f"--methods has '{name}', which does not begin with one of {', '.join(METHODS)}")
@@ -170,20 +163,13 @@ def check_experts(about: Comparison, jobs: Sequence[Job]) -> None:
 
 
 def refuse_others(about: Comparison, jobs: Sequence[Job], apart: Collection[str] = ()) -> None:
-    """Raise ValueError where the folder of a job holds a run with other settings; those of `apart` are not looked at.
-
-    As `check_claim`, but a setting that is younger than a run is no difference where it changes nothing.
-    """
+    """Raise ValueError where a job's folder holds a run with other settings; those of `apart` are not looked at."""
     for job in jobs:
         folder, config = about.out / job.folder, configuration(about, job)
         if not (folder / CONFIG).is_file():
             check_claim(folder, config)
             continue
-        record = PLAIN | {k: v for k, v in read_config(folder / CONFIG).items() if v is not None}
-        held, wanted = (
-            {k: v for k, v in flat.items() if k not in (*FREE, *apart)} for flat in (record, flatten(config))
-        )
-        if (what := difference(held, wanted)) is not None:
+        if (what := unlike(folder, config, apart)) is not None:
             why = DERIVED.get(what.split()[0], "")
             raise ValueError(f"{folder} holds a run with other settings: {what}{why}; choose another --out")
 

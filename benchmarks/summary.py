@@ -28,18 +28,23 @@ def summarise(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "ipc": ipc,
             "accuracy": 100 * statistics.fmean(every),
             "std": 100 * statistics.pstdev(every),
-            "standard_error": 100 * statistics.stdev(means) / len(means) ** 0.5 if len(means) > 1 else None,
+            "standard_error": _error_of_mean(means),
             "n": f"{len(these)} x {'-'.join(dict.fromkeys((str(counts[0]), str(counts[-1]))))}",
             "seconds": statistics.fmean(r["seconds"] for r in these),
             "steps": these[0]["steps"],
             "peak_memory_mb": max(r["peak_memory_mb"] for r in these),
             "equal_accuracy": 100 * statistics.fmean(equal) if equal else None,
-            "equal_error": 100 * statistics.stdev(equal) / len(equal) ** 0.5 if len(equal) > 1 else None,
+            "equal_error": _error_of_mean(equal),
             "equal_steps": these[0].get("equal_steps"),
             "step_size": statistics.fmean(r["step_size"] for r in these),
         }
         rows.append(row)
     return sorted(rows, key=lambda row: (row["ipc"], row["accuracy"]))
+
+
+def _error_of_mean(accuracies: Sequence[float]) -> float | None:
+    """The standard error of the mean in per cent, None where there are fewer than two accuracies."""
+    return 100 * statistics.stdev(accuracies) / len(accuracies) ** 0.5 if len(accuracies) > 1 else None
 
 
 COLUMNS = {

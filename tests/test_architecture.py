@@ -303,6 +303,23 @@ def doubles_on_a_device(source: str, path: str) -> list[str]:
     return found
 
 
+def method_names(source: str, path: str) -> list[str]:
+    """Comparisons of a method with a name: what makes a method stands in the table of settings/methods.py.
+
+    The published numbers are by method.
+    """
+    if path == "trajmatch/settings/published.py":
+        return []
+    return [
+        f"{path}:{node.lineno}: compares a method with a name"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Compare)
+        for sides in [[node.left, *node.comparators]]
+        if any(isinstance(side, ast.Attribute) and side.attr == "method" for side in sides)
+        and any(isinstance(part, ast.Constant) for side in sides for part in ast.walk(side))
+    ]
+
+
 def swallowed_errors(source: str, path: str) -> list[str]:
     """Bare `except:`, and `except Exception` or `suppress(Exception)` that does nothing."""
     tree, found = ast.parse(source), []
@@ -320,7 +337,10 @@ def swallowed_errors(source: str, path: str) -> list[str]:
 
 
 CORE_RULES = [foreign_imports, impurities]
-RULES = [upward_imports, late_imports, many_parameters, oversized, unsafe_loads, swallowed_errors, doubles_on_a_device]
+RULES = [
+    upward_imports, late_imports, many_parameters, oversized, method_names, unsafe_loads, swallowed_errors,
+    doubles_on_a_device,
+]  # fmt: skip
 Rule = Callable[[str, str], list[str]]
 
 
@@ -421,6 +441,8 @@ def test_the_command_line_starts_without_torch() -> None:
         (oversized, "run/loop.py", "x = 1\n" * 301),
         (oversized, "run/loop.py", "def f():\n" + "    x = 1\n" * 40),
         (oversized, "run/loop.py", "def f():\n    x = [\n" + "        1,\n" * 37 + "    ]\n    return x"),
+        (method_names, "run/stages/steps.py", "config.method == 'dm'"),
+        (method_names, "settings/checks.py", "c.x if c.method not in ('dc', 'dsa') else 0"),
         (unsafe_loads, "data/images.py", "import pickle\npickle.load(f)"),
         (unsafe_loads, "data/images.py", "from pickle import loads as read\nread(f)"),
         (unsafe_loads, "data/images.py", "import pickle\nclass U(pickle.Unpickler):\n    pass"),
@@ -464,6 +486,7 @@ def test_violations_are_found(rule: Rule, path: str, source: str) -> None:
         (impurities, "core/draws.py", "g = torch.Generator().manual_seed(1)\ntorch.rand(3, generator=g)"),
         (impurities, "core/draws.py", "g.manual_seed(1)\nx.uniform_(0, 1, generator=g)"),
         (oversized, "run/loop.py", "def f():\n    '''a\n" + "    a\n" * 90 + "    '''" + "\n    # b\n" * 90),
+        (method_names, "settings/command_line.py", "a.method != b.method\nMETHODS[c.method].steps == 'none'"),
         (doubles_on_a_device, "run/loop.py", "x.cpu().double()\nx.y.cpu().to(torch.float64)\nx.to(like)"),
         (doubles_on_a_device, "run/loop.py", "torch.zeros(3, dtype=torch.float64)"),
         (doubles_on_a_device, "data/whitening.py", "x.double()"),

@@ -217,7 +217,7 @@ def test_settings_that_a_run_could_not_record_yet(tmp_path: Path, value: str) ->
         ("--seeds 0", "--seeds is 0 and must be at least 1"),
         ("--networks 0", "--networks is 0 and must be at least 1"),
         ("--workers 0", "--workers is 0 and must be at least 1"),
-        ("--ipc 1 -2", "--ipc is -2 and must be at least 1"),
+        ("--ipc 1 -2", "--ipc has -2 and must be at least 1"),
         ("--ipc 1 2 1", "--ipc has '1' twice"),
         ("--budget 0", "--budget is 0.0 and must be a positive number of seconds"),
         ("--budget nan", "--budget is nan and must be a positive number of seconds"),

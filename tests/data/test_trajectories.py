@@ -48,13 +48,13 @@ def test_fp16_differences_bound_the_error_of_every_segment(t: int, M: int, tmp_p
     found = Trajectory.open(tmp_path / "d").segment(0, t, M)
     error = ((found.g - found.s) - (rows[t + M] - rows[t])).norm() / (rows[t + M] - rows[t]).norm()
     assert 0 < float(error) < 2e-3
-    # What decisions.md trap 4 warns of: half-precision weights are worse.
+    # Half-precision weights themselves are worse.
     halves = (rows[t + M].half().float() - rows[t].half().float()) - (rows[t + M] - rows[t])
     assert float(error) < 0.5 * float(halves.norm() / (rows[t + M] - rows[t]).norm())
 
 
 def test_an_experts_snapshots_differ_in_the_file(tmp_path: Path) -> None:
-    """The peers store aliases of the live weights on a CPU, and every trajectory is constant (decisions.md, 13)."""
+    """The peers store aliases of the live weights on a CPU, and every trajectory is constant."""
     real = Real(random(8, 1, 8, 8, seed=1).float(), torch.arange(8) % 2)
     recipe = Training(0.1, epochs=3, batch=4, families=families("flip"))
     rows = expert(lambda: convnet((1, 8, 8), 2, 2, 4), real, real, 2, recipe, 0, 0).rows

@@ -97,6 +97,23 @@ def test_what_a_stage_depends_on() -> None:
     assert words == "--ipc is 1 there and 10 here"
 
 
+@pytest.mark.parametrize("lacks", [True, False])
+def test_a_folder_that_could_not_record_a_setting_yet_still_belongs(tmp_path: Path, lacks: bool) -> None:
+    for method, belongs in (("satm", True), ("satm-contra", False)):  # satm-contra clips now, and did not then
+        config, path = resolve(replace(Config(), method=method)), tmp_path / method / "config.yaml"
+        claim(path.parent, config)
+        held = yaml.safe_load(path.read_text())
+        held["outer"]["relative_clip"] = None
+        if lacks:
+            del held["outer"]["relative_clip"]
+        path.write_text(yaml.safe_dump(held))
+        if belongs:
+            assert check_claim(path.parent, config)
+        else:
+            with pytest.raises(ValueError, match=r"--outer\.relative-clip is 0\.0 there and 2\.0 here"):
+                check_claim(path.parent, config)
+
+
 def test_a_folder_belongs_to_one_configuration(tmp_path: Path) -> None:
     folder = tmp_path / "r"
     assert check_claim(folder, Config()) is False

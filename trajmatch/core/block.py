@@ -19,13 +19,16 @@ class Kernels(Protocol):
     """The block's value and derivatives. Sums S1, S2 and statistics mean, rstd are (n, C)."""
 
     def forward(self, c: Tensor, w: Tensor, b: Tensor, pool: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        """p, mean, rstd."""
+        """Returns p (n, C, h', w') and the statistics mean and rstd (n, C)."""
         ...
 
     def gradient(
         self, gp: Tensor, c: Tensor, w: Tensor, b: Tensor, mean: Tensor, rstd: Tensor, pool: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """gc, S1, S2, from the gradient gp in p; those in b and w are the sums of S1 and S2 over images."""
+        """Returns gc (n, C, h, w), S1 and S2 (n, C) from the gradient gp in p.
+
+        The gradients in b and w are the sums of S1 and S2 over images.
+        """
         ...
 
     def curvature(
@@ -38,7 +41,7 @@ class Kernels(Protocol):
         sums: tuple[Tensor, Tensor],
         pool: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of <v, (gc, gw, gb)> in gp, c and, before the sum over images (n, C), in w."""
+        """Returns the gradients of <v, (gc, gw, gb)> in gp, in c and, before the sum over images (n, C), in w."""
         ...
 
 

@@ -20,7 +20,7 @@ def _norms(G: Tensor) -> Tensor:
 
 
 def _over(norms: Tensor, numerator: Tensor | float) -> Tensor:
-    """Numerator / norms, and zero where a norm is."""
+    """`numerator / norms`, and zero where a norm is zero."""
     return torch.where(norms > 0, numerator / norms.clamp_min(torch.finfo(norms.dtype).tiny), 0.0)
 
 
@@ -36,15 +36,15 @@ def cosine_matrix(G: Tensor) -> Tensor:
 
 
 def mean_weights(G: Tensor) -> Tensor:
-    """1 / K each: the plain concurrent step."""
+    """Weights (K,) of `1 / K` each: the plain concurrent step."""
     return torch.full_like(G[0], 1 / len(G))
 
 
 def adaptive_weights(G: Tensor) -> Tensor:
-    """Weights that give every segment the same pull: each d_k is scaled to the mean norm, and then averaged.
+    """Weights (K,) that give every segment the same pull: each d_k is scaled to the mean norm, and then averaged.
 
-    Late segments have small hypergradients and would be outvoted (our choice; no paper gives a formula). Zero for a
-    hypergradient of zero.
+    Late segments have small hypergradients and would be outvoted (our choice; no paper gives a formula). A
+    hypergradient of zero has weight zero.
     """
     norms = _norms(G)
     return _over(norms, norms.mean()) / len(G)

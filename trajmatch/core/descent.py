@@ -16,7 +16,7 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Momentum:
-    """SGD: v <- mu v + d; value - lr v."""
+    """SGD with momentum: `v <- mu v + d`, then `value <- value - lr v`."""
 
     lr: float
     mu: float = 0.5

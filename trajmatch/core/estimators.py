@@ -20,10 +20,15 @@ from trajmatch.core.student import Student
 class Task(NamedTuple):
     """A trajectory to be matched and differentiated.
 
-    s, g (P,): the expert's segment. X (n, c, h, w), Y (n, C), eta (): the synthetic set.
-    first, start: the student starts from the constant theta_first = start, or from s at step 0.
-    kept: inner steps whose iterates stay in memory, None for all; the others are computed again when needed.
-    stacked: the task is K of them at once (`stack`), and all of the above but eta have K in front.
+    problem: the inner problem, with its mini-batches and augmentations.
+    s, g:    (P,) start and end of the expert's segment.
+    X, Y:    (n, c, h, w) images and (n, C) labels of the synthetic set.
+    eta:     () step size of the inner steps.
+    T:       number of the last iterate.
+    first:   number of the iterate from which the student starts.
+    start:   (P,) that iterate, a constant; None starts the student from s at step 0.
+    kept:    inner steps whose iterates stay in memory, None for all; the others are computed again when needed.
+    stacked: whether the task is K tasks at once (`stack`), in which all tensors but eta have K in front.
     """
 
     problem: Problem
@@ -49,7 +54,13 @@ class Task(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """A trajectory matched: its iterates, the loss L, its cotangent q at the last iterate, and dL/d(X, Y, eta)."""
+    """What an estimator gives for one task.
+
+    thetas: the iterates of the trajectory.
+    loss:   () the matching loss L.
+    q:      (P,) cotangent of L at the last iterate.
+    d:      dL/d(X, Y, eta).
+    """
 
     thetas: Iterates
     loss: Tensor

@@ -23,8 +23,9 @@ InputsAlone = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Student(NamedTuple):
-    """The inner loss l(theta, z, y) and its derivatives; with u = grad_theta l and h = <u, a>,
+    """The inner loss l(theta, z, y) and its derivatives, where u = grad_theta l and h = <u, a>.
 
+    loss:         (theta, z, y) -> l ()
     gradient:     (theta, z, y) -> u (P,)
     mixed:        (theta, z, y, a) -> dh/dtheta (P,), dh/dz, dh/dy
     inputs_alone: (theta, z, y, a) -> dh/dz, dh/dy

@@ -95,7 +95,7 @@ def checked(path: Path) -> tuple[dict[str, Any], Checksums | None]:
 
 
 def say_old(path: Path, kind: str) -> None:
-    """Say once for each folder and kind of file that one of an older version is used without a check."""
+    """Say once for each folder and kind of file that a file of an older version is used without a check."""
     unchecked = "it is used unchecked, as are others of its kind in this folder"
     say_once(kind, path, f"without a checksum, by an older version of trajmatch; {unchecked}")
 

@@ -52,6 +52,7 @@ def image_grid(
     pixels: (n, c, h, w) floating, grey or RGB, clamped to [0, 1] (images after an inverse whitening may leave it).
     labels: n class indices, or (n, C) label weights, of which the largest counts.
     cell:   largest side of one picture; images are enlarged, or averaged down, by the whole number that fits.
+
     At most 10 images of a class and 40 classes are drawn; what is left out is said in the picture.
     """
     _check(pixels, per_row, cell)

@@ -38,9 +38,12 @@ class Images:
 class Dataset:
     """Three splits over the same classes.
 
-    held_out: whether the validation images were taken out of `train` (else they are also in it).
-    read: what was read, for people: a sentence of `told`.
-    digest: hash of the classes, and of all images with their labels before a seed drew any: the same for every seed.
+    name:       what the source is called.
+    classes:    names of the classes; a label is an index into them.
+    train, validation, test: the splits.
+    held_out:   whether the validation images were taken out of `train`; else `train` has them too.
+    read:       what was read, for people: a sentence of `told`.
+    digest:     hash of the classes, and of all images with their labels before a seed drew any: the same for every seed.
     """
 
     name: str
@@ -91,11 +94,11 @@ def load(
     test_fraction: fraction of each class, in (0, 1), for a source without a test split.
     seed:          of both splits; torch's global generator is not touched.
     background:    the colour that transparent images are laid on, as CSS names it.
-    train_split:   what the training split is called in the source, where its name does not tell; so `test_split`, which
-                   may be "none": test images are then drawn from the training images.
+    train_split:   what the training split is called in the source, where its name does not tell.
+    test_split:    what the test split is called in the source; "none" draws test images from the training images.
 
     What was read, and what was left out, is told in the data set's `read`.
-    ValueError, one sentence, for whatever is wrong with the source or an argument.
+    Raises ValueError, one sentence, for whatever is wrong with the source or an argument.
     """
     _check_arguments(size, colour, validation, test_fraction)
     behind = transparency.background(background)
@@ -157,7 +160,7 @@ def _keep(raw: Source, wanted: Sequence[str], where: str) -> Source:
 
 
 def _check_classes(raw: Source, where: str) -> None:
-    """ValueError unless there are at least two classes and each has training images."""
+    """Raise ValueError unless there are at least two classes and each has training images."""
     if not any(len(split) for split in raw.splits()):
         raise ValueError(f"{where} has no images.")
     for split, name in zip(raw.splits(), ("training", "test"), strict=False):
@@ -226,7 +229,7 @@ def _drawn(y: Tensor, num_classes: int, fraction: float, generator: torch.Genera
 def _part(
     images: _Hashed, classes: Sequence[str], fraction: float, generator: torch.Generator, purpose: str
 ) -> tuple[_Hashed, _Hashed]:
-    """The rest and the drawn part; both have every class, or ValueError."""
+    """The rest and the drawn part. Raises ValueError where one of them lacks a class."""
     y = images.images.y
     drawn = _drawn(y, len(classes), fraction, generator)
     left = torch.bincount(y[~drawn], minlength=len(classes))
@@ -241,7 +244,7 @@ def _part(
 
 
 def check_ipc(dataset: Dataset, ipc: int) -> None:
-    """ValueError unless every class has at least `ipc` training images."""
+    """Raise ValueError unless every class has at least `ipc` training images."""
     counts = torch.bincount(dataset.train.y, minlength=dataset.num_classes)
     smallest = int(counts.argmin())
     if not 1 <= ipc <= counts[smallest]:
@@ -255,7 +258,7 @@ def export_folder(dataset: Dataset, path: str | os.PathLike[str]) -> None:
     """Write path/train/<class>/NNNNN.png and path/test/<class>/NNNNN.png, which `load` reads back to the same tensors.
 
     Held-out validation images go back into train/, from which the same seed draws them again. Folder names start with
-    a number where the names alone would not keep the order of the classes. ValueError if `path` is not empty.
+    a number where the names alone would not keep the order of the classes. Raises ValueError where `path` is not empty.
     """
     target = Path(path)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):

@@ -28,9 +28,11 @@ def digest(value: Any) -> str:
 
 
 def read_record(path: Path, says: str, remedy: str) -> dict[str, Any]:
-    """A record that `files.write_record` wrote, without its digest. One of an older version has none, which is said.
+    """A record that `files.write_record` wrote, without its digest. A line says where an older version wrote none.
 
-    says: what is said of one that cannot be used. Raises ValueError, with the file and the remedy, where it is damaged.
+    says: what is said of a record that cannot be used.
+
+    Raises ValueError, with the file and the remedy, where the record is damaged.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -51,7 +53,7 @@ def read_record(path: Path, says: str, remedy: str) -> dict[str, Any]:
 def other(record: Mapping[str, Any], belongs: Mapping[str, str | None]) -> str | None:
     """What of `belongs` a record says that it is not of: "set", "data", ... or None.
 
-    Records of older versions do not say, and nor does one for a name that has no digest here.
+    Records of older versions do not say it, and no record is asked for a name that has no digest here.
     """
     said = record.get(BELONGS)
     said = said if isinstance(said, dict) else {}

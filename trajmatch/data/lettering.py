@@ -21,7 +21,7 @@ _PLACES = {
 
 
 class Lettering(NamedTuple):
-    """Fonts of one size, the first of which is taken where it can be."""
+    """Text of one size. Pillow's own font is taken where it has all signs of the text."""
 
     points: int
     line: int  # pixels from one line of text to the next
@@ -31,7 +31,7 @@ class Lettering(NamedTuple):
         return ceil(self.font(words).getlength(words))
 
     def font(self, words: str) -> Any:
-        """The first font that has all signs of a text; Pillow's own where none has."""
+        """The first font that has all signs of a text, or Pillow's own where no font has them."""
         return _font_for(_signs(words), self.points) or _default(self.points)
 
     def name(self, words: str, label: int) -> str:
@@ -50,7 +50,7 @@ class Lettering(NamedTuple):
 
 
 def lettering(points: int) -> Lettering:
-    """Text of a height."""
+    """Lettering of a height in points."""
     return Lettering(points, ceil(points * 1.3))
 
 
@@ -83,7 +83,7 @@ def _default(points: int) -> Any:
 
 
 def _has_all(font: Any, signs: str) -> bool:
-    """Whether a font draws all signs: not one as what stands for a sign that is missing."""
+    """Whether a font has all signs: none of them is drawn as what stands for a missing sign."""
     missing = _drawn(font, _NO_SIGN)
     return all(sign.isspace() or _drawn(font, sign) != missing for sign in signs)
 

@@ -18,7 +18,13 @@ from trajmatch.data.tensors import read_tensors, save_tensors
 
 
 class Snapshot(NamedTuple):
-    """Images (n, c, h, w), label probabilities (n, C) and step size () after an outer step; 0 is before the first."""
+    """A set as it was after an outer step.
+
+    step: outer steps taken; 0 is before the first.
+    X:    (n, c, h, w) images in the input space.
+    Y:    (n, C) label probabilities.
+    eta:  () step size.
+    """
 
     step: int
     X: Tensor
@@ -38,7 +44,7 @@ def snapshot_path(folder: Path, step: int) -> Path:
 def save_snapshot(path: Path, snapshot: Snapshot, settings: Mapping[str, Any] | None = None) -> None:
     """Write a snapshot and the settings that it was made with.
 
-    Raises OSError; ValueError where its values cannot be used, and writes nothing.
+    Raises OSError, and ValueError where its values cannot be used; nothing is written then.
     """
     if (wrong := wrong_values(snapshot.X, snapshot.Y, float(snapshot.eta))) is not None:
         raise ValueError(f"{path}: the snapshot is not written, because {wrong}")

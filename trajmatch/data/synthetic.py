@@ -31,10 +31,12 @@ NEAR = 1e-3
 class SyntheticSet(TorchDataset[tuple[Tensor, Tensor]]):
     """A distilled set, usable as a torch data set: `len(set)`, `set[i]` -> (image, label), `DataLoader(set)`.
 
-    X: (n, c, h, w) in the network's input space (normalised or whitened).
-    Y: (n, C) class probabilities; hard labels are one-hot.
-    eta: the learned step size, the learning rate to train with. space: the map between pixels and X.
-    info: how it was made.
+    X:       (n, c, h, w) images in the network's input space (normalised or whitened).
+    Y:       (n, C) class probabilities; hard labels are one-hot.
+    eta:     the learned step size, which is the learning rate to train with.
+    classes: names of the C classes.
+    space:   the map between pixels and X.
+    info:    how the set was made.
     """
 
     X: Tensor
@@ -58,22 +60,22 @@ class SyntheticSet(TorchDataset[tuple[Tensor, Tensor]]):
 
     @property
     def images(self) -> Tensor:
-        """(n, c, h, w) in the network's input space, as the network is to be trained on them."""
+        """Images (n, c, h, w) in the network's input space, in which the network is to be trained on them."""
         return self.X
 
     @property
     def pixels(self) -> Tensor:
-        """(n, c, h, w) de-normalised or de-whitened; real pixels lie in [0, 1], synthetic ones may lie outside."""
+        """Images (n, c, h, w) as pixels. Those of real images lie in [0, 1], those of synthetic ones need not."""
         return self.space.inverse(self.X)
 
     @property
     def labels(self) -> Tensor:
-        """(n,) int64: the likeliest class of each image."""
+        """The likeliest class (n,) of each image, int64."""
         return self.Y.argmax(1)
 
     @property
     def step_size(self) -> float:
-        """eta, the learned learning rate."""
+        """The learned learning rate `eta`."""
         return self.eta
 
     def normalise(self, pixels: Tensor) -> Tensor:
@@ -100,7 +102,7 @@ def leading(synthetic: SyntheticSet, size: int) -> tuple[Tensor, Tensor]:
 def save(synthetic: SyntheticSet, path: Path) -> None:
     """Write a set with its step size, labels and input space to one safetensors file.
 
-    Raises OSError; ValueError where the set cannot be used, and writes nothing.
+    Raises OSError, and ValueError where the set cannot be used; nothing is written then.
     """
     if (wrong := wrong_set(synthetic)) is not None:
         raise ValueError(f"{path}: the set is not written, because {wrong}")
@@ -174,7 +176,7 @@ def one_hot(labels: Tensor, num_classes: int) -> Tensor:
 
 
 def class_labels(num_classes: int, ipc: int) -> Tensor:
-    """(C * ipc,): every class ipc times, in order."""
+    """Labels (C * ipc,): every class ipc times, in order."""
     return torch.arange(num_classes).repeat_interleave(ipc)
 
 
@@ -190,7 +192,7 @@ def draw_real(images: Images, num_classes: int, ipc: int, source: torch.Generato
 def initial_images(
     kind: Literal["real", "noise"], images: Images, space: InputSpace, num_classes: int, ipc: int, seed: int
 ) -> Tensor:
-    """X (n, c, h, w) before the first outer step: random real images, or standard Gaussian noise in the input space."""
+    """Images (n, c, h, w) before the first outer step: random real ones, or Gaussian noise, in the input space."""
     source = generator(seed, "initial images")
     if kind == "noise":
         return torch.randn(num_classes * ipc, *space.shape, generator=source)

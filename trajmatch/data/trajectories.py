@@ -148,7 +148,7 @@ def _wrong(header: Mapping[str, Any]) -> str | None:
 def save_trajectory(path: Path, rows: Sequence[Tensor], header: Mapping[str, Any], storage: str = "float32") -> None:
     """Write snapshots theta*_0, theta*_1, ... as float32, or as fp16 differences from a float32 first row.
 
-    Half-precision weights themselves would move the target of a segment by per cents (decisions.md, trap 4).
+    Half-precision weights themselves would move the target of a segment by per cents.
     Raises ValueError where a weight is not finite or a difference does not fit fp16, OSError where the file cannot be
     written.
     """

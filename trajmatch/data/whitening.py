@@ -1,6 +1,6 @@
 """Input spaces: invertible affine maps from pixels in [0, 1] to what the network sees.
 
-n images of c x h x w, d = c h w.
+Legend: n images of c x h x w, d = c h w.
 """
 
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ class InputSpace:
     kind:  "none": z = x.
            "channel": z = (x - mean) / scale, mean and standard deviation per channel.
            "zca": z = (x - mean) U diag(scale)^-1/2 U', with mean per pixel, U and S the eigenvectors and eigenvalues
-           of the covariance of the training pixels, scale = S + eps. As in kornia, which MTT uses.
+           of the covariance of the training pixels, scale = S + eps. So does kornia, which MTT uses.
     mean:  (0,), (c,) or (d,).
     scale: (0,), (c,) or (d,).
     basis: (d, d), eigenvectors in columns by ascending eigenvalue; (0,) unless zca.
@@ -45,7 +45,7 @@ class InputSpace:
         return self._apply(x, -0.5)
 
     def inverse(self, z: Tensor) -> Tensor:
-        """Pixels (n, c, h, w) of z. In [0, 1] where z came from there; not clamped."""
+        """Pixels (n, c, h, w) of z (n, c, h, w); they are not clamped, and lie in [0, 1] where z came from there."""
         return self._apply(z, 0.5)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "InputSpace":
@@ -59,7 +59,7 @@ class InputSpace:
 
     @classmethod
     def from_tensors(cls, kind: str, shape: tuple[int, int, int], tensors: Mapping[str, Tensor]) -> "InputSpace":
-        """The inverse of `to_tensors`; ValueError when a statistic is missing or has the wrong shape."""
+        """The inverse of `to_tensors`. Raises ValueError where a statistic is missing or has the wrong shape."""
         _check_kind(kind)
         c, h, w = shape
         d = c * h * w
@@ -132,7 +132,7 @@ def fit(kind: str, x: Tensor, *, dtype: torch.dtype = torch.float32) -> InputSpa
     """The input space of training images x: uint8 (n, c, h, w), or floating-point in [0, 1].
 
     dtype: of the statistics, and so of what the network sees; they are computed in float64 whatever it is.
-    ValueError for an unknown kind, fewer than two images, or (channel) a constant channel.
+    Raises ValueError for an unknown kind, fewer than two images, or (channel) a constant channel.
     Cost of zca: n d^2 multiplications and one eigendecomposition of d x d; memory 3 matrices of d x d in float64.
     """
     _check_kind(kind)

@@ -14,9 +14,9 @@ from torch import Tensor
 class Accumulated(NamedTuple):
     """Errors (J,) at the end of each segment, in units of the way that the expert has gone, |theta*_0 - theta*_t|.
 
-    total:          where the student is that was never reset, from the expert.
-    initialisation: the part of it that comes from having started the segment elsewhere than the expert.
-    matching:       where a student from the expert's own start of the segment arrives, from the expert.
+    total:          distance from the expert to the student that was never reset.
+    initialisation: the part of the total that comes from having started the segment elsewhere than the expert.
+    matching:       distance from the expert to a student that started the segment where the expert did.
 
     As vectors the last two add up to the first; as norms they bound it.
     """

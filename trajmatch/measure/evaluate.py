@@ -25,7 +25,13 @@ from trajmatch.methods.training import Training, accuracy, train
 
 @dataclass(frozen=True)
 class Score:
-    """Accuracies in [0, 1]: their mean, population standard deviation and number, and how they were obtained."""
+    """What some accuracies in [0, 1] come to.
+
+    mean: their mean.
+    std:  their population standard deviation.
+    n:    their number.
+    how:  how they were obtained, in words.
+    """
 
     mean: float
     std: float
@@ -57,8 +63,8 @@ def train_and_test(
 ) -> float:
     """Accuracy on test_x of one network, initialised from `seed`, trained on X (n, c, h, w) with labels Y (n, C).
 
-    It is tested once, at the end: nothing is chosen here. Batch norm keeps running statistics while it trains and is
-    tested with them; dropout is on in training, as `seed` says, and off in the test.
+    The network is tested once, at the end: nothing is chosen here. Batch norm keeps running statistics in training and
+    is tested with them; dropout is on in training, as `seed` says, and off in the test.
     """
     network, theta = build(factory, derive(seed, "weights"))
     network, theta = network.to(X.device).train(), theta.to(X.device)

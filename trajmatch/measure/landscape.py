@@ -19,7 +19,10 @@ def scaled_like(direction: Tensor, X: Tensor) -> Tensor:
 def plane(
     loss: Callable[[Tensor], Tensor], X: Tensor, across: Tensor, up: Tensor, places: Sequence[float]
 ) -> list[list[float]]:
-    """Loss(X + a across + b up): a row for each b of `places`, a column for each a; directions scaled like X."""
+    """The loss at `X + a across + b up`: a row for each b of `places`, a column for each a.
+
+    across, up: (n, c, h, w) directions, which are scaled like X first.
+    """
     across, up = scaled_like(across, X), scaled_like(up, X)
     return [[float(loss(X + a * across + b * up)) for a in places] for b in places]
 

@@ -32,25 +32,27 @@ def panel(
 
 
 def matching_loss(task: Task) -> Tensor:
-    """L of a task (); cost: T inner gradients."""
+    """The matching loss L () of a task. Cost: T inner gradients."""
     return matching(task._replace(kept=()).rollout(task.T)[task.T], task.s, task.g)[0]
 
 
 def losses(tasks: Sequence[Task]) -> Tensor:
-    """L of every task (S,)."""
+    """The matching loss L of every task (S,)."""
     return torch.stack([matching_loss(task) for task in tasks])
 
 
 def cosines(tasks: Sequence[Task]) -> Tensor:
-    """Cosines (S, S) between the tasks' exact hypergradients dL/dX; cost: S sweeps."""
+    """Cosines (S, S) between the tasks' exact hypergradients dL/dX. Cost: S sweeps."""
     return cosine_matrix(gramian([adjoint(task).d.X for task in tasks]))
 
 
 def interference(tasks: Sequence[Task], step: Callable[[Tensor], Tensor]) -> Tensor:
-    """(S, S): the relative change of task b's loss, in column b, after an outer step on task a alone, in row a.
+    """Relative changes (S, S) of task b's loss, in column b, after an outer step on task a alone, in row a.
 
-    step: the images after a step along one hypergradient, dL_a/dX -> X_a. Below zero it helped, above zero it harmed.
-    Cost: S sweeps and S (S + 1) trajectories.
+    step: dL_a/dX -> the images after a step along this hypergradient.
+
+    Below zero the step helped the other task, above zero the step harmed that task. Cost: S sweeps and S (S + 1)
+    trajectories.
     """
     before = losses(tasks)
     rows = []

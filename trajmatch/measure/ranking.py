@@ -18,12 +18,15 @@ def improvement_over_random(synthetic: float, random: float) -> float:
 
 
 def label_robust_score(recovery: float, improvement: float, weight: float = 0.5) -> float:
-    """LRS, of alpha = w IOR - (1 - w) HLR."""
+    """LRS, the normalised `alpha = w IOR - (1 - w) HLR`; w is `weight`."""
     return normalised(weight * improvement - (1 - weight) * recovery)
 
 
 def augmentation_robust_score(augmented: float, plain: float, weight: float = 0.5) -> float:
-    """ARS, of beta = w (gain over random images with augmentation) + (1 - w) (the same without)."""
+    """ARS, the normalised `beta = w augmented + (1 - w) plain`; w is `weight`.
+
+    augmented, plain: gain over random images with augmentation, and without.
+    """
     return normalised(weight * augmented + (1 - weight) * plain)
 
 

@@ -9,8 +9,14 @@ SPIKE = 3.0
 
 
 class Series(NamedTuple):
-    """Mean; variance; deviation, the standard deviation over the mean; spikes, the share of values above SPIKE times
-    the median; largest, the largest value over the median."""
+    """Statistics of positive values.
+
+    mean:      their mean.
+    variance:  their population variance.
+    deviation: the standard deviation over the mean.
+    spikes:    the share of values above SPIKE times the median.
+    largest:   the largest value over the median.
+    """
 
     mean: float
     variance: float
@@ -20,7 +26,7 @@ class Series(NamedTuple):
 
 
 def describe(values: Sequence[float]) -> Series:
-    """Statistics of positive values.
+    """The statistics of some positive values.
 
     >>> describe([1.0, 1.0, 1.0, 5.0]).spikes
     0.25

@@ -24,7 +24,14 @@ from trajmatch.core.matching import matching
 
 
 class Truncation(NamedTuple):
-    """dL/dX truncated to each iota, against the exact one: relative error, cosine, and the bound's relative error."""
+    """dL/dX truncated to each iota, against the exact one.
+
+    error:  relative error, for each iota.
+    cosine: cosine with the exact one, for each iota.
+    bound:  Proposition 4.1's bound on the relative error, for each iota.
+    kappa:  the largest `|I - eta H_i|`, an estimate from below.
+    beta:   the largest `|d^2 l / dX dtheta|`, an estimate from below.
+    """
 
     error: list[float]
     cosine: list[float]
@@ -36,7 +43,7 @@ class Truncation(NamedTuple):
 def truncation(task: Task, iotas: Sequence[int], probes: int = 5, rounds: int = 20) -> Truncation:
     """Errors of truncation on one task. probes, rounds: as `constants` has them.
 
-    Cost: T gradients, T sweep steps, the sum of all iotas besides, and the probes.
+    Cost: T gradients, T sweep steps, as many more sweep steps as the iotas sum up to, and the probes.
     """
     thetas = task.rollout(task.T)
     _, q = matching(thetas[task.T], task.s, task.g)
@@ -53,30 +60,30 @@ def truncation(task: Task, iotas: Sequence[int], probes: int = 5, rounds: int = 
 
 
 def truncation_bound(eta: float, kappa: float, beta: float, iota: int, T: int) -> float:
-    """Proposition 4.1 for |q| = 1."""
+    """The bound of Proposition 4.1 for |q| = 1."""
     return eta * beta * sum(kappa**k for k in range(iota, T))
 
 
 def reuse_bound(eta: float, kappa: float, beta: float, tau: int) -> float:
-    """Theorem 4.2 for images that are 1 apart."""
+    """The bound of Theorem 4.2 for images that are 1 apart."""
     return eta * beta * sum(kappa**k for k in range(tau))
 
 
 def reuse_distance(task: Task, other: Tensor) -> Tensor:
-    """|theta_tau - theta^_tau| for tau = 0 to T (T + 1,): trajectories on the task's images and on the other ones."""
+    """Distances (T + 1,) of two trajectories at tau = 0 to T: on the task's images, and on the other ones."""
     one, two = task.rollout(task.T), task._replace(X=other).rollout(task.T)
     return torch.stack([(one[tau] - two[tau]).norm() for tau in range(task.T + 1)])
 
 
 def constants(task: Task, thetas: Iterates, probes: int, rounds: int) -> tuple[float, float]:
-    """Kappa and beta: the largest over `probes` iterates, each by `rounds` of power iteration, so from below."""
+    """`kappa` and `beta`: the largest over `probes` iterates, each by `rounds` of power iteration, so from below."""
     steps = sorted({round(k) for k in torch.linspace(0, task.T - 1, min(probes, task.T)).tolist()})
     kappa = max(_contraction(task, thetas[i], i, rounds) for i in steps)
     return kappa, max(_coupling(task, thetas[i], i, rounds) for i in steps)
 
 
 def _contraction(task: Task, theta: Tensor, i: int, rounds: int) -> float:
-    """|I - eta H| at one iterate; it is symmetric, so its norm is its largest |eigenvalue|."""
+    """`|I - eta H|` at one iterate: the matrix is symmetric, so its norm is its largest absolute eigenvalue."""
     with torch.no_grad():
         z, y = task.problem.view(task.X, task.Y, i)
     v, size = _start(theta), 0.0
@@ -88,7 +95,7 @@ def _contraction(task: Task, theta: Tensor, i: int, rounds: int) -> float:
 
 
 def _coupling(task: Task, theta: Tensor, i: int, rounds: int) -> float:
-    """|B| at one iterate, B a = d<u, a>/dX: the square root of the largest eigenvalue of B B'."""
+    """`|B|` at one iterate, where `B a = d<u, a>/dX`: the square root of the largest eigenvalue of `B B'`."""
     (z, y), pull = pulled_view(task.problem, task.X, task.Y, i)
     v, size = _start(task.X), 0.0
     for _ in range(rounds):
@@ -102,7 +109,7 @@ def _coupling(task: Task, theta: Tensor, i: int, rounds: int) -> float:
 
 
 def _transposed(task: Task, theta: Tensor, i: int, v: Tensor) -> Tensor:
-    """B' v = d<dl/dX, v>/dtheta (P,)."""
+    """`B' v = d<dl/dX, v>/dtheta` (P,)."""
     X, theta = task.X.detach().requires_grad_(), theta.detach().requires_grad_()
     with torch.enable_grad():
         z, y = task.problem.view(X, task.Y, i)

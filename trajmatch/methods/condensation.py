@@ -26,15 +26,16 @@ MEAN_FEATURES, GRADIENTS = "mean-features", "gradients"
 
 @dataclass(frozen=True)
 class Condensation:
-    """What a step does, and between steps.
+    """What a step does, and what is done between steps.
 
     matched:  MEAN_FEATURES under a new random network at every step (DM, arXiv 2110.04181), or GRADIENTS (DC, arXiv
               2006.05929; with augmentation DSA, arXiv 2102.08259).
     images:   optimiser of X.
     families: of the augmentation that a class's real and synthetic images share.
-    updates:  image updates for each network; network: how it is trained on the synthetic images between them.
-    parts:    match the gradients of a leading part of the images too (MDC, methods/multisize.py); interval: networks
-              for which it stays the same.
+    updates:  image updates for each network.
+    network:  how a network is trained on the synthetic images between two updates; None does not train it.
+    parts:    whether the gradients of a leading part of the images are matched too (MDC, methods/multisize.py).
+    interval: networks for which the leading part stays the same.
     """
 
     matched: str
@@ -98,7 +99,7 @@ def gradients_distance(
     draws: Sequence[Draw],
     part: int = 0,
 ) -> Tensor:
-    """Sum over classes of the distance between the gradient of the cross-entropy on synthetic images and that wanted.
+    """Sum () over classes of the distance of the gradient of the cross-entropy on synthetic images from the wanted one.
 
     part: the distance of the first so many images of each class is added; 0 adds nothing.
     """
@@ -133,10 +134,13 @@ def condensation_step(
 ) -> tuple[OuterState, Record]:
     """One update of the images. A pure function of its arguments; `state.steps` numbers the step.
 
-    forward: outputs for GRADIENTS, features for MEAN_FEATURES, of weights laid out as `layout` says. student: for the
-    gradients of real images and the training between updates. fresh (P,): weights of a new random network, taken at
-    every `updates`th step, where state.network holds those in use. real: for each class, B images. features: where the
-    rule matches parts.
+    forward:  outputs for GRADIENTS, features for MEAN_FEATURES, of weights laid out as `layout` says.
+    student:  gives the gradients of real images, and trains the network between updates.
+    fresh:    (P,) weights of a new random network, which every `updates`th step takes; the other steps go on from
+              state.network.
+    real:     for each class, (B, c, h, w) real images.
+    seed:     of all draws of the run.
+    features: the features that parts are measured by, where the rule matches parts.
     """
     step, ipc = int(state.steps), len(state.X) // len(real)
     source = generator(seed, "condensation", step)
@@ -158,7 +162,7 @@ def condensation_step(
         d = torch.where(moves := moving(parts, ipc, len(real)).to(d.device), d, torch.zeros_like(d))
     moved, moments = _moved(rule, state, d)
     if rule.parts and features is not None:
-        moved = torch.where(moves, moved, state.X)  # momentum does not move them either
+        moved = torch.where(moves, moved, state.X)  # momentum does not move frozen images either
         pairs = [[_seen(x, a) for x, a in zip(images, draws, strict=True)] for images in (state.X.split(ipc), real)]
         parts = _measured(rule, parts, partial(part_distances, features, theta, *pairs), theta)
         state = state._replace(parts=parts.packed())
@@ -170,7 +174,7 @@ def condensation_step(
 
 
 def _moved(rule: Condensation, state: OuterState, d: Tensor) -> tuple[Tensor, Tensor]:
-    """The images after a step of their optimiser along `d`, and its moments."""
+    """The images after a step of their optimiser along `d`, and the optimiser's moments."""
     moved, moments = rule.images.step(state.X, d, state.image_moments, int(state.steps))
     # Not `if`: reading the scale would make a GPU wait.
     return torch.where(state.scale == 1, moved, state.X + state.scale * (moved - state.X)), moments

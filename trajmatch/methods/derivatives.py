@@ -29,7 +29,8 @@ def check_sweep(
 ) -> None:
     """Raise ValueError where the first or the mixed second derivative is missing, not finite or without the images.
 
-    It is taken as the engine takes it, on theta's device; compiled code is what the fused one computes.
+    The derivatives are taken as the engine takes them, on theta's device; a compiled engine is tried as the fused one,
+    whose code it compiles.
     """
     plain = replace(engine, name="fused" if engine.name == "compiled" else engine.name, micro_batch=None)
     student = engines.student(network, plain, together)
@@ -74,7 +75,7 @@ def check_truth(name: str, network: nn.Module, theta: Tensor, shape: Shape, num_
         h_theta, h_z, _ = reverse_over_reverse(loss, theta, z, y, a)
         first = _gradients(loss, theta, z, y)
         seconds, firsts = zip(*(_differences(loss, theta, z, y, a, step) for step in STEPS), strict=True)
-    except RAISED_BY_USERS:  # it is a network in float32 that is asked for
+    except RAISED_BY_USERS:  # a network need compute in float32 alone
         return
     for which, exact, differences in (
         ("first derivative in its parameters", (first[0] * a).sum(), [one[0] for one in firsts]),

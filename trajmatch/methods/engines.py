@@ -36,9 +36,12 @@ WORTH_COMPILING = 20_000
 class Engine:
     """How derivatives are computed.
 
-    name: eager, fused or compiled. precision: one of PRECISIONS; bf16-sweep rounds networks and images to bfloat16 in
-    the sweep alone, bf16 in training too; weights, losses, adjoints and hypergradients are float32 always. tf32 is a
-    setting of CUDA's (run/assembly/engine.py) and changes nothing here. micro_batch: most images at a time, or None.
+    name:        eager, fused or compiled.
+    precision:   one of PRECISIONS. bf16-sweep rounds networks and images to bfloat16 in the sweep alone, bf16 in
+                 training too; weights, losses, adjoints and hypergradients are float32 always. tf32 is a setting of
+                 CUDA's (run/assembly/engine.py) and changes nothing here.
+    mixed:       how the mixed second derivative is taken, a name in core.mixed.MIXED.
+    micro_batch: most images that are computed at a time; None takes all of a mini-batch.
     """
 
     name: str = "eager"
@@ -133,7 +136,10 @@ def forward(network: nn.Module, engine: Engine) -> Forward:
 
 
 def student(network: nn.Module, engine: Engine, together: bool = False) -> Student:
-    """The cross-entropy of a network with its derivatives; together: also those of several networks at once."""
+    """The cross-entropy of a network with its derivatives.
+
+    together: whether the student has the derivatives of several networks at once, too (`many`).
+    """
     outputs = forward(network, engine)
     train = cross_entropy(_rounded(outputs, engine.rounds(sweep=False)))
     # The fused network has no forward mode.
@@ -197,7 +203,7 @@ class Compiled:
         traced = make_fx(self.function)(*arguments)
         if arguments[0].device.type != "cuda":
             return torch.compile(traced, dynamic=False)
-        # CUDA graphs: the next replay overwrites its outputs, so they are copied.
+        # The next replay of a CUDA graph overwrites the outputs of this one, so they are copied.
         replayed = torch.compile(traced, dynamic=False, mode="reduce-overhead")
 
         def run(*values: Tensor) -> Any:

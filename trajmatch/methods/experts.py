@@ -58,7 +58,7 @@ def expert(
     forward, student = engines.forward(network, engine), engines.student(network, engine)
     theta = theta.to(training.x.device)
     y = F.one_hot(training.y, num_classes).to(training.x.dtype)
-    # `.clone()` because on a CPU `.cpu()` would keep an alias of the live weights (decisions.md, trap 13).
+    # `.clone()` because on a CPU `.cpu()` would keep an alias of the live weights.
     result = Expert([theta.cpu().clone()], [accuracy(forward, theta, test.x, test.y)])
     for now in train(student.gradient, theta, training.x, y, recipe, derive(seed, "expert", index, "batches")):
         theta = now.theta

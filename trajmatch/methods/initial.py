@@ -10,10 +10,12 @@ from torch import Tensor
 
 
 def correct_images(right: Iterable[Tensor], y: Tensor, num_classes: int, ipc: int, source: torch.Generator) -> Tensor:
-    """Indices (C ipc,), by class: in random order those that the first expert classifies right, then the next one.
+    """Indices (C ipc,), by class: in random order the images that the first expert classifies right, then the next's.
 
     right: for each expert, whether it classifies each image right, (n,); asked for only as long as a class is short.
-    y: (n,) labels. Raises ValueError for a class of which all experts together get fewer than ipc right.
+    y:     (n,) labels.
+
+    Raises ValueError for a class of which all experts together classify fewer than ipc images right.
     """
     members = [(y == label).nonzero().squeeze(1) for label in range(num_classes)]
     orders = [those[torch.randperm(len(those), generator=source)] for those in members]
@@ -33,9 +35,9 @@ def correct_images(right: Iterable[Tensor], y: Tensor, num_classes: int, ipc: in
 
 
 def label_logits(logits: Tensor, labels: Tensor) -> Tensor:
-    """(n, C) from each expert's logits (E, n, C): averaged over the experts that classify an image correctly.
+    """Logits (n, C): each expert's logits (E, n, C), averaged over the experts that classify an image correctly.
 
-    Over all experts where none does (our choice). labels: (n,).
+    Where no expert does, the average is over all of them (our choice). labels: (n,).
     """
     right = (logits.argmax(2) == labels).unsqueeze(2)
     count = right.sum(0)

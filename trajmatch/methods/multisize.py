@@ -18,10 +18,12 @@ from trajmatch.core.vector import Forward
 class Parts(NamedTuple):
     """What is known of the leading parts; empty for methods that do not ask.
 
-    now, before (ipc - 1,): sums of each part's feature distance over the image updates for the network in use, where it
-    is one of those that are measured, and for the one measured before it. chosen (ipc - 1,): 1 for each part that was
-    chosen once, the one of now left out. size: images of each class in the part of now, 0 for none. networks: how many
-    have been taken.
+    now:      (ipc - 1,) sums of each part's feature distance over the image updates for the network in use, where this
+              network is one of those that are measured.
+    before:   (ipc - 1,) the same sums for the network that was measured before.
+    chosen:   (ipc - 1,) 1 for each part that was chosen earlier; the part in use is left out.
+    size:     images of each class in the part in use, 0 for none.
+    networks: how many networks have been taken.
     """
 
     now: Tensor
@@ -51,7 +53,7 @@ class Parts(NamedTuple):
 
     @property
     def frozen(self) -> int:
-        """Images of each class that do not move: the largest part chosen before that is smaller than that of now."""
+        """Images of each class that do not move: the largest part chosen before that is smaller than the one in use."""
         smaller = self.chosen[: max(0, self.size - 1)].nonzero()
         return int(smaller.max()) + 1 if len(smaller) else 0
 
@@ -59,7 +61,8 @@ class Parts(NamedTuple):
 def is_measured(network: int, interval: int) -> bool:
     """Whether the distances of parts are measured with a network, by its number from 0.
 
-    With the first, and with the last of every `interval` of them, after which a part is chosen.
+    They are measured with the first network, and with the last of every `interval` networks, after which a part is
+    chosen.
     """
     return network == 0 or (network + 1) % interval == 0
 

@@ -26,31 +26,35 @@ from trajmatch.methods.segment_weights import weights
 from trajmatch.methods.state import OuterState, Record
 
 FIXED = Momentum(0.0)
-# Of the running mean of norms.
+# Decay of the running mean of the direction's norms.
 NORM_DECAY = 0.9
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What an outer step does. The letters are method.md's; units in section 1.
+    """What an outer step does. The letters are those of method.md, whose section 1 has the units.
 
-    iota:       inner steps that are differentiated, the last ones (T: no truncation).
-    sharpness:  the ascent's rule, or None for no ascent and one trajectory (MTT).
-    stale:      the ascent goes along the last step's hypergradient, and needs no trajectory of its own.
-    gamma:      smoothing noise of the ascent, its RMS relative to the image's.
-    tau:        iterate of trajectory 1 from which trajectory 2 starts (0: no reuse).
-    second_order_rate: eta's derivative by the sweep instead of the closed form.
-    images, rate: optimisers of X and of log eta.
-    clip:       largest norm of the descent direction, or None.
-    relative_clip: the same, in units of the running mean of those norms, or None.
-    ema:        decay of the delivered average of X, or None to deliver X itself.
-    estimator:  a name in core.estimators.ESTIMATORS; truncated is exact where iota = T. method.md section 2.
-    interval:   keep one iterate in this many and compute the others again, for networks of many parameters.
+    T:          inner steps of a trajectory.
+    iota:       how many of the last inner steps are differentiated; T means no truncation.
+    images:     optimiser of X.
+    rate:       optimiser of log eta.
+    batch:      synthetic images in an inner step; None takes all.
+    families:   families of augmentation; none leaves the images as they are.
+    sharpness:  the ascent's rule; None means no ascent and one trajectory (MTT).
+    stale:      whether the ascent goes along the last step's hypergradient, and needs no trajectory of its own.
+    gamma:      RMS of the ascent's smoothing noise, relative to that of the image.
+    tau:        iterate of trajectory 1 from which trajectory 2 starts; 0 means no reuse.
+    second_order_rate: whether the derivative in eta is the sweep's, and not the closed form's.
+    clip:       largest norm of the descent direction; None does not clip.
+    relative_clip: largest norm of the descent direction in units of the running mean of its norms; None does not clip.
+    ema:        decay of the delivered average of X; None delivers X itself.
+    estimator:  a name in core.estimators.ESTIMATORS (method.md section 2); truncated is exact where iota = T.
+    interval:   one iterate in this many is kept, and the others are computed again, for networks of many parameters.
     combining:  how the hypergradients of K segments become one (methods/segment_weights.py).
     labels:     fixed; learned, as logits; or teacher: what the expert at the segment's end says of the images.
     label:      optimiser of learned labels.
-    guard:      a step whose loss is above this changes nothing, or None.
-    together:   the K segments are computed at once, by a student of K networks, and not one by one.
+    guard:      largest loss of a step that changes anything; None is no limit.
+    together:   whether a student of K networks computes the K segments at once, and not one by one.
     """
 
     T: int
@@ -106,7 +110,7 @@ def inner_problem(rule: Rule, student: Student, n: int, seed: int, step: int, k:
 def tasks(rule: Rule, student: Student, state: OuterState, segments: Sequence[Segment], seed: int) -> list[Task]:
     """What one outer step differentiates: a task for each segment, with draws, and a teacher, of its own.
 
-    One task of all of them where they are computed together.
+    Where the segments are computed together, there is one task of all of them.
     """
     n, step, Y = len(state.X), int(state.steps), probabilities(rule, state)
     made = []
@@ -126,8 +130,14 @@ def _teacher(student: Student, theta: Tensor, X: Tensor) -> Tensor:
 
 
 class Matched(NamedTuple):
-    """K trajectories matched: their estimates (one of all, where computed together), the weights w (K,), the mean
-    loss, the combined hypergradient."""
+    """K trajectories matched.
+
+    estimates: the estimate of each trajectory, or one of all where the trajectories are computed together.
+    w:         (K,) weights of the hypergradients.
+    loss:      () mean loss.
+    d:         the combined hypergradient.
+    conflict:  () smallest cosine between two of the hypergradients; None for one segment.
+    """
 
     estimates: list[Estimate]
     w: Tensor
@@ -166,8 +176,12 @@ def outer_step(
 ) -> tuple[OuterState, Record]:
     """One outer step: method.md section 3, its steps numbered here; without a sharpness rule, one trajectory each.
 
-    student: the inner loss and its derivatives. segments: one, or the K of a concurrent step. each: what computes the
-    K estimates of a trajectory. A pure function of its arguments; `state.steps` numbers the step.
+    student:  the inner loss and its derivatives.
+    segments: one segment, or the K segments of a concurrent step.
+    seed:     of all draws of the run; `state.steps` numbers the step.
+    each:     what computes the K estimates of a trajectory.
+
+    The function is pure: it depends on its arguments alone.
     """
     X, step = state.X, int(state.steps)
     given, estimate = tasks(rule, student, state, segments, seed), estimator(rule, seed, step)
@@ -175,7 +189,7 @@ def outer_step(
         one = two = match(rule, estimate, given, seed, step, each)
         direction, ascent, loss_perturbed = one.d.X, state.ascent, None
     elif rule.stale:
-        # 1 to 4 in one trajectory: on noisy images, moved along the last step's hypergradient
+        # 1 to 4 in one trajectory: it runs on noisy images, moved along the last step's hypergradient.
         moved = _noisy(rule, X, seed, step) + rule.sharpness.perturbation(state.ascent, X, state.ascent).eps
         moved_tasks = [task._replace(X=moved.expand_as(task.X)) for task in given]
         one = two = match(rule, estimate, moved_tasks, seed, step, each)
@@ -251,7 +265,7 @@ def descend(rule: Rule, state: OuterState, direction: Tensor, dY: Tensor, deta: 
 
 
 def _clipped(direction: Tensor, mean: Tensor, times: float) -> tuple[Tensor, Tensor]:
-    """The direction, no longer than `times` the running mean () of the lengths that steps had; and the new mean.
+    """The direction, made no longer than `times` the running mean () of its lengths in earlier steps; and the new mean.
 
     The mean is of lengths after clipping, so that a spike of any size lifts the bound of the next step by no more than
     a length at the bound does. The first length above 0 is taken as it is; one that is not finite does not count.

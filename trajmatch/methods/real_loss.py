@@ -31,7 +31,11 @@ def window_end(rule: Rule, seed: int, step: int) -> int:
 
 @dataclass(frozen=True)
 class Adaptive:
-    """AT-BPTT's window. radius: the most by which its length differs from iota (d). steps: outer steps of the run."""
+    """AT-BPTT's window.
+
+    radius: most inner steps by which the window's length differs from iota (`d`).
+    steps:  outer steps of the run.
+    """
 
     radius: int
     steps: int
@@ -44,8 +48,9 @@ class Adaptive:
 def adaptive_window(norms: Tensor, iota: int, radius: int, stage: int, source: torch.Generator) -> tuple[int, int]:
     """The window [start, end) of T inner steps whose gradients have `norms` (T,).
 
-    Early, a start drawn with the probabilities softmax(norms), its length iota - d to iota + d by the rank that the
-    change of the norm has there; in the middle, a uniform start and iota + d; late, the start mirrored, and iota - d.
+    Early in the run (stage 0) the start is drawn with the probabilities softmax(norms), and the length is iota - d to
+    iota + d by the rank that the change of the norm has at the start. In the middle (stage 1) the start is uniform and
+    the length iota + d. Late (stage 2) the start is drawn as early and mirrored, and the length is iota - d.
     """
     T = len(norms)
     length = min(T, max(1, iota + (0, radius, -radius)[stage]))
@@ -76,7 +81,9 @@ def real_loss_gradient(
 ) -> tuple[Tensor, Hypergradient]:
     """Loss on real images (B, c, h, w) with labels (B, C) after `end` steps, and its derivative through the last iota.
 
-    It is the sweep with q = d loss / d theta in place of the matching loss's. Cost: `end` gradients, iota sweep steps.
+    The derivative is the sweep's, from q = d loss / d theta in place of the matching loss's q. Cost: `end` gradients
+    and iota sweep steps.
+
     thetas: the weights after each step, where they are known.
     """
     if thetas is None:

@@ -19,9 +19,12 @@ class Choice(NamedTuple):
 class Window:
     """Start epochs from [first, U), whose upper end U may grow during distillation, from easy to hard.
 
-    first, last: T- and T+, in snapshots. start, grows: U is `start` at step 0 and `last` from step `grows` on, as
-    DATM's curriculum (arXiv 2310.05773); by default `last` from the beginning, as MTT and SATM draw.
-    segments, since: K is 1 before step `since` and `segments` from it on.
+    first:    `T-`, in snapshots.
+    last:     `T+`, in snapshots.
+    start:    U at step 0, in snapshots (DATM's curriculum, arXiv 2310.05773); None is `last`, as MTT and SATM draw.
+    grows:    outer steps after which U is `last`.
+    segments: K from step `since` on.
+    since:    outer step before which K is 1.
     """
 
     first: int
@@ -44,8 +47,8 @@ class Window:
     def choose(self, num_experts: int, seed: int, step: int, K: int = 1) -> list[Choice]:
         """The K segments of one outer step: a function of (seed, step), whatever was drawn before.
 
-        One from each of K strata of the window, uniform in it (strata share epochs where K exceeds the window's
-        width), from different experts where there are enough.
+        The start epochs come one from each of K strata of the window, uniform in the stratum; strata share epochs where
+        K exceeds the window's width. The experts are different ones where there are enough.
         """
         source, width = generator(seed, "segment", step), self.upper(step) - self.first
         if K == 1:

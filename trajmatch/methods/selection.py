@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def herding(features: Tensor, k: int) -> Tensor:
-    """Indices (k,) whose features (N, d) have, one after another, the running mean that is nearest to the mean.
+    """Indices (k,), one after another: each brings the mean of the chosen features (N, d) nearest to the mean of all.
 
     Herding (Welling 2009) as iCaRL chooses exemplars (arXiv 1611.07725, algorithm 4). Cost: k N d.
     """
@@ -25,9 +25,10 @@ def herding(features: Tensor, k: int) -> Tensor:
 
 
 def k_center(features: Tensor, k: int) -> Tensor:
-    """Indices (k,): the one nearest to the mean of the features (N, d), then each time the farthest from all chosen.
+    """Indices (k,): the image nearest to the mean of the features (N, d), then each time the farthest from all chosen.
 
-    The greedy cover of Sener & Savarese (arXiv 1708.00489), at most twice the best radius. Cost: k N d.
+    This is the greedy cover of Sener & Savarese (arXiv 1708.00489), whose radius is at most twice the best one. Cost:
+    k N d.
     """
     chosen = [int((features - features.mean(0)).square().sum(1).argmin())]
     distance = (features - features[chosen[0]]).square().sum(1)

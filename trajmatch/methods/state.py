@@ -14,12 +14,17 @@ from trajmatch.core.descent import new_moments
 class OuterState(NamedTuple):
     """Everything that an outer step reads and changes.
 
-    X, eta: images and step size. Y (n, C): label probabilities, or their logits where labels are learned. average: the
-    delivered images (X where there is no EMA). ascent: the sharpness rule's state; where the ascent is stale, the
-    direction of the next one. scale: factor on the image learning rate. steps: outer steps taken, (). network: weights
-    (P,) that a baseline goes on from (methods/condensation.py), else empty. norm: running mean of the direction's norm,
-    after clipping, (), where it is clipped by that, else 0. parts: what mdc knows of the leading parts
-    (methods/multisize.py).
+    X:       (n, c, h, w) images.
+    Y:       (n, C) label probabilities, or their logits where labels are learned.
+    eta:     () step size of the inner steps.
+    average: (n, c, h, w) the delivered images; X where there is no average.
+    image_moments, label_moments, rate_moments: (2, *shape) of the optimisers of X, Y and log eta.
+    ascent:  (n, c, h, w) the sharpness rule's state; where the ascent is stale, the direction of the next ascent.
+    scale:   () factor on the learning rate of the images.
+    steps:   () outer steps taken.
+    network: (P,) weights that condensation goes on from (methods/condensation.py), else empty.
+    norm:    () running mean of the direction's norm after clipping, where the clip is relative to this mean; else 0.
+    parts:   what mdc knows of the leading parts (methods/multisize.py), else empty.
     """
 
     X: Tensor
@@ -38,12 +43,14 @@ class OuterState(NamedTuple):
 
 
 class Record(NamedTuple):
-    """What happened in a step, as scalars (): losses at X (or X + noise) and at X + eps, norm of the direction.
+    """What happened in a step, as scalars (). Losses are means over the segments.
 
-    Where the ascent is stale, the loss is that at X + noise + eps, the only one there is.
-
-    Losses are means over the segments. conflict: the smallest cosine between two segments' hypergradients, None for
-    one segment.
+    loss:               at X, or at X + noise; where the ascent is stale, at X + noise + eps.
+    loss_perturbed:     at X + eps; None where no second trajectory was taken.
+    hypergradient_norm: norm of the descent direction before clipping.
+    step_size:          eta before the step.
+    conflict:           smallest cosine between two segments' hypergradients; None for one segment.
+    healthy:            whether all that the step leaves is finite, and eta positive.
     """
 
     loss: Tensor

@@ -19,11 +19,17 @@ from trajmatch.core.vector import Forward
 
 @dataclass(frozen=True)
 class Training:
-    """How a network is trained.
+    """How a network is trained by SGD.
 
-    lr_drop: the share of the epochs after which the learning rate falls to a tenth and momentum starts anew, as the
-    published evaluation does; None keeps the rate. sharpness: a rule that perturbs the weights at every step, at the
-    price of a second gradient: flat experts.
+    lr:           learning rate.
+    epochs:       epochs of training.
+    batch:        images per step.
+    momentum:     momentum of SGD.
+    weight_decay: weight decay of SGD.
+    families:     families of augmentation; none leaves the images as they are.
+    lr_drop:      share of the epochs after which the learning rate falls to a tenth and momentum starts anew, as in the
+                  published evaluation; None keeps the rate.
+    sharpness:    a rule that perturbs the weights at every step, at the price of a second gradient: flat experts.
     """
 
     lr: float
@@ -37,7 +43,13 @@ class Training:
 
 
 class Progress(NamedTuple):
-    """The weights after a number of steps and epochs; epoch_ended says whether an epoch has just been completed."""
+    """Where a training stands.
+
+    theta:       (P,) the weights.
+    step:        steps taken.
+    epoch:       the epoch of the last step, counted from 1.
+    epoch_ended: whether this epoch has just been completed.
+    """
 
     theta: Tensor
     step: int
@@ -48,8 +60,10 @@ class Progress(NamedTuple):
 def train(gradient: Gradient, theta: Tensor, x: Tensor, y: Tensor, recipe: Training, seed: int) -> Iterator[Progress]:
     """Train from theta (P,) on images x (n, c, h, w) with labels y (n, C); yield a fresh theta after every step.
 
-    gradient: that of the loss in theta, on a mini-batch. Each epoch is a new permutation; every batch has its own
-    augmentation. A function of its arguments alone.
+    gradient: of the loss in theta, on a mini-batch.
+
+    Each epoch is a new permutation, and every mini-batch has an augmentation of its own. What is yielded depends on the
+    arguments alone.
     """
     source = generator(seed, "training")
     velocity, ascent, step = torch.zeros_like(theta), torch.zeros_like(theta), 0

@@ -1,6 +1,7 @@
 """Claims a run folder for one configuration and refuses any other. No torch here."""
 
 import subprocess
+from collections.abc import Collection
 from pathlib import Path
 
 import yaml
@@ -10,6 +11,9 @@ from trajmatch.data.files import write_text
 from trajmatch.settings.config import Config
 from trajmatch.settings.config_file import read_config
 from trajmatch.settings.flat import FREE, difference, flatten, nest
+from trajmatch.settings.methods import PLAIN
+
+PLAIN_SETTINGS = flatten(PLAIN)
 
 
 def check_claim(folder: Path, config: Config) -> bool:
@@ -17,12 +21,8 @@ def check_claim(folder: Path, config: Config) -> bool:
 
     Raises ValueError where it belongs to another configuration or holds something else.
     """
-    path = folder / CONFIG
-    if path.is_file():
-        held, wanted = (
-            {k: v for k, v in flat.items() if k not in FREE} for flat in (read_config(path), flatten(config))
-        )
-        if (what := difference(held, wanted)) is not None:
+    if (folder / CONFIG).is_file():
+        if (what := unlike(folder, config)) is not None:
             raise ValueError(f"{folder} holds a run with other settings: {what}; choose another --out")
         return True
     if folder.exists() and not folder.is_dir():
@@ -33,6 +33,19 @@ def check_claim(folder: Path, config: Config) -> bool:
     ):
         raise ValueError(f"{folder} is not empty and not a run folder (it has no {CONFIG}); choose another --out")
     return False
+
+
+def unlike(folder: Path, config: Config, apart: Collection[str] = ()) -> str | None:
+    """The first setting in which the run of a folder differs from a configuration, in words, or None.
+
+    apart: settings that are not looked at. A setting that the folder's record leaves open, or lacks because the record
+    is older, is compared as what it is where no method fills it in.
+    """
+    held, wanted = (
+        PLAIN_SETTINGS | {k: v for k, v in flat.items() if v is not None}
+        for flat in (read_config(folder / CONFIG), flatten(config))
+    )
+    return difference(*({k: v for k, v in flat.items() if k not in (*FREE, *apart)} for flat in (held, wanted)))
 
 
 def claim(folder: Path, config: Config) -> None:

@@ -74,7 +74,7 @@ def _check_epochs(config: Config) -> None:
 
 
 def _check_without_experts(config: Config) -> None:
-    """Refuse what needs experts of methods that have none, and what the condensing ones would not heed."""
+    """Refuse settings that need experts where the method has none, and those that a condensing method does not heed."""
     method = METHODS[config.method]
     if not method.experts:
         if config.outer.labels != "hard":
@@ -95,11 +95,12 @@ def _check_without_experts(config: Config) -> None:
 
 
 def check_heeded(base: Config, config: Config) -> None:
-    """Refuse what differs from the preset of the images' optimiser and is not heeded by a condensing method."""
-    if not METHODS[config.method].condenses:
+    """Refuse settings of the images' optimiser that are not the preset's and that a condensing method does not heed."""
+    method = METHODS[config.method]
+    if not method.condenses:
         return
     names = ["lr_images", "optimiser"]
-    names += [] if config.method == "rat-bptt" else ["ema", "clip", "relative_clip", "guard"]
+    names += ["ema", "clip", "relative_clip", "guard"] if method.steps == "condensation" else []
     for name in names:
         value = getattr(config.outer, name)
         if value != getattr(base.outer, name):

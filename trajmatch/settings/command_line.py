@@ -74,7 +74,7 @@ def settings_of(verb: str, name: str | None, rest: list[str], own: type = Nothin
 
 
 def tell_idle(verb: str, rest: Sequence[str], asked: Asked) -> list[str]:
-    """Say which of the flags that were given, and are not as they would be without them, have no effect: those."""
+    """Say which of the flags that were given, and that change a setting, have no effect. Returns these settings."""
     typed = {name for name, _ in _flags(rest)}
     keys = [key for key in kinds(Config) if flag(key) in typed and get(asked.config, key) != get(asked.base, key)]
     reasons = idle(verb, asked.config, asked.options, keys)
@@ -85,7 +85,7 @@ def tell_idle(verb: str, rest: Sequence[str], asked: Asked) -> list[str]:
 
 
 def put_back(asked: Asked, keys: Sequence[str]) -> Asked:
-    """What was asked, some settings as they would be without their flags: a set that is there has its own."""
+    """What was asked, with some settings as they would be without their flags: a set that exists has its own."""
     config = asked.config
     for key in keys:
         config = with_setting(config, key, get(asked.base, key))

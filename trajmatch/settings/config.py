@@ -41,7 +41,7 @@ class Images:
     train_split: ranges.Words | None = None
     """What the training split is called in the data, where its name does not tell; . is the folder itself."""
     test_split: ranges.Words | None = None
-    """What the test split is called; none draws test images from the training images."""
+    """What the test split is called in the data; none draws test images from the training images."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,13 @@ class Network:
     """convnet, mlp, lenet, alexnet, vgg11, resnet18, resnet18-group, vgg11-batch, resnet18-batch, vit, timm:NAME, or
     MODULE:FACTORY, your own FACTORY((c, h, w), num_classes). The other settings are the ConvNet's."""
     depth: ranges.Depth = 3
-    """Blocks: 3 for 32 pixels, 4 for 64, 5 for 128."""
+    """Blocks of the ConvNet: 3 for images of 32 pixels, 4 for 64, 5 for 128."""
     width: ranges.Width = 128
-    """Channels of every block."""
+    """Channels of every block of the ConvNet."""
     norm: Norm = "instance"
     """Normalisation of every block; with batch norm a network can be scored, but experts can't be made of it."""
     pooling: Pooling = "avg"
-    """Pooling of every block."""
+    """Pooling of every block of the ConvNet."""
 
 
 @dataclass(frozen=True)
@@ -68,15 +68,15 @@ class Expert:
     epochs: Annotated[int, ranges.Range(1, 1_000_000)] = 50
     """Epochs for which an expert is trained."""
     lr: ranges.Positive = 0.01
-    """Learning rate of SGD."""
+    """Learning rate of the experts' SGD."""
     momentum: ranges.Share = 0.0
-    """Momentum of SGD."""
+    """Momentum of the experts' SGD."""
     weight_decay: ranges.NotNegative = 0.0
-    """Weight decay of SGD."""
+    """Weight decay of the experts' SGD."""
     batch: ranges.Count = 256
-    """Real images per step."""
+    """Real images per step of an expert."""
     augment: ranges.Families = "color_crop_cutout_flip_scale_rotate"
-    """Families of augmentation, joined by '_', or none."""
+    """Families of augmentation of the real images, joined by '_', or none."""
     flat: Literal["auto", "yes", "no"] = "auto"
     """Train for flatness, as FTD does: every step perturbs the weights and takes two gradients. auto is yes for ftd,
     datm and satm-fi, and no for others; --flat is short for yes."""
@@ -121,13 +121,13 @@ class Matching:
     """First outer step that matches --matching.segments; each step before it matches one segment. None is two thirds of
     the steps for satm-contra, and 0 for others."""
     combine: Literal["mean", "adaptive", "pcgrad", "mgda", "upgrad"] = "mean"
-    """How the hypergradients of concurrent segments become one; the last three need torchjd."""
+    """How the hypergradients of concurrent segments become one; pcgrad, mgda and upgrad need torchjd."""
     together: Literal["auto", "yes", "no"] = "auto"
     """Compute concurrent segments at once; auto does so where it is faster: on CUDA, or compiled for small steps."""
     batch: ranges.Count | None = None
     """Synthetic images per inner step; None takes all."""
     augment: ranges.Families = "color_crop_cutout_flip_scale_rotate"
-    """Families of augmentation, joined by '_', or none."""
+    """Families of augmentation of the synthetic images in an inner step, joined by '_', or none."""
     differentiated_steps: ranges.Count | None = None
     """How many of the last inner steps are differentiated (`iota`); None is a third of them for the satm methods and
     rat-bptt, and all for others."""
@@ -160,7 +160,7 @@ class Matching:
     keep_every: ranges.Count = 1
     """Keep one inner iterate in this many and compute the others again: less memory for networks of many parameters."""
     mixed: Literal["reverse-over-reverse", "forward-over-reverse", "central-difference"] = "reverse-over-reverse"
-    """How the mixed second derivative is taken; the first two are exact."""
+    """How the mixed second derivative is taken; central-difference alone is not exact."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ class Outer:
     """Labels: one-hot (hard); learned, starting at the experts' logits; or what the segment's expert says of the images
     (teacher). auto is learned for datm, satm-da and satm-contra, teacher for tesla, and hard for others."""
     lr_labels: ranges.Positive = 2.0
-    """Learning rate of learned labels, as logits."""
+    """Learning rate of learned labels, which are learned as logits."""
     momentum_labels: ranges.Share = 0.9
     """Momentum of learned labels."""
     step_size: ranges.Positive = 0.01
@@ -208,9 +208,9 @@ class Outer:
     checkpoint_seconds: ranges.NotNegative = 30.0
     """Seconds between checkpoints."""
     snapshots: ranges.Few = 4
-    """Sets that are kept along the way, evenly spaced, among which validation images choose; the last one counts."""
+    """Sets that are kept along the way, evenly spaced, among which validation images choose; the last set is one."""
     snapshot_at: tuple[ranges.Count, ...] = ()
-    """Outer steps after which the set is kept too."""
+    """Outer steps after which the set is kept, beside those of --outer.snapshots."""
 
 
 @dataclass(frozen=True)
@@ -220,17 +220,19 @@ class Baseline:
     lr_images: ranges.Positive | None = None
     """Learning rate of the images; None is 1 for dm, 0.1 for dc, dsa and mdc, and 0.001 (Adam's) for rat-bptt."""
     batch: ranges.Count = 256
-    """Real images of each class in a step."""
+    """Real images of each class in a step of dc, dsa, mdc, dm and rat-bptt."""
     updates: ranges.Count | None = None
-    """Image updates for each network of dc, dsa and mdc; None is 1, 10, 20, 30, 40, 50, by images per class."""
+    """Image updates for each network of dc, dsa and mdc; None is 1, 10, 20, 30, 40 or 50, from 1, 2, 20, 30, 40 or 50
+    images per class on."""
     epochs: ranges.Count | None = None
-    """Epochs of training on the synthetic images between two image updates; None is 1, 50, 25, 20, 15, 10, likewise."""
+    """Epochs of training of a network of dc, dsa and mdc between two image updates; None is 1, 50, 25, 20, 15 or 10,
+    from 1, 2, 20, 30, 40 or 50 images per class on."""
     lr: ranges.Positive = 0.01
     """Learning rate of the networks of dc, dsa and mdc on the synthetic images."""
     window: Literal["random", "adaptive"] = "random"
     """Inner steps that rat-bptt differentiates: a random window, or AT-BPTT's, chosen by the gradients on the way."""
     window_radius: ranges.CountOrNone | None = None
-    """Most inner steps by which the adaptive window differs from --matching.differentiated-steps; None is a quarter."""
+    """Most steps by which AT-BPTT's window differs from --matching.differentiated-steps; None is a quarter of them."""
 
 
 @dataclass(frozen=True)
@@ -240,19 +242,19 @@ class Evaluation:
     networks: ranges.Few = 5
     """Networks trained on the distilled set."""
     epochs: ranges.Count = 1000
-    """Epochs of training on the synthetic set."""
+    """Epochs for which a network of a score is trained on the synthetic set."""
     momentum: ranges.Share = 0.9
-    """Momentum of SGD; its learning rate is the learned step size, a tenth of it after half the epochs."""
+    """Momentum of SGD; the learning rate is the learned step size, and a tenth of that after half the epochs."""
     weight_decay: ranges.NotNegative = 5e-4
-    """Weight decay of SGD."""
+    """Weight decay of SGD on the synthetic set."""
     batch: ranges.Count = 256
-    """Synthetic images per step."""
+    """Synthetic images per step of a network of a score."""
     augment: ranges.Families = "color_crop_cutout_flip_scale_rotate"
-    """Families of augmentation, joined by '_', or none."""
+    """Families of augmentation in the training of a network of a score, joined by '_', or none."""
     random_draws: Annotated[int, ranges.Range(0, 10_000)] = 5
-    """Draws of random real images, on each of which one network is trained by the same recipe; 0 leaves them out."""
+    """Draws of random real images, on each of which one network is trained as on the set; 0 leaves these scores out."""
     validation_networks: Annotated[int, ranges.Range(0, 10_000)] = 2
-    """Networks per snapshot for the choice on validation images; 0 leaves the choice out."""
+    """Networks per snapshot by which one snapshot is chosen on validation images; 0 leaves the choice out."""
     whole_epochs: ranges.Count | None = None
     """Epochs for which one network is trained on all training images; None takes the experts' final test accuracy."""
     workers: ranges.Threads | None = None

@@ -10,11 +10,11 @@ from trajmatch.settings.kinds import flag, get, kinds, merged
 EXPERT_FIELDS = ("seed", "images", "network", "expert")
 DISTILL_FIELDS = (*EXPERT_FIELDS, "ipc", "method", "steps", "precision", "matching", "outer", "baseline")
 EVALUATE_FIELDS = (*DISTILL_FIELDS, "evaluation")
-# How fast, where and how safely, never what.
+# These settings say how fast, where and how safely something is computed, and never what.
 INCIDENTAL = {"expert.workers", "expert.shard", "outer.checkpoint_seconds", "evaluation.workers"}
 INCIDENTAL |= {"matching.keep_every", "matching.together"}
-# What older versions had here, and is now of `trajmatch evaluate` alone: files that have them are still read.
-# With them, what stands there where nobody asked for anything.
+# Settings of older versions that are options of `trajmatch evaluate` now: files that have them are still read. Their
+# values are what stands in such a file where nobody asked for anything.
 RETIRED: dict[str, tuple[Any, ...]] = {
     "evaluation.architectures": ([],),
     "evaluation.rates": (["0.001", "0.003", "0.01", "0.03"],),
@@ -84,7 +84,7 @@ def settings(config: Config, fields: tuple[str, ...]) -> dict[str, Any]:
 def difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
     """The first setting in which two flat records differ, as words, or None."""
     for key in [*new, *(key for key in old if key not in new)]:
-        # A setting that is younger than the record had its default.
+        # A setting that is younger than the record had its default then.
         if old.get(key, DEFAULTS.get(key)) != new.get(key):
             return f"{flag(key)} is {old.get(key)} there and {new.get(key)} here"
     return None

@@ -1,9 +1,9 @@
 """Which settings have no effect, by verb and by what else was chosen. No torch here.
 
-One rule for all: a flag that changes a setting which nothing heeds is said in a line, and the command goes on, for
-commands are often repeated with another verb or method. Refused is what would surely mislead: what a method replaces
-by a setting of its own (`settings.check_heeded`), a part of the experts where all are needed, and what another verb
-does.
+One rule holds for all: a flag that changes a setting which nothing heeds is said in a line, and the command goes on,
+for commands are often repeated with another verb or method. Refused is what would surely mislead: a setting that a
+method replaces by one of its own (`checks.check_heeded`), a part of the experts where all are needed, and a flag of
+another verb.
 """
 
 from collections import defaultdict
@@ -14,67 +14,61 @@ from typing import Any, NamedTuple
 from trajmatch.settings.config import Config
 from trajmatch.settings.methods import METHODS, Method, complete
 
+SHARPNESS = "--matching.sharpness {c.matching.sharpness}"
 
-class Idle(NamedTuple):
-    """Settings by pattern, what makes them have no effect, in words after "with", and the settings to leave out."""
+
+class Heeded(NamedTuple):
+    """Settings, when they have an effect, and what makes them have none.
+
+    patterns: names of settings, parted by spaces; * stands for any letters.
+    where:    (configuration, its method) -> whether the settings have an effect.
+    without:  what takes the effect away, in words after "with"; {c} is the configuration.
+    but:      patterns of settings that the row leaves out.
+    """
 
     patterns: str
-    reason: Callable[[Config, Method], str | None]
+    where: Callable[[Config, Method], bool]
+    without: str = "--method {c.method}"
     but: str = ""
 
 
-def _where(condition: bool, reason: str) -> str | None:
-    return reason if condition else None
-
-
-def _sharpness(c: Config, rule: str) -> str | None:
-    return _where(c.matching.sharpness != rule, f"--matching.sharpness {c.matching.sharpness}")
-
-
-# Of a completed configuration; the first reason that holds is told.
+# Of a completed configuration; the first row that takes a setting's effect away is told.
 RULES = (
-    Idle("network.*", lambda c, m: _where(c.network.name != "convnet", f"--network.name {c.network.name}"),
-         but="network.name"),
-    Idle("experts expert.*", lambda c, m: _where(not m.experts, f"--method {c.method}"),
-         but="expert.lr expert.batch expert.augment"),
-    Idle("expert.lr expert.batch expert.augment",
-         lambda c, m: _where(not m.experts and c.evaluation.whole_epochs is None, f"--method {c.method}")),
-    Idle("expert.flat_*", lambda c, m: _where(c.expert.flat != "yes", "--expert.flat no")),
-    Idle("steps precision micro_batch memory matching.* outer.*", lambda c, m: _where(m.still, f"--method {c.method}"),
-         but="outer.seed outer.initial outer.labels outer.step_size outer.threads"),
-    Idle("matching.*", lambda c, m: _where(m.condenses and c.method != "rat-bptt", f"--method {c.method}"),
-         but="matching.augment"),
-    Idle("matching.augment", lambda c, m: _where(c.method == "dc", f"--method {c.method}")),
-    Idle("matching.*", lambda c, m: _where(c.method == "rat-bptt", f"--method {c.method}"),
-         but="matching.inner_steps matching.differentiated_steps matching.batch matching.augment matching.rate"),
-    Idle("baseline.*", lambda c, m: _where(not m.condenses, f"--method {c.method}")),
-    Idle("baseline.updates baseline.epochs baseline.lr",
-         lambda c, m: _where(c.method not in ("dc", "dsa", "mdc"), f"--method {c.method}")),
-    Idle("baseline.window*", lambda c, m: _where(c.method != "rat-bptt", f"--method {c.method}")),
-    Idle("baseline.window_radius", lambda c, m: _where(c.baseline.window != "adaptive", "--baseline.window random")),
-    Idle("matching.radius matching.smoothing matching.ascent",
-         lambda c, m: _where(c.matching.sharpness == "none", "--matching.sharpness none")),
-    Idle("matching.asam_offset", lambda c, m: _sharpness(c, "asam")),
-    Idle("matching.gsam_alpha", lambda c, m: _sharpness(c, "gsam")),
-    Idle("matching.vasso_decay", lambda c, m: _sharpness(c, "vasso")),
-    Idle("matching.combine matching.together matching.concurrent_from",
-         lambda c, m: _where(c.matching.segments == 1, "--matching.segments 1")),
-    Idle("matching.window_steps",
-         lambda c, m: _where(c.matching.window_start == c.matching.last_epoch,
-                             "a window that does not grow, whose --matching.window-start is --matching.last-epoch")),
-    Idle("matching.keep_every",
-         lambda c, m: _where(c.matching.estimator not in ("adjoint", "truncated"),
-                             f"--matching.estimator {c.matching.estimator}")),
-    Idle("outer.lr_labels outer.momentum_labels",
-         lambda c, m: _where(c.outer.labels != "learned", f"--outer.labels {c.outer.labels}")),
-    Idle("outer.momentum", lambda c, m: _where(c.method == "rat-bptt", "--method rat-bptt, whose optimiser is Adam")),
-    Idle("outer.momentum",
-         lambda c, m: _where(not m.condenses and c.outer.optimiser == "adam", "--outer.optimiser adam")),
-    Idle("outer.lr_step_size outer.momentum_step_size",
-         lambda c, m: _where(m.condenses and c.method != "rat-bptt", f"--method {c.method}")),
-    Idle("outer.lr_step_size outer.momentum_step_size",
-         lambda c, m: _where(c.matching.rate == "fixed", "--matching.rate fixed")),
-    Idle("memory", lambda c, m: _where(c.micro_batch is not None, "--micro-batch, which goes before it")),
+    Heeded("network.*", lambda c, m: c.network.name == "convnet", "--network.name {c.network.name}",
+           but="network.name"),
+    Heeded("experts expert.*", lambda c, m: m.experts, but="expert.lr expert.batch expert.augment"),
+    Heeded("expert.lr expert.batch expert.augment", lambda c, m: m.experts or c.evaluation.whole_epochs is not None),
+    Heeded("expert.flat_*", lambda c, m: c.expert.flat == "yes", "--expert.flat no"),
+    Heeded("steps precision micro_batch memory matching.* outer.*", lambda c, m: not m.still,
+           but="outer.seed outer.initial outer.labels outer.step_size outer.threads"),
+    Heeded("matching.*", lambda c, m: m.steps != "condensation", but="matching.augment"),
+    Heeded("matching.augment", lambda c, m: m.augments),
+    Heeded("matching.*", lambda c, m: m.steps != "real loss",
+           but="matching.inner_steps matching.differentiated_steps matching.batch matching.augment matching.rate"),
+    Heeded("baseline.*", lambda c, m: m.condenses),
+    Heeded("baseline.updates baseline.epochs baseline.lr", lambda c, m: m.trains_networks),
+    Heeded("baseline.window*", lambda c, m: m.steps == "real loss"),
+    Heeded("baseline.window_radius", lambda c, m: c.baseline.window == "adaptive",
+           "--baseline.window {c.baseline.window}"),
+    Heeded("matching.radius matching.smoothing matching.ascent", lambda c, m: c.matching.sharpness != "none",
+           SHARPNESS),
+    Heeded("matching.asam_offset", lambda c, m: c.matching.sharpness == "asam", SHARPNESS),
+    Heeded("matching.gsam_alpha", lambda c, m: c.matching.sharpness == "gsam", SHARPNESS),
+    Heeded("matching.vasso_decay", lambda c, m: c.matching.sharpness == "vasso", SHARPNESS),
+    Heeded("matching.combine matching.together matching.concurrent_from", lambda c, m: c.matching.segments != 1,
+           "--matching.segments 1"),
+    Heeded("matching.window_steps", lambda c, m: c.matching.window_start != c.matching.last_epoch,
+           "a window that does not grow, whose --matching.window-start is --matching.last-epoch"),
+    Heeded("matching.keep_every", lambda c, m: c.matching.estimator in ("adjoint", "truncated"),
+           "--matching.estimator {c.matching.estimator}"),
+    Heeded("outer.lr_labels outer.momentum_labels", lambda c, m: c.outer.labels == "learned",
+           "--outer.labels {c.outer.labels}"),
+    Heeded("outer.momentum", lambda c, m: m.steps != "real loss", "--method {c.method}, whose optimiser is Adam"),
+    Heeded("outer.momentum", lambda c, m: m.condenses or c.outer.optimiser != "adam", "--outer.optimiser adam"),
+    Heeded("outer.lr_step_size outer.momentum_step_size", lambda c, m: m.steps != "condensation"),
+    Heeded("outer.lr_step_size outer.momentum_step_size", lambda c, m: c.matching.rate != "fixed",
+           "--matching.rate fixed"),
+    Heeded("memory", lambda c, m: c.micro_batch is None, "--micro-batch, which goes before it"),
 )  # fmt: skip
 # What a verb does not do; a run does all of it.
 NOT_DONE = {
@@ -87,12 +81,12 @@ NOT_DONE = {
     "evaluation.whole_epochs evaluation.workers",
     "plan": "resume",
 }
-# Of these verbs the settings of a distillation are those of a set that there is, which nothing here changes.
+# Verbs that distil nothing: the settings of a distillation have no effect with them, or are those of a set that exists.
 DONE = ("evaluate", "search", "experts")
 
 
 def idle(verb: str, config: Config, options: Any, keys: Sequence[str]) -> dict[str, list[str]]:
-    """Of some settings those that have no effect, by the reason."""
+    """The settings that have no effect, of those that are named in `keys`, by the reason."""
     full, found = complete(config), defaultdict[str, list[str]](list)
     for key in keys:
         reason = _of_verb(verb, options, key) or _of_settings(verb, full, options, key)
@@ -118,14 +112,8 @@ def _of_settings(verb: str, full: Config, options: Any, key: str) -> str | None:
     if verb in DONE and not key.startswith(("network.", "expert.flat_")):
         return None
     method = METHODS[full.method]
-    for rule in RULES:
-        if (
-            _is_any(key, rule.patterns)
-            and not _is_any(key, rule.but)
-            and (reason := rule.reason(full, method)) is not None
-        ):
-            return reason
-    return None
+    of_it = (row for row in RULES if _is_any(key, row.patterns) and not _is_any(key, row.but))
+    return next((row.without.format(c=full) for row in of_it if not row.where(full, method)), None)
 
 
 def _is_any(key: str, patterns: str) -> bool:

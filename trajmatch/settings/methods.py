@@ -105,14 +105,14 @@ FIXED_RATE: dict[str, Fill] = {"matching.rate": "fixed"}
 class Method:
     """What makes a method.
 
-    fills: values of settings that are left open, over those of `OPEN`.
-    steps: what takes an outer step: segments of experts are matched; real and synthetic batches are compared
-           (condensation); the loss on real images is differentiated; or nothing does, and the initial images are
-           delivered as they are.
-    experts: whether the method needs them.
-    features: of condensation: mean features are compared, not gradients.
-    parts: of condensation: what leading parts of the images give is compared too.
-    augments: of condensation: real and synthetic images are augmented.
+    fills:    values of settings that are left open, over those of `OPEN`.
+    steps:    what takes an outer step: segments of experts are matched (matching); real and synthetic batches are
+              compared (condensation); the loss on real images is differentiated (real loss); or nothing takes one
+              (none), and the initial images are delivered as they are.
+    experts:  whether the method needs trained experts.
+    features: whether condensation compares mean features, and not gradients.
+    parts:    whether condensation compares the gradients of leading parts of the images, too.
+    augments: whether condensation augments real and synthetic images.
     """
 
     fills: Mapping[str, Fill] = field(default_factory=dict)
@@ -131,6 +131,11 @@ class Method:
     def condenses(self) -> bool:
         """Whether the steps match no trajectories."""
         return self.steps in ("condensation", "real loss")
+
+    @property
+    def trains_networks(self) -> bool:
+        """Whether the networks under which batches are compared are trained on the synthetic images in between."""
+        return self.steps == "condensation" and not self.features
 
 
 METHODS: dict[str, Method] = {
@@ -178,14 +183,18 @@ METHODS: dict[str, Method] = {
 
 
 def complete(config: Config) -> Config:
-    """The configuration with everything filled in that it leaves to its method."""
+    """The configuration with every setting filled in that it leaves to its method."""
     method = METHODS[config.method]
     if method.still:
         config = replace(config, steps=0)
-    if config.matching.sharpness == "satm":  # for any method
+    if config.matching.sharpness == "satm":  # a word that any method may be given
         noise = SATM_NOISE if config.matching.smoothing is None else config.matching.smoothing
         config = replace(config, matching=replace(config.matching, sharpness="sam", smoothing=noise))
     for key, value in (OPEN | dict(method.fills)).items():
         if get(config, key) in LEFT_OPEN:
             config = with_setting(config, key, value(config) if callable(value) else value)
     return config
+
+
+# What a setting is where no method fills it in, and what it was in versions that did not know it.
+PLAIN = complete(replace(Config(), method="mtt"))

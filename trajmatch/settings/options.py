@@ -17,8 +17,8 @@ class Diagnose:
     """What `trajmatch diagnose` looks at: which runs, and how much of them."""
 
     run: tuple[Place, ...] = ()
-    """Run folders, finished or running, to stand beside each other; nothing in them is changed but for the folder
-    `diagnoses`, and the report, of the first."""
+    """Run folders, finished or running, to stand beside each other; truncation and cost take one alone. Nothing in the
+    folders is changed but for the folder `diagnoses`, and the report, of the first."""
     set: Place | None = None
     """Instead of a run: a distilled set, a run folder or a .safetensors file, beside --experts."""
     experts: Place | None = None
@@ -100,19 +100,20 @@ class Search:
     """The space of `trajmatch search`: ConvNets of every combination."""
 
     depths: tuple[Depth, ...] = (1, 2, 3)
-    """Blocks."""
+    """Numbers of blocks of the ConvNets."""
     widths: tuple[Width, ...] = (16, 32, 64)
-    """Channels."""
+    """Channels of every block of the ConvNets."""
     norms: tuple[Norm, ...] = ("instance", "none")
-    """Norms."""
+    """Normalisations of the ConvNets' blocks."""
     poolings: tuple[Pooling, ...] = ("avg", "max")
-    """Poolings."""
+    """Poolings of the ConvNets' blocks."""
     proxy_networks: Few = 2
     """Networks of each kind, trained on the set and on as many random images."""
     real_epochs: Count = 3
     """Epochs of the one network of each kind that is trained on all training images."""
     real_momentum: Share = 0.9
-    """Momentum there; rate and batch are the experts'."""
+    """Momentum of the networks that are trained on all training images; the experts' learning rate and mini-batch hold
+    for them too."""
 
 
 @dataclass(frozen=True)
@@ -120,9 +121,9 @@ class Continual:
     """The stream of `trajmatch continual`."""
 
     orders: Few = 5
-    """Class orders, drawn from the seed."""
+    """Random orders in which the classes arrive, drawn from the seed."""
     class_steps: Count = 5
-    """Steps in which the classes arrive, as many in each."""
+    """Steps in which the classes arrive, as many classes in each."""
     fresh_networks: Few = 3
     """New networks that are trained on the whole memory after every step."""
 

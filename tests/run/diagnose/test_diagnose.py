@@ -228,6 +228,11 @@ def test_the_nearest_images_need_no_experts(run: Path, tmp_path: Path, capsys: C
         (["correlation", "--set", "RUN"], "--set needs --experts"),
         (["landscape", "--run", "RUN", "--reach", "-1"], "--reach is -1.0 and must be above 0"),
         (["truncation", "--run", "RUN", "--steps", "0"], "--steps is 0 and must be at least 1"),
+        (
+            ["truncation", "--run", "RUN", "RUN"],
+            "--run has 2 run folders and must have one: truncation looks at one run",
+        ),
+        (["cost", "--run", "RUN", "a", "b"], "--run has 3 run folders and must have one: cost looks at one run alone"),
     ],
 )
 def test_bad_input_is_one_sentence(words: list[str], says: str, run: Path, capsys: Captured) -> None:

@@ -29,7 +29,7 @@ VGG11 = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")
 
 
 def mlp(shape: Shape, num_classes: int) -> nn.Module:
-    """Two hidden layers of 128."""
+    """A perceptron with two hidden layers of 128."""
     c, h, w = _checked(shape, "mlp")
     hidden = [nn.Linear(c * h * w, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU()]
     return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(128, num_classes))
@@ -234,8 +234,8 @@ def _checked(shape: Shape, name: str) -> Shape:
     return shape
 
 
-# By name; those with a norm come with instance norm, which the field's tables of transfer use. Those with batch norm
-# can be trained on a set and scored; experts are weights alone, and can't be of them.
+# Networks by name. Those with a norm come with instance norm, which the field's tables of transfer use. Networks with
+# batch norm can be trained on a set and scored; experts can't be made of them, for experts are weights alone.
 ARCHITECTURES: dict[str, Factory] = {
     "mlp": mlp,
     "lenet": lenet,

@@ -33,7 +33,7 @@ class RefusedError(Exception):
 def check_network(name: str, factory: Factory, shape: Shape, num_classes: int, fewest: int = 2) -> None:
     """Make a network, show it images (c, h, w), and differentiate it once. Raises ValueError, one sentence.
 
-    fewest: the images of the smallest mini-batch on which it is to be trained, of which more than two tell no more.
+    fewest: images of the smallest mini-batch on which the network is to be trained; more than two tell no more.
     """
     words = " x ".join(map(str, shape))
     with seeded(0):
@@ -149,7 +149,7 @@ def _check_pure(network: nn.Module, theta: Tensor, x: Tensor) -> None:
 
 
 def _other_draws() -> tuple[object, bytes]:
-    """Where Python's and NumPy's generators stand: a layer that is left out with a small chance shows in no output."""
+    """Where Python's and NumPy's generators stand: a rare draw, such as of a layer to leave out, shows in no output."""
     return random.getstate(), pickle.dumps(np.random.get_state())
 
 

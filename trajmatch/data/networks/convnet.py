@@ -136,8 +136,10 @@ def build(factory: Callable[[], nn.Module], seed: int) -> tuple[nn.Module, Tenso
 
 @torch.enable_grad()
 def _of_its_own(network: nn.Module) -> nn.Module:
-    """A copy: what a user's factory keeps for itself, such as a backbone that is loaded once, is in every network that
-    it makes, and must stay as it is when one of them is frozen, moved or converted.
+    """A copy that shares nothing with other networks.
+
+    What a user's factory keeps for itself, such as a backbone that is loaded once, is in every network that the factory
+    makes, and must stay as it is when one of these networks is frozen, moved or converted.
     """
     with suppress(RuntimeError, TypeError):  # old weight norm and pruning keep tensors that torch does not copy
         twin = copy.deepcopy(network)

@@ -62,13 +62,13 @@ class CompiledKernels:
             torch.library.register_fake(f"trajmatch::{name}", fake, lib=self.operators)
 
     def forward(self, c: Tensor, w: Tensor, b: Tensor, pool: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        """p, mean, rstd."""
+        """Returns p (n, C, h', w') and the statistics mean and rstd (n, C)."""
         return torch.ops.trajmatch.block_forward(c, w, b, pool, eps)
 
     def gradient(
         self, gp: Tensor, c: Tensor, w: Tensor, b: Tensor, mean: Tensor, rstd: Tensor, pool: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """gc, S1, S2."""
+        """Returns gc (n, C, h, w), S1 and S2 (n, C)."""
         return torch.ops.trajmatch.block_gradient(gp, c, w, b, mean, rstd, pool)
 
     def curvature(
@@ -81,7 +81,7 @@ class CompiledKernels:
         sums: tuple[Tensor, Tensor],
         pool: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """d/dgp, d/dc, d/dw (n, C)."""
+        """Returns the derivatives in gp, in c and, before the sum over images (n, C), in w."""
         tensors = (*v, gp, c, *parameters, *statistics, *sums)
         return torch.ops.trajmatch.block_curvature(*tensors, pool)
 

@@ -80,7 +80,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def unpickle(data: bytes, where: str) -> dict[str, Any]:
-    """The dict in a CIFAR batch, arrays included; ValueError for anything else, without running any of it."""
+    """The dict in a CIFAR batch, arrays included. Raises ValueError for anything else, and runs none of it."""
     try:
         # Python 2 wrote them: "bytes" keeps its strings as they are.
         value = _Unpickler(BytesIO(data), encoding="bytes").load()

@@ -26,7 +26,7 @@ class Depth:
 
     @property
     def words(self) -> str:
-        """What is said of it."""
+        """What is said of the depth."""
         if self.is_float:
             return "0 to 1, the range of floating-point values, becomes 0 to 255"
         return f"0 to {2**self.bits - 1}, the range of {self.bits} bits that they use, becomes 0 to 255"
@@ -72,7 +72,10 @@ def high_bytes(values: NDArray[Any]) -> Wide:
 
 
 def depth_of(images: Sequence[Wide], names: Sequence[str]) -> Depth:
-    """The smallest depth that holds all values. ValueError naming the image that has no such, or is of another kind."""
+    """The smallest depth that holds all values.
+
+    Raises ValueError naming the image whose values no depth holds, or that is of another kind than the first.
+    """
     for image, name in zip(images, names, strict=True):
         _check(image, name)
     kinds = {image.kind == "float" for image in images}
@@ -108,7 +111,7 @@ def _check(image: Wide, name: str) -> None:
 
 
 def narrowed(values: NDArray[Any], depth: Depth) -> NDArray[np.uint8]:
-    """Values as uint8, rounded. What is outside of the depth is cut: it is refused when all have been seen."""
+    """Values as uint8, rounded. Values outside of the depth are cut: they are refused when all have been seen."""
     if values.dtype.kind == "f":
         return np.round(np.clip(np.nan_to_num(values.astype(np.float64)), 0, 1) * 255).astype(np.uint8)
     top = 2**depth.bits - 1

@@ -26,7 +26,7 @@ def read_folder(path: Path, train: str | None = None, test: str | None = None) -
     at any depth. What is left out is in the notes.
 
     train, test: folders in `path` that are the splits; "." is `path` itself, and "none" no test split.
-    ValueError where it cannot be told what is meant.
+    Raises ValueError where it cannot be told what is meant.
     """
     left = LeftOut()
     notes: list[str] = []
@@ -74,7 +74,7 @@ def _splits(root: Path, train: str | None, test: str | None, left: LeftOut) -> t
 
 
 def _named(root: Path, which: str, name: str | None) -> Path | None:
-    """The folder that a setting names. ValueError where there is none."""
+    """The folder that a setting names. Raises ValueError where there is none."""
     if name is None:
         return None
     folder = root / name
@@ -91,7 +91,7 @@ def _are_apart(first: Path, second: Path) -> bool:
 def _unwrapped(folder: Path, left: LeftOut, is_split: bool = True) -> Path:
     """The folder in which the splits or classes lie: the only one with images, as long as that holds folders alone.
 
-    is_split: a folder that is called as a test split may be passed only inside of a split.
+    is_split: whether `folder` is a split; only inside of a split may a folder be passed that is called as a test split.
     """
     for _ in range(_DEPTH):
         children = subfolders(folder)
@@ -114,7 +114,10 @@ def _is_tree(folder: Path) -> bool:
 
 
 def _has_classes(folder: Path, strict: bool = True) -> bool:
-    """Whether a folder holds at least two folders with images, perhaps in another; strict: and no image beside them."""
+    """Whether a folder holds at least two folders with images, perhaps in another.
+
+    strict: whether an image beside these folders makes the answer no.
+    """
     folder = _unwrapped(folder, LeftOut())
     return len(_with_images(folder)) > 1 and not (strict and has_images(folder, deep=False))
 
@@ -134,7 +137,7 @@ def _with_images(folder: Path) -> list[Path]:
 
 
 def _training(root: Path, kinds: dict[Kind | None, list[Path]], test: Path | None) -> Path:
-    """The training split, or `root`, where its folders are the classes. ValueError where it cannot be told."""
+    """The training split, or `root`, where its folders are the classes. Raises ValueError where it cannot be told."""
     training, tests = kinds["train"], kinds["test"] + kinds["validation"]
     # Where there is a test split too, a stray image beside the class folders tells nothing.
     trees = [child for child in training if _has_classes(child, strict=not (tests or test))]
@@ -169,7 +172,7 @@ def _training(root: Path, kinds: dict[Kind | None, list[Path]], test: Path | Non
 
 
 def _refuse_same_folders(root: Path) -> None:
-    """ValueError where all folders hold the same folders: they may be splits or versions, and those the classes."""
+    """Raise ValueError where all folders hold the same folders: the outer ones may be splits, and the inner classes."""
     inside = [{_name(child) for child in _class_folders(folder)} for folder in _with_images(root)]
     shared = sorted(set.intersection(*inside)) if len(inside) > 1 else []
     if len(shared) > 1 and not all(map(is_plain, shared)):  # classes that hold splits are refused with other advice
@@ -237,7 +240,7 @@ def _split(files: Files, classes: Sequence[str]) -> Split:
 
 
 def _class_files(folder: Path, left: LeftOut) -> Files:
-    """Image files by class folder; ValueError when there is no class folder or a class folder has no image."""
+    """Image files by class folder. Raises ValueError where there is no class folder, or one has no image."""
     found = subfolders(folder, left)
     if not found:
         loose = has_images(folder, deep=False)
@@ -259,7 +262,7 @@ def _class_files(folder: Path, left: LeftOut) -> Files:
 
 
 def _refuse_copy(found: Sequence[Path]) -> None:
-    """ValueError where one of some class folders holds all the others again, as archives that were packed twice do."""
+    """Raise ValueError where one class folder holds all the others again, as in an archive that was packed twice."""
     names = {_name(child) for child in found}
     for child in found:
         others = names - {_name(child)}
@@ -273,7 +276,7 @@ def _refuse_copy(found: Sequence[Path]) -> None:
 
 
 def _refuse_inner_splits(folder: Path, depth: int = _DEPTH) -> None:
-    """ValueError where a class folder holds splits at some depth: joined, test images would be trained on."""
+    """Raise ValueError where a class folder holds splits at some depth: joined, test images would be trained on."""
     kinds = {kind_of(child.name): child.name for child in subfolders(folder) if is_plain(child.name)}
     second = kinds.get("test") or kinds.get("validation")
     if "train" in kinds and second:

@@ -23,7 +23,7 @@ def is_hub_name(source: str) -> bool:
 
 
 def read_hub(source: str, train: str | None = None, test: str | None = None) -> Source:
-    """A data set of the Hugging Face Hub by its 'owner/name'; at once a ValueError when the Hub cannot be reached."""
+    """A data set of the Hugging Face Hub by its 'owner/name'. Raises ValueError, at once where the Hub is not there."""
     parquet.require("datasets", f"{source!r} is no local file or folder, so it is a name on the Hugging Face Hub")
     offline = any(os.environ.get(key, "").upper() in ("1", "ON", "YES", "TRUE") for key in _OFFLINE_VARIABLES)
     advice = "give a local Parquet file, a folder of images or 'digits' instead"

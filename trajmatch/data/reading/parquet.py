@@ -40,13 +40,13 @@ def _files(path: Path, depth: int = _DEPTH) -> Iterator[Path]:
 
 
 def require(module: str, why: str) -> None:
-    """ValueError where a package of the extra `hf` is not installed."""
+    """Raise ValueError where a package of the extra `hf` is not installed."""
     if importlib.util.find_spec(module) is None:
         raise ValueError(f"{why}, which needs the package {module}: {INSTALL}")
 
 
 def read_file(path: Path) -> Source:
-    """One .parquet or .arrow file, all of it training images. ValueError when the extra `hf` is not installed."""
+    """One .parquet or .arrow file, all of it training images. Raises ValueError where the extra `hf` is missing."""
     require("pyarrow", f"{path} is {'Parquet' if path.suffix.lower() == '.parquet' else 'an Arrow file'}")
     return source_of(printable(path.stem), {"train": partial(_tables, [path])}, "train", [], _unheeded([path]))
 
@@ -57,8 +57,11 @@ def read_parquet(path: Path, train: str | None = None, test: str | None = None) 
     The split is in the name of a file, as in train-00000-of-00001.parquet or x_test.parquet, or of a folder around it,
     as in default/train/0000.parquet. `validation` is the test split when there is no labelled `test`. Class names come
     from each file's Hugging Face features; without them they are the integers as text. Files without a split are one
-    table where they are its pieces. train, test: the files that are the splits, or folders of them.
-    ValueError where it cannot be told what is meant, or when the extra `hf` is not installed.
+    table where they are its pieces.
+
+    train, test: the files that are the splits, or folders of such files.
+
+    Raises ValueError where it cannot be told what is meant, or when the extra `hf` is not installed.
     """
     require("pyarrow", f"{path} is {'a saved data set' if _is_saved(path) else 'Parquet'}")
     name = printable(path.resolve().name)
@@ -123,7 +126,7 @@ def _by_kind(files: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
 
 
 def _check_sets(path: Path, files: Sequence[str], is_split: bool) -> None:
-    """ValueError where files belong to several data sets, or are neither splits nor the pieces of one table."""
+    """Raise ValueError where files belong to several data sets, or are neither splits nor the pieces of one table."""
     folders = {"/".join(part for part in file.split("/")[:-1] if kind_of(part) is None) for file in files}
     if len(folders) > 1:
         raise ValueError(
@@ -143,7 +146,7 @@ def _check_sets(path: Path, files: Sequence[str], is_split: bool) -> None:
 def _incomplete(path: Path, files: Sequence[str]) -> list[str]:
     """What is told of tables whose files say how many they are, as in train-00000-of-00003, where some are missing.
 
-    ValueError where they say several numbers: files of two versions would be joined.
+    Raises ValueError where they say several numbers: files of two versions would be joined.
     """
     found: dict[str, list[tuple[int, int]]] = {}
     for file in files:

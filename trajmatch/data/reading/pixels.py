@@ -84,11 +84,12 @@ def decode_splits(
 ) -> tuple[list[Pixels], Seen]:
     """One uint8 array (n, c, h, w) per split, all with the same c, h and w, and what was met on the way.
 
-    size:   pixels; the shorter side is resized to it, then the centre is cropped to size x size. None: as they are.
-    colour: "grey" (c = 1), "rgb" (c = 3), or "auto": grey if every image of every split is, else rgb.
+    size:       pixels to which the shorter side is resized, and the centre cropped; None leaves images as they are.
+    colour:     "grey" (c = 1), "rgb" (c = 3), or "auto": grey if every image of every split is, else rgb.
     background: what transparent images are laid on.
+
     Images of more than 8 bits are scaled by the one range that all of them, in all splits, use.
-    ValueError naming the image when one cannot be read, or when sizes differ and `size` is None.
+    Raises ValueError naming the image when one cannot be read, or when sizes differ and `size` is None.
     """
     how, seen = How(size, colour, background), Seen()
     first: tuple[str, tuple[int, ...]] | None = None

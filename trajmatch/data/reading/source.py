@@ -38,9 +38,13 @@ class Split:
 
 @dataclass(frozen=True)
 class Source:
-    """What a reader found. test is None where the source has no test split of its own.
+    """What a reader found.
 
-    test_from: what the test split is called there.
+    name:      what the source is called.
+    classes:   names of the classes; a label is an index into them.
+    train:     the training split.
+    test:      the test split; None where the source has none of its own.
+    test_from: what the test split is called in the source.
     notes:     what was left out or assumed and why, a phrase each.
     """
 
@@ -67,7 +71,7 @@ def natural(name: str) -> tuple[list[str | int], str]:
 
 
 def suggestion(word: str, known: Sequence[str]) -> str:
-    """', did you mean ...?' or nothing."""
+    """What to add to a sentence about an unknown word: ', did you mean ...?', or nothing."""
     near = difflib.get_close_matches(word, known, n=1)
     return f", did you mean {near[0]!r}?" if near else ""
 
@@ -83,7 +87,7 @@ def labelled(
     """A Source from splits whose labels are the file's own integers.
 
     With `names`, label i is class names[i]. Without, the classes are the integers that occur, as text, so that labels
-    with gaps need no empty classes. ValueError for a negative label or one beyond `names`.
+    with gaps need no empty classes. Raises ValueError for a negative label or one beyond `names`.
     """
     splits = [train] if test is None else [train, test]
     for split in splits:
@@ -108,7 +112,7 @@ def printable(name: str) -> str:
 
 
 def distinguished(names: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
-    """The names, those that occur more than once followed by their class's number, and a note that says so.
+    """The names, where those that occur more than once are followed by their class's number, and a note that says so.
 
     >>> distinguished(["crane", "owl", "crane"])[0]
     ('crane (0)', 'owl', 'crane (2)')
@@ -126,8 +130,10 @@ def distinguished(names: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
 def aligned(split: Split, names: Sequence[str] | None, wanted: Sequence[str] | None, where: str) -> tuple[Split, bool]:
     """The split with its labels as `wanted` numbers the classes, and whether that changed any number.
 
-    names: what its own labels mean. A class is the same where its name is, whatever its number. ValueError where a
-    label that occurs has a name that `wanted` lacks, or where names that occur more than once are in another order.
+    names: what the split's own labels mean. A class is the same where its name is, whatever its number.
+
+    Raises ValueError where a label that occurs has a name that `wanted` lacks, or where names that occur more than once
+    are in another order.
     """
     if names is None or wanted is None or list(names) == list(wanted):
         return split, False
@@ -157,7 +163,7 @@ REORDERED = "classes are numbered otherwise in {}, and were matched by name"
 
 
 def integer_labels(values: Any, where: str) -> Labels:
-    """(n,) int64 from an array of any integer type, (n,) or (n, 1); ValueError otherwise."""
+    """Labels (n,) int64 from an array of any integer type, (n,) or (n, 1). Raises ValueError for anything else."""
     array = np.asarray(values)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]

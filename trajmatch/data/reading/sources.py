@@ -33,9 +33,11 @@ _ARRAY_SUFFIXES = (".npz", ".parquet", ".arrow", *_TAR)
 
 
 def read(source: object, train: str | None = None, test: str | None = None) -> Source:
-    """Recognise `source` (see `images.load`) and read it, undecoded. ValueError when it is none of the known kinds.
+    """Recognise `source` (see `images.load`) and read it, undecoded.
 
     train, test: what its splits are called, where their names do not tell; "none" for a test split that is not read.
+
+    Raises ValueError where the source is of no known kind.
     """
     if isinstance(source, str | os.PathLike) and source != "digits":
         return _read_path(os.fspath(source), train, test)
@@ -50,7 +52,7 @@ def read(source: object, train: str | None = None, test: str | None = None) -> S
 
 
 def _refuse(train: str | None, test: str | None, what: str) -> None:
-    """ValueError where splits are named of a source that has none to choose."""
+    """Raise ValueError where the user names splits of a source that has none to choose."""
     for flag, value in (("--images.train-split", train), ("--images.test-split", test)):
         if value is not None:
             raise ValueError(f"{flag} is {value!r} and has no effect on {what}: leave it out.")
@@ -146,7 +148,7 @@ def read_npz(path: Path, train: str | None = None, test: str | None = None) -> S
 def _npz_test(
     arrays: Mapping[str, NDArray[Any]], path: Path, wanted: str | None, train: str
 ) -> tuple[str | None, Split | None, list[str]]:
-    """The name of the test split, the split, and notes. Labels that are all -1 are none: validation takes its place."""
+    """The name of the test split, the split, and notes. Where all its labels are -1, the validation split is taken."""
     if wanted == "none":
         return None, None, []
     if wanted is not None:

@@ -70,7 +70,7 @@ def is_plain(name: str) -> bool:
 def choose(names: Sequence[str], train: str | None, test: str | None, where: str) -> tuple[str, list[str]]:
     """Which of some splits is the training split, and which may be the test split, the best first.
 
-    train, test: what a user calls them; "none" is no test split. ValueError where it cannot be told.
+    train, test: what a user calls them; "none" is no test split. Raises ValueError where it cannot be told.
     """
     for flag, value in (("--images.train-split", train), ("--images.test-split", test)):
         if value is not None and value not in names and not (flag.endswith("test-split") and value == "none"):

@@ -26,7 +26,7 @@ Tables = Sequence[tuple[Any, str]]  # of one split, each with its name for a mes
 
 
 def features(schema: Any, where: str) -> dict[str, Any]:
-    """The Hugging Face description of the columns, by column; empty without one. ValueError where it is damaged."""
+    """The Hugging Face description of each column; empty where there is none. Raises ValueError where it is damaged."""
     text = (schema.metadata or {}).get(b"huggingface")
     try:
         found = json.loads(text) if text else {}
@@ -68,7 +68,9 @@ def source_of(
 ) -> Source:
     """A Source from splits by name, which are read when they are needed.
 
-    tests: those that may be the test split, the best first: the first that has labels is. ValueError where none has.
+    tests: the splits that may be the test split, the best first; the first that has labels is taken.
+
+    Raises ValueError where no test split has labels.
     """
     notes = list(notes)
     tables = read[train]()

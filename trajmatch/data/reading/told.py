@@ -20,7 +20,15 @@ def told(
     test_from: str,
     notes: Sequence[str],
 ) -> str:
-    """The line. counts: images for training, validation and test; shape: (c, h, w) of an image.
+    """The line that tells what was read.
+
+    where:     what was read.
+    classes:   names of the classes.
+    counts:    images for training, validation and test.
+    shape:     (c, h, w) of an image.
+    held_out:  whether the validation images are no training images.
+    test_from: what the test images are, in words.
+    notes:     what was left out or assumed, a phrase each.
 
     >>> told("pets", ["cat", "dog"], (9, 1, 2), (3, 8, 8), True, "the folder 'test'", ["left out: 1 link"])
     "read pets: 2 classes (cat, dog); 9 images for training, 1 for validation and 2 for test (the folder 'test'); \

@@ -23,7 +23,7 @@ WHITE = Background("white", (255, 255, 255))
 
 
 def background(name: str) -> Background:
-    """The colour of a setting: a name of CSS or #rrggbb. ValueError for anything else."""
+    """The colour of a setting: a name of CSS or #rrggbb. Raises ValueError for anything else."""
     found: tuple[int, ...] = ()
     with suppress(ValueError):
         found = ImageColor.getrgb(name)
@@ -36,8 +36,8 @@ def background(name: str) -> Background:
 def scale_transparent_value(image: Image.Image, is_cut: bool) -> None:
     """Bring the value that an opened file calls transparent to the eight bits in which Pillow reads the pixels.
 
-    Pillow leaves it in the file's own bits: two or four of grey, or sixteen of colour (is_cut), of which it reads the
-    upper eight. So another value would be transparent, or none.
+    Pillow leaves this value in the file's own bits: two or four of grey, or sixteen of colour (is_cut), of which Pillow
+    reads the upper eight. So another value would be transparent, or none.
     """
     value = image.info.get("transparency")
     if is_cut and isinstance(value, tuple):

@@ -16,7 +16,7 @@ class Diagnosis:
     look:   (run, options, advance) -> the numbers of one run; `look` tells advance(count) the pieces that are done.
     draw:   numbers of all runs -> figure.
     about:  options -> numbers that hold for all runs; by default there are none.
-    alone:  the diagnosis looks at the first run only, and the numbers of that run are the record itself.
+    alone:  the diagnosis looks at one run only, and the numbers of that run are the record itself.
     """
 
     pieces: Callable[[Opened, Diagnose], int]

@@ -26,10 +26,14 @@ from trajmatch.settings.options import DIAGNOSES, Diagnose
 def diagnose(name: str, options: Diagnose, command: str) -> Path:
     """Compute one diagnosis; returns the JSON's path, beside which the figure lies.
 
-    Raises ValueError for a name or an option that is out of range, and for runs that can't be opened.
+    Raises ValueError for a name or an option that is out of range, for several runs where the diagnosis looks at one
+    alone, and for runs that can't be opened.
     """
     check(name, options)
-    found, runs = diagnosis(name), open_runs(name, options)
+    found = diagnosis(name)
+    if found.alone and len(options.run) > 1:  # the others would be left out without a word
+        raise ValueError(f"--run has {len(options.run)} run folders and must have one: {name} looks at one run alone")
+    runs = open_runs(name, options)
     options, folder = with_radius(options, runs), options.folder()
     total = found.total(runs, options)
     LOGGER.info(f"{name}: {total} pieces of work")
