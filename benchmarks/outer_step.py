@@ -36,7 +36,8 @@ from trajmatch.methods.engines import Engine
 from trajmatch.methods.training import Training, train
 from trajmatch.run.assembly import setup
 from trajmatch.run.assembly.engine import prepare_process
-from trajmatch.settings.config import Config, Images
+from trajmatch.settings.config import Config
+from trajmatch.settings.inputs import Images
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from trajmatch.core.draws import derive
 from trajmatch.core.sharpness import ASAM, GSAM, SAM, FlatGSAM, VaSSO
 from trajmatch.methods.training import Training
 from trajmatch.settings.checks import resolve
-from trajmatch.settings.config import Config, Network
+from trajmatch.settings.config import Config
 from trajmatch.settings.flat import DISTILL_FIELDS, EVALUATE_FIELDS, EXPERT_FIELDS, settings
+from trajmatch.settings.inputs import Network
 
 PACKAGE = Path(__file__).parents[1] / "trajmatch"
 # The settings that experts and runs have been compared by, so far. A new one may be added, whose default leaves what

@@ -43,7 +43,7 @@ class Dataset:
     train, validation, test: the splits.
     held_out:   whether the validation images were taken out of `train`; else `train` has them too.
     read:       what was read, for people: a sentence of `told`.
-    digest:     hash of the classes, and of all images with their labels before a seed drew any: the same for every seed.
+    digest:     hash of classes, images and labels before a seed drew any: the same for every seed.
     """
 
     name: str

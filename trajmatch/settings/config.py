@@ -7,58 +7,14 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from trajmatch.settings import ranges
+from trajmatch.settings.inputs import Images, Network
 
 Sharpness = Literal["auto", "none", "sam", "asam", "gsam", "vasso", "satm"]
 EngineName = Literal["auto", "eager", "fused", "compiled"]
-Norm = Literal["instance", "group", "layer", "batch", "none"]
-Pooling = Literal["avg", "max", "none"]
 MethodName = Literal[
     "mtt", "ftd", "tesla", "datm", "satm", "satm-fi", "satm-da", "contra", "satm-contra",
     "random", "herding", "k-center", "dc", "dsa", "dm", "mdc", "rat-bptt",
 ]  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Images:
-    """How the real images are read and seen by a network."""
-
-    size: ranges.Side | None = None
-    """Resize the shorter side to this many pixels and crop to a square; None keeps the images as they are."""
-    classes: tuple[ranges.Words, ...] = ()
-    """Keep only these classes, by name; none named keeps all."""
-    colour: Literal["auto", "grey", "rgb"] = "auto"
-    """Greyscale or colour; auto is grey where every image is."""
-    normalise: Literal["zca", "channel", "none"] = "zca"
-    """Whiten with ZCA, or standardise each channel, or only scale pixels to [0, 1]."""
-    validation: Annotated[float, ranges.Range(0, 0.5, above=True)] = 0.1
-    """Share of the training images on which checkpoints are chosen."""
-    hold_out: bool = True
-    """Keep the validation images away from the experts. False trains experts on all training images."""
-    test_fraction: Annotated[float, ranges.Range(0, 1, above=True, below=True)] = 0.2
-    """Share of the images tested on, where the data has no test set of its own."""
-    background: ranges.Words = "white"
-    """Colour that transparent images are laid on: a name, or #rrggbb."""
-    train_split: ranges.Words | None = None
-    """What the training split is called in the data, where its name does not tell; . is the folder itself."""
-    test_split: ranges.Words | None = None
-    """What the test split is called in the data; none draws test images from the training images."""
-
-
-@dataclass(frozen=True)
-class Network:
-    """The network: the ConvNet of the field, depth x [conv 3x3, norm, ReLU, pool] and a linear layer, or another."""
-
-    name: ranges.Words = "convnet"
-    """convnet, mlp, lenet, alexnet, vgg11, resnet18, resnet18-group, vgg11-batch, resnet18-batch, vit, timm:NAME, or
-    MODULE:FACTORY, your own FACTORY((c, h, w), num_classes). The other settings are the ConvNet's."""
-    depth: ranges.Depth = 3
-    """Blocks of the ConvNet: 3 for images of 32 pixels, 4 for 64, 5 for 128."""
-    width: ranges.Width = 128
-    """Channels of every block of the ConvNet."""
-    norm: Norm = "instance"
-    """Normalisation of every block; with batch norm a network can be scored, but experts can't be made of it."""
-    pooling: Pooling = "avg"
-    """Pooling of every block of the ConvNet."""
 
 
 @dataclass(frozen=True)

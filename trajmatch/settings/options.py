@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from trajmatch.settings.config import EngineName, Norm, Pooling
+from trajmatch.settings.config import EngineName
+from trajmatch.settings.inputs import Norm, Pooling
 from trajmatch.settings.kinds import checked
 from trajmatch.settings.ranges import FINITE, Count, Depth, Few, Place, Range, Share, Width, Words
 

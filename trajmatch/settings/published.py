@@ -7,7 +7,8 @@ step in eta itself, and ours is in log eta (method.md section 2).
 
 from typing import NamedTuple
 
-from trajmatch.settings.config import Config, Evaluation, Expert, Images, Matching, MethodName, Network, Outer
+from trajmatch.settings.config import Config, Evaluation, Expert, Matching, MethodName, Outer
+from trajmatch.settings.inputs import Images, Network
 
 
 class Row(NamedTuple):

@@ -20,8 +20,8 @@ from trajmatch.run.scores import search as module
 from trajmatch.run.scores.search import agreement
 from trajmatch.run.stages import trials as jobs
 from trajmatch.run.stages.trials import Trial
-from trajmatch.settings.config import Norm, Pooling
 from trajmatch.settings.flat import parsed
+from trajmatch.settings.inputs import Norm, Pooling
 from trajmatch.settings.options import Search
 
 Captured = pytest.CaptureFixture[str]

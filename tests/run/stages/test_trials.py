@@ -18,8 +18,9 @@ from trajmatch.run.assembly.setup import Setup
 from trajmatch.run.stages import trials as jobs
 from trajmatch.run.stages.trials import Trial, bench, real_trial, set_trials
 from trajmatch.settings.checks import resolve
-from trajmatch.settings.config import Config, Network
+from trajmatch.settings.config import Config
 from trajmatch.settings.flat import parsed
+from trajmatch.settings.inputs import Network
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,8 @@ from trajmatch.methods.training import Training
 from trajmatch.run.assembly import letters
 from trajmatch.run.assembly.budget import parse_memory
 from trajmatch.run.assembly.engine import Compute, at_once, outer_compute, training_engine
-from trajmatch.settings.config import Config, Network
+from trajmatch.settings.config import Config
+from trajmatch.settings.inputs import Network
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,7 @@ from trajmatch.run.assembly.engine import prepare_process
 from trajmatch.run.assembly.setup import factory
 from trajmatch.run.diagnose.diagnosis import Diagnosis
 from trajmatch.run.diagnose.subject import Opened
-from trajmatch.settings.config import Network
+from trajmatch.settings.inputs import Network
 from trajmatch.settings.options import Diagnose
 
 COMPARED = ("unrolled", "adjoint", "truncated", "random-window", "tesla")

@@ -23,7 +23,7 @@ from trajmatch.run.folder import commit
 from trajmatch.run.scores.evaluate import scores_file
 from trajmatch.run.stages.evaluation import chosen_on, random_set
 from trajmatch.run.stages.trials import Trial, bench, real_trial, set_trials
-from trajmatch.settings.config import Network
+from trajmatch.settings.inputs import Network
 from trajmatch.settings.kinds import checked
 from trajmatch.settings.options import Search
 

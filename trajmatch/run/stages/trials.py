@@ -28,7 +28,8 @@ from trajmatch.methods.training import Training
 from trajmatch.run.assembly.engine import training_engine
 from trajmatch.run.assembly.letters import evaluation_training
 from trajmatch.run.assembly.setup import Setup, device, factory
-from trajmatch.settings.config import Config, Network
+from trajmatch.settings.config import Config
+from trajmatch.settings.inputs import Network
 
 REMEDY = "delete it, and its networks are trained again"
 NAME = re.compile("[0-9a-f]{32}(-[0-9a-f]{8})?")
