@@ -85,12 +85,12 @@ class _Serving:
     """What a rank is at.
 
     peer:    whom it answers. turn: the number of its piece of work, by which the watch tells two apart.
-    code:    with which it ends, where that is decided. signals: those that came.
+    code:    with which it ends, where the watch has seen that rank 0 has. signals: those that came.
     """
 
     peer: Peer | None = None
     turn: int = 0
-    code: int = 0
+    code: int | None = None
     signals: list[int] = field(default_factory=list)
 
 
@@ -106,11 +106,14 @@ def serve(device: str) -> int:
     _met[:] = _join(device)
     threading.Thread(target=_watch, args=(state, _met[0]), daemon=True, name="watch of rank 0").start()
     try:
-        return _served(state, _met)
-    except KeyboardInterrupt:  # of the watch, where what was being done could be saved
-        return state.code
-    finally:
-        _leave()
+        code = _served(state, _met)
+    except KeyboardInterrupt:  # the watch's, where what was being done has been saved
+        code = state.code or 0
+    holding.came.clear()
+    _leave()
+    if code:
+        print(f"trajmatch: rank {rank()} of {host()}: rank 0 is gone", file=sys.stderr, flush=True)
+    return code
 
 
 def _served(state: _Serving, known: Sequence[Peer]) -> int:
@@ -122,13 +125,14 @@ def _served(state: _Serving, known: Sequence[Peer]) -> int:
             words, tensors = peer.asked_for()
         except (OSError, EOFError, RuntimeError):
             if peer.rank == 0:
-                print(f"trajmatch: rank {rank()} of {host()}: rank 0 is gone", file=sys.stderr, flush=True)
                 return 1
             known = [other for other in known if other is not peer]  # rank 0 notices, and decides
             continue
         if words == END:
             return 0
         _work(state, peer, words, tensors)
+        if state.code is not None:
+            return state.code
 
 
 def _work(state: _Serving, peer: Peer, words: tuple[Function, tuple[Any, ...]], tensors: Sequence[Tensor]) -> None:

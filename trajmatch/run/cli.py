@@ -75,10 +75,11 @@ def _serve(words: list[str]) -> int:
     """
     if not words or words[0] not in VERBS or not VERBS[words[0]].over_ranks or {"-h", "--help"} & set(words):
         return 0
-    with redirect_stdout(StringIO()), redirect_stderr(StringIO()), heard(quiet=True):
+    with heard(quiet=True):
         try:
-            line.check_words(words[1:])
-            config = _understood(words[0], words[1:]).config
+            with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+                line.check_words(words[1:])
+                config = _understood(words[0], words[1:]).config
         except (ValueError, OSError, SystemExit):
             return 2
         from trajmatch.machine.ranks import serve
