@@ -74,6 +74,7 @@ RULES = (
          lambda c, m: _where(m.condenses and c.method != "rat-bptt", f"--method {c.method}")),
     Idle("outer.lr_step_size outer.momentum_step_size",
          lambda c, m: _where(c.matching.rate == "fixed", "--matching.rate fixed")),
+    Idle("deterministic", lambda c, m: _where(c.device == "cpu", "--device cpu")),
     Idle("memory", lambda c, m: _where(c.micro_batch is not None, "--micro-batch, which goes before it")),
 )  # fmt: skip
 # What a verb does not do; a run does all of it.
