@@ -154,17 +154,23 @@ def probe(about: dict[str, Any]) -> float:
 
 
 def run_case(case: Case, chosen: list[Side], data: Path, device: torch.device, threads: int) -> list[dict[str, Any]]:
-    """All rows of one case."""
+    """All rows of one case: those of the sides that fit into the device's memory."""
     found = Segment(**read_tensors(data))
-    steps = [step(case, side, found, device, case.timed_steps) for side in chosen]
     wanted = exact(case, found, device, case.timed_steps)
-    found_errors = []
-    for side, run in zip(chosen, steps, strict=True):
+    fitting: dict[Side, Callable[[], Hypergradient]] = {}
+    found_errors = {}
+    for side in chosen:
         say(f"batch {case.batch}: {side}")
-        found_errors.append(errors(run().X, wanted))  # and warm
-    seconds = cost.alternating(steps, case.rounds, device)
+        run = step(case, side, found, device, case.timed_steps)
+        try:
+            found_errors[side] = errors(run().X, wanted)  # and warm
+            fitting[side] = run
+        except torch.OutOfMemoryError:
+            say(f"batch {case.batch}: {side} does not fit into the memory of {device}")
+            torch.cuda.empty_cache()
+    seconds = dict(zip(fitting, cost.alternating(list(fitting.values()), case.rounds, device), strict=True))
     rows = []
-    for k, side in enumerate(chosen):
+    for side in fitting:
         about = {"case": asdict(case), "side": asdict(side), "device": str(device), "threads": threads}
         probed = {**about, "segment": str(data), "steps": case.memory_steps}
         memory = measure.in_fresh_process("benchmarks.outer_step", probed)
@@ -174,14 +180,18 @@ def run_case(case: Case, chosen: list[Side], data: Path, device: torch.device, t
                 "batch": case.batch,
                 "inner_steps": case.inner_steps,
                 "timed_steps": case.timed_steps,
-                "seconds": statistics.median(seconds[k]),
-                "seconds_spread": measure.spread(seconds[k]),
+                "seconds": statistics.median(seconds[side]),
+                "seconds_spread": measure.spread(seconds[side]),
                 "peak_memory_mb": memory,
                 "memory_steps": case.memory_steps,
-                "relative_error": found_errors[k][0],
-                "cosine": found_errors[k][1],
-                "speedup_vs_unrolled": measure.paired_ratio(seconds[chosen.index(UNROLLED)], seconds[k]),
-                "speedup_vs_tesla": measure.paired_ratio(seconds[chosen.index(TESLA)], seconds[k]),
+                "relative_error": found_errors[side][0],
+                "cosine": found_errors[side][1],
+                **{
+                    f"speedup_vs_{one.estimator}": measure.paired_ratio(seconds[one], seconds[side])
+                    if one in seconds
+                    else None
+                    for one in (UNROLLED, TESLA)
+                },
             }
         )
         say(f"batch {case.batch}: {side} {rows[-1]['seconds']:.3f} s, {memory:.0f} MB")
@@ -225,6 +235,9 @@ def arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--width", type=int, default=128, help="channels of the ConvNet (default: 128)")
     parser.add_argument("--batch", type=int, nargs="*", help="only the cases of these batch sizes")
+    parser.add_argument("--few", action="store_true", help="the rows of --quick, on all the inner steps of the others")
+    parser.add_argument("--whole", action="store_true", help="time, and take memory of, all inner steps of every case")
+    parser.add_argument("--inner-steps", type=int, help="so many inner steps in every case, to try the script")
     parser.add_argument("--probe", help=argparse.SUPPRESS)
     return parser.parse_args(words)
 
@@ -239,6 +252,9 @@ def main(words: list[str] | None = None) -> None:
     torch.set_num_threads(given.threads)
     device = setup.device(given.device)
     cases = [replace(case, width=given.width) for case in (QUICK if given.quick else CASES)]
+    cases = [replace(case, inner_steps=given.inner_steps or case.inner_steps) for case in cases]
+    if given.whole:
+        cases = [replace(case, timed_steps=case.inner_steps, memory_steps=case.inner_steps) for case in cases]
     with TemporaryDirectory() as scratch:
         data = Path(scratch) / "segment.safetensors"
         save_tensors(data, segment(given.data, given.width)._asdict(), {})
@@ -246,7 +262,7 @@ def main(words: list[str] | None = None) -> None:
             row
             for case in cases
             if given.batch is None or case.batch in given.batch
-            for row in run_case(case, sides(device, case, given.quick), data, device, given.threads)
+            for row in run_case(case, sides(device, case, given.quick or given.few), data, device, given.threads)
         ]
     about = {**measure.machine(device, given.threads), "network": f"ConvNetD3, width {given.width}, 32 x 32"}
     print(text(about, rows))

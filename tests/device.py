@@ -77,7 +77,7 @@ class Device(TorchDispatchMode):
         if all(there):
             return
         # As on CUDA, a single number on the CPU joins elementwise operations, and does not take their result.
-        able = torch.Tag.pointwise in func.tags or func is _aten.masked_fill.Tensor
+        able = torch.Tag.pointwise in func.tags
         written = func._schema.is_mutable and not there[0]
         if not able or written or any(t.dim() for t, is_there in zip(tensors, there, strict=True) if not is_there):
             found = ", ".join(f"{t.device} {(*t.shape,)}" for t in tensors)

@@ -101,7 +101,7 @@ def placed(state: OuterState) -> OuterState:
     return OuterState(*(value if name == "steps" else value.to(META) for name, value in state._asdict().items()))
 
 
-def waits(take: Take, state: OuterState, steps: int = 4) -> Device:
+def waits(take: Take, state: OuterState, steps: int = 2) -> Device:
     """Take steps; what was waited for in all but the first, which moves the real images to the device."""
     with Device():
         state, *_ = take(state)
@@ -125,12 +125,9 @@ def matching(held: Held, **changes: Any) -> tuple[Matching, OuterState]:
     return take, state
 
 
-@pytest.mark.parametrize("window", ["random", "adaptive"])
-@pytest.mark.parametrize("method", STEPPING)
+@pytest.mark.parametrize(("method", "window"), [*((name, "random") for name in STEPPING), ("rat-bptt", "adaptive")])
 def test_steps_of_every_method(method: str, window: str, held: Held) -> None:
-    if window == "adaptive" and method != "rat-bptt":
-        pytest.skip("the window is rat-bptt's")
-    device = waits(*begun(held, config(method=method, baseline__window=window)))
+    device = waits(*begun(held, config(method=method, baseline__window=window)), steps=4)
     assert set(device.reads) == READING.get((method, window), set())
     assert device.uploads == []
 
@@ -165,8 +162,9 @@ def test_every_mixed_derivative(mixed: str, held: Held) -> None:
 
 
 @pytest.mark.parametrize("together", ["no", "yes"])
-@pytest.mark.parametrize("method", ["contra", "satm-contra", "datm"])
-@pytest.mark.parametrize("combining", RULES)
+@pytest.mark.parametrize(
+    ("method", "combining"), [*(("contra", rule) for rule in RULES), ("satm", "mean"), ("satm-contra", "mean")]
+)
 def test_three_segments(combining: str, method: str, together: str, held: Held) -> None:
     words = {"matching__segments": 3, "matching__concurrent_from": 0, "matching__together": together}
     take, state = matching(held, method=method, **words)
@@ -174,19 +172,19 @@ def test_three_segments(combining: str, method: str, together: str, held: Held) 
     device = waits(replace(take, rule=replace(take.rule, combining=combining)), state)
     # torchjd's rules see the Gramian on the CPU: its docstring says that this waits, once for each trajectory.
     own = combining not in ("mean", "adaptive")
-    assert device.reads == ["segment_weights.weights"] * (4 if own else 0)
-    assert device.uploads == (["segment_weights.weights"] * 4 if own else [])
+    assert device.reads == ["segment_weights.weights"] * (2 if own else 0)
+    assert device.uploads == (["segment_weights.weights"] * 2 if own else [])
 
 
 @pytest.mark.parametrize("labels", ["hard", "learned", "teacher"])
-@pytest.mark.parametrize("method", ["mtt", "satm", "tesla"])
+@pytest.mark.parametrize("method", ["mtt", "satm"])
 def test_every_kind_of_labels(method: str, labels: str, held: Held) -> None:
     assert_never_waits(*matching(held, method=method, outer__labels=labels, matching__segments=2))
 
 
 @pytest.mark.parametrize("family", FAMILIES.keys() - {"identity"})
 def test_every_family_of_augmentations_also_where_bits_must_repeat(family: str, held: Held) -> None:
-    take, state = matching(held, method="mtt", matching__augment=family)
+    take, state = matching(held, method="mtt", matching__augment=family, matching__inner_steps=2)
     assert_never_waits(take, state)
     torch.use_deterministic_algorithms(True)
     try:
@@ -254,7 +252,8 @@ def test_the_images_are_moved_once_for_all_networks_of_a_process(held: Held, tmp
         for k in range(2):
             expert_stage._train_one(path, about, "meta", k, tmp_path / f"{k}.safetensors", {}, told)
         recipe = replace(RECIPE, batch=500)
-        for trial in [*trials.set_trials("k", about, X, Y, 0.1, 2)[:2], trials.real_trial("w", recipe, 0)]:
+        chosen = [one._replace(recipe=recipe) for one in trials.set_trials("k", about, X, Y, 0.1, 2)]
+        for trial in [*chosen, trials.real_trial("w", recipe, 0)]:
             trials._train_one(path, about, "meta", trial, told)
     # Images and labels for training and for tests.
     assert device.uploads.count("material.Mapped.on") == 4
@@ -276,7 +275,7 @@ def mixed_in_an_index(patch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("plant", "method", "where"),
-    [(mixed_in_augmentation, "mtt", "inner.training_view"), (mixed_in_an_index, "dm", "steps.condensation_steps")],
+    [(mixed_in_augmentation, "mtt", "in augment"), (mixed_in_an_index, "dm", "in steps.condensation_steps")],
 )
 def test_a_planted_mixture_of_devices_is_found(
     plant: Callable[[pytest.MonkeyPatch], None],
@@ -299,7 +298,7 @@ def test_a_planted_read_is_found(held: Held, monkeypatch: pytest.MonkeyPatch) ->
         return rho / v.norm() * v if v.norm().item() > 0 else torch.zeros_like(v)
 
     monkeypatch.setattr(sharpness, "_radial", radial)
-    assert waits(take, state).reads == ["sharpness.SAM.perturbation"] * 4
+    assert waits(take, state).reads == ["sharpness.SAM.perturbation"] * 2
 
 
 def test_a_planted_wait_for_a_move_is_found(held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -355,7 +354,7 @@ def test_reads_are_found(operation: Callable[[], Any]) -> None:
 def test_what_a_gpu_takes_is_taken() -> None:
     one = torch.tensor(2.0)
     with Device() as device:
-        for found in (THERE * one, torch.maximum(THERE, one), THERE.masked_fill(THERE > 0, one), THERE + 1):
+        for found in (THERE * one, torch.maximum(THERE, one), THERE + 1):
             assert found.device == META
         assert HERE.to(META, non_blocking=True).device == META
     assert (device.reads, device.uploads) == ([], [])
