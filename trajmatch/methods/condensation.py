@@ -155,8 +155,7 @@ def condensation_step(
             loss = gradients_distance(forward, layout, theta, synthetic, wanted, draws, part)
         (d,) = torch.autograd.grad(loss, X)
     if rule.parts:
-        moves = moving(parts, ipc, len(real)).to(d.device, non_blocking=True)
-        d = torch.where(moves, d, torch.zeros_like(d))
+        d = torch.where(moves := moving(parts, ipc, len(real)).to(d.device, non_blocking=True), d, torch.zeros_like(d))
     moved, moments = _moved(rule, state, d)
     if rule.parts and features is not None:
         moved = torch.where(moves, moved, state.X)  # momentum does not move them either
