@@ -2,7 +2,8 @@
 
 Every row is one estimator on one engine in one precision; `unrolled` and `tesla` on the eager engine in float32 are
 what the published programs do. All rows of a case are timed alternately in one process; memory is that of a fresh
-process for each; errors are against float64. The student is ConvNetD3 on 32 x 32 colour images, matching a segment of
+process for each (on a GPU what its allocator counts, without what compiled code holds from its first call on, its
+captured graphs); errors are against float64. The student is ConvNetD3 on 32 x 32 colour images, matching a segment of
 a network that was trained on the data (the embedded digits, or --data).
 """
 
@@ -67,19 +68,21 @@ QUICK = (Case(10, 50, 8, 50, 5), Case(100, 30, 2, 10, 3))
 UNROLLED, TESLA = Side("unrolled"), Side("tesla")
 
 
-def sides(device: torch.device, case: Case, quick: bool) -> list[Side]:
-    """The rows of a case; those of `--quick` are compiled in one precision alone."""
+def sides(device: torch.device, case: Case, quick: bool, few: bool = False) -> list[Side]:
+    """The rows of a case; those of `--quick` are compiled in one precision alone, those of `--few` have one."""
     fused = ["fused"] if device.type == "cpu" else []
     low = ["bf16-sweep", "bf16"] + (["tf32"] if device.type == "cuda" else [])
     made = [UNROLLED, TESLA]
     made += [Side("adjoint", engine) for engine in ("eager", *fused, "compiled")]
+    best = fused[0] if fused else "compiled"
+    if few:
+        return [*made, Side("truncated", best)]
     made += [
         Side("adjoint", engine, precision)
         for precision in low
         for engine in (*fused, "compiled")
         if not (quick and engine == "compiled")
     ]
-    best = fused[0] if fused else "compiled"
     made += [Side(estimator, best) for estimator in ("truncated", "random-window", "tesla", "unrolled")]
     if case.batch > 20:
         made.append(Side("adjoint", best, micro_batch=20))
@@ -153,6 +156,16 @@ def probe(about: dict[str, Any]) -> float:
     return cost.peak_memory(make, about["steps"], lambda run: peak_over_base(run, device))
 
 
+def memory_of(case: Case, side: Side, data: Path, found: Segment, device: torch.device, threads: int) -> float:
+    """Peak memory in MB of one side: in a fresh process on a CPU, as CUDA's allocator counts here on a GPU."""
+    if device.type == "cuda":
+        make = partial(step, case, side, found, device)
+        return cost.peak_memory(make, case.memory_steps, lambda run: peak_over_base(run, device))
+    about = {"case": asdict(case), "side": asdict(side), "device": str(device), "threads": threads}
+    probed = {**about, "segment": str(data), "steps": case.memory_steps}
+    return float(measure.in_fresh_process("benchmarks.outer_step", probed))
+
+
 def run_case(case: Case, chosen: list[Side], data: Path, device: torch.device, threads: int) -> list[dict[str, Any]]:
     """All rows of one case: those of the sides that fit into the device's memory."""
     found = Segment(**read_tensors(data))
@@ -171,9 +184,7 @@ def run_case(case: Case, chosen: list[Side], data: Path, device: torch.device, t
     seconds = dict(zip(fitting, cost.alternating(list(fitting.values()), case.rounds, device), strict=True))
     rows = []
     for side in fitting:
-        about = {"case": asdict(case), "side": asdict(side), "device": str(device), "threads": threads}
-        probed = {**about, "segment": str(data), "steps": case.memory_steps}
-        memory = measure.in_fresh_process("benchmarks.outer_step", probed)
+        memory = memory_of(case, side, data, found, device, threads)
         rows.append(
             {
                 **asdict(side),
@@ -235,7 +246,7 @@ def arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--width", type=int, default=128, help="channels of the ConvNet (default: 128)")
     parser.add_argument("--batch", type=int, nargs="*", help="only the cases of these batch sizes")
-    parser.add_argument("--few", action="store_true", help="the rows of --quick, on all the inner steps of the others")
+    parser.add_argument("--few", action="store_true", help="the references, adjoint and truncated alone, in float32")
     parser.add_argument("--whole", action="store_true", help="time, and take memory of, all inner steps of every case")
     parser.add_argument("--inner-steps", type=int, help="so many inner steps in every case, to try the script")
     parser.add_argument("--probe", help=argparse.SUPPRESS)
@@ -262,7 +273,7 @@ def main(words: list[str] | None = None) -> None:
             row
             for case in cases
             if given.batch is None or case.batch in given.batch
-            for row in run_case(case, sides(device, case, given.quick or given.few), data, device, given.threads)
+            for row in run_case(case, sides(device, case, given.quick, given.few), data, device, given.threads)
         ]
     about = {**measure.machine(device, given.threads), "network": f"ConvNetD3, width {given.width}, 32 x 32"}
     print(text(about, rows))

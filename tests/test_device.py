@@ -42,9 +42,10 @@ from trajmatch.settings.flat import parsed
 from trajmatch.settings.methods import METHODS
 
 SMALL = {
-    "data": "digits", "images.classes": ["0", "1", "2"], "ipc": 2, "steps": 9, "network.width": 8, "network.depth": 2, "images.normalise": "none",
-    "expert.epochs": 4, "matching.inner_steps": 3, "matching.expert_epochs": 1, "matching.last_epoch": 3,
-    "outer.initial": "real", "outer.threads": 1, "baseline.batch": 6, "baseline.updates": 2, "baseline.epochs": 1,
+    "data": "digits", "images.classes": ["0", "1", "2"], "images.normalise": "none", "ipc": 2, "steps": 9,
+    "network.width": 8, "network.depth": 2, "expert.epochs": 4, "matching.inner_steps": 3, "matching.expert_epochs": 1,
+    "matching.last_epoch": 3, "outer.initial": "real", "outer.threads": 1, "baseline.batch": 6, "baseline.updates": 2,
+    "baseline.epochs": 1,
 }  # fmt: skip
 STEPPING = [name for name, method in METHODS.items() if not method.still]
 # Steps that read values on purpose, by method and setting: the places of the reads, and why.
