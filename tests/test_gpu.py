@@ -64,6 +64,13 @@ def test_a_step_on_the_gpu_is_the_step_in_double_precision(rule: Rule, engine: s
     assert float((found - wanted).norm() / wanted.norm()) < 2e-2  # ReLU masks may flip
 
 
+@pytest.mark.parametrize("rule", [MTT, SATM], ids=["mtt", "satm"])
+def test_compiled_code_is_eager_code_in_double_precision(rule: Rule) -> None:
+    wanted = moved(step(rule, Engine(), "cuda", torch.float64)[0])
+    found = moved(step(rule, Engine("compiled"), "cuda", torch.float64)[0])
+    assert float((found - wanted).norm() / wanted.norm()) < 1e-8
+
+
 def test_segments_together_are_segments_one_by_one() -> None:
     apart = step(MTT, Engine(), "cuda", torch.float64, K=3)[0]
     at_once = step(replace(MTT, together=True), Engine(), "cuda", torch.float64, K=3)[0]
