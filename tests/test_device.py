@@ -157,7 +157,7 @@ def test_every_sharpness_rule(kind: Callable[[float], sharpness.Sharpness], stal
 @pytest.mark.parametrize("micro_batch", [None, 3])
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_every_precision_and_micro_batches(precision: str, micro_batch: int | None, held: Held) -> None:
-    take, state = matching(held, method="satm", matching__batch=7)
+    take, state = matching(held, method="satm", matching__batch=4)
     student = engines.student(take.setup.network, Engine("eager", precision, micro_batch=micro_batch))
     assert_never_waits(replace(take, student=student), state)
 
