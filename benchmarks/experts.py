@@ -13,7 +13,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
@@ -124,14 +124,16 @@ def rate(side: Side, size: Size, device: str) -> float:
     return float(sum(results.get() for _ in started))
 
 
-def sides(device: torch.device, total: int) -> list[Side]:
-    """What is compared; the first is the reference."""
+def sides(device: torch.device, total: int, processes: list[int] | None = None) -> list[Side]:
+    """What is compared; the first is the reference. processes: how many at once, where it is not the usual."""
     loops = ["plain", "eager", *(["fused"] if device.type == "cpu" else []), "compiled"]
     if device.type == "cpu":
         layouts = [(1, total)] + ([(total, 1)] if total > 1 else [])
     else:
         layouts = [(1, total), (2, total), (4, total)]
-    return [Side(loop, processes, threads) for loop in loops for processes, threads in layouts]
+    if processes:
+        layouts = [(count, max(1, total // count)) for count in processes]
+    return [Side(loop, count, threads) for loop in loops for count, threads in layouts]
 
 
 COLUMNS = {
@@ -153,15 +155,18 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument(
         "--batch", type=int, help="only the sizes of this batch: 256 is training experts, 100 an evaluation"
     )
+    parser.add_argument("--processes", type=int, nargs="*", help="only so many processes at once, such as 1 4")
+    parser.add_argument("--width", type=int, help="channels of the ConvNet, to try the script")
     given = parser.parse_args(words)
     sizes = [s for s in (SIZES[1:2] if given.quick else SIZES) if given.batch in (None, s.batch)]
     if not sizes:
         parser.error(f"--batch is {given.batch}, and the sizes to measure have none of it")
+    sizes = [replace(size, width=given.width or size.width) for size in sizes]
     device, total, rounds = setup.device(given.device), cores(), 2 if given.quick else 3
     rows: list[dict[str, Any]] = []
     print(json.dumps(measure.machine(device, total)))
     for size in sizes:
-        chosen = sides(device, total)
+        chosen = sides(device, total, given.processes)
         rates: list[list[float]] = [[] for _ in chosen]
         for _ in range(rounds):
             for k, side in enumerate(chosen):

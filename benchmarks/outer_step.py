@@ -2,7 +2,8 @@
 
 Every row is one estimator on one engine in one precision; `unrolled` and `tesla` on the eager engine in float32 are
 what the published programs do. All rows of a case are timed alternately in one process; memory is that of a fresh
-process for each; errors are against float64. The student is ConvNetD3 on 32 x 32 colour images, matching a segment of
+process for each (on a GPU what its allocator counts, without what compiled code holds from its first call on, its
+captured graphs); errors are against float64. The student is ConvNetD3 on 32 x 32 colour images, matching a segment of
 a network that was trained on the data (the embedded digits, or --data).
 """
 
@@ -68,19 +69,21 @@ QUICK = (Case(10, 50, 8, 50, 5), Case(100, 30, 2, 10, 3))
 UNROLLED, TESLA = Side("unrolled"), Side("tesla")
 
 
-def sides(device: torch.device, case: Case, quick: bool) -> list[Side]:
-    """The rows of a case; those of `--quick` are compiled in one precision alone."""
+def sides(device: torch.device, case: Case, quick: bool, few: bool = False) -> list[Side]:
+    """The rows of a case; those of `--quick` are compiled in one precision alone, those of `--few` have one."""
     fused = ["fused"] if device.type == "cpu" else []
     low = ["bf16-sweep", "bf16"] + (["tf32"] if device.type == "cuda" else [])
     made = [UNROLLED, TESLA]
     made += [Side("adjoint", engine) for engine in ("eager", *fused, "compiled")]
+    best = fused[0] if fused else "compiled"
+    if few:
+        return [*made, Side("truncated", best)]
     made += [
         Side("adjoint", engine, precision)
         for precision in low
         for engine in (*fused, "compiled")
         if not (quick and engine == "compiled")
     ]
-    best = fused[0] if fused else "compiled"
     made += [Side(estimator, best) for estimator in ("truncated", "random-window", "tesla", "unrolled")]
     if case.batch > 20:
         made.append(Side("adjoint", best, micro_batch=20))
@@ -154,35 +157,53 @@ def probe(about: dict[str, Any]) -> float:
     return cost.peak_memory(make, about["steps"], lambda run: peak_over_base(run, device))
 
 
+def memory_of(case: Case, side: Side, data: Path, found: Segment, device: torch.device, threads: int) -> float:
+    """Peak memory in MB of one side: in a fresh process on a CPU, as CUDA's allocator counts here on a GPU."""
+    if device.type == "cuda":
+        make = partial(step, case, side, found, device)
+        return cost.peak_memory(make, case.memory_steps, lambda run: peak_over_base(run, device))
+    about = {"case": asdict(case), "side": asdict(side), "device": str(device), "threads": threads}
+    probed = {**about, "segment": str(data), "steps": case.memory_steps}
+    return float(measure.in_fresh_process("benchmarks.outer_step", probed))
+
+
 def run_case(case: Case, chosen: list[Side], data: Path, device: torch.device, threads: int) -> list[dict[str, Any]]:
-    """All rows of one case."""
+    """All rows of one case: those of the sides that fit into the device's memory."""
     found = Segment(**read_tensors(data))
-    steps = [step(case, side, found, device, case.timed_steps) for side in chosen]
     wanted = exact(case, found, device, case.timed_steps)
-    found_errors = []
-    for side, run in zip(chosen, steps, strict=True):
+    fitting: dict[Side, Callable[[], Hypergradient]] = {}
+    found_errors = {}
+    for side in chosen:
         print(f"batch {case.batch}: {side}", file=sys.stderr)
-        found_errors.append(errors(run().X, wanted))  # and warm
-    seconds = cost.alternating(steps, case.rounds, device)
+        run = step(case, side, found, device, case.timed_steps)
+        try:
+            found_errors[side] = errors(run().X, wanted)  # and warm
+            fitting[side] = run
+        except torch.OutOfMemoryError:
+            print(f"batch {case.batch}: {side} does not fit into the memory of {device}", file=sys.stderr)
+            torch.cuda.empty_cache()
+    seconds = dict(zip(fitting, cost.alternating(list(fitting.values()), case.rounds, device), strict=True))
     rows = []
-    for k, side in enumerate(chosen):
-        about = {"case": asdict(case), "side": asdict(side), "device": str(device), "threads": threads}
-        probed = {**about, "segment": str(data), "steps": case.memory_steps}
-        memory = measure.in_fresh_process("benchmarks.outer_step", probed)
+    for side in fitting:
+        memory = memory_of(case, side, data, found, device, threads)
         rows.append(
             {
                 **asdict(side),
                 "batch": case.batch,
                 "inner_steps": case.inner_steps,
                 "timed_steps": case.timed_steps,
-                "seconds": statistics.median(seconds[k]),
-                "seconds_spread": measure.spread(seconds[k]),
+                "seconds": statistics.median(seconds[side]),
+                "seconds_spread": measure.spread(seconds[side]),
                 "peak_memory_mb": memory,
                 "memory_steps": case.memory_steps,
-                "relative_error": found_errors[k][0],
-                "cosine": found_errors[k][1],
-                "speedup_vs_unrolled": measure.paired_ratio(seconds[chosen.index(UNROLLED)], seconds[k]),
-                "speedup_vs_tesla": measure.paired_ratio(seconds[chosen.index(TESLA)], seconds[k]),
+                "relative_error": found_errors[side][0],
+                "cosine": found_errors[side][1],
+                **{
+                    f"speedup_vs_{one.estimator}": measure.paired_ratio(seconds[one], seconds[side])
+                    if one in seconds
+                    else None
+                    for one in (UNROLLED, TESLA)
+                },
             }
         )
         print(f"batch {case.batch}: {side} {rows[-1]['seconds']:.3f} s, {memory:.0f} MB", file=sys.stderr)
@@ -226,6 +247,9 @@ def arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--width", type=int, default=128, help="channels of the ConvNet (default: 128)")
     parser.add_argument("--batch", type=int, nargs="*", help="only the cases of these batch sizes")
+    parser.add_argument("--few", action="store_true", help="the references, adjoint and truncated alone, in float32")
+    parser.add_argument("--whole", action="store_true", help="time, and take memory of, all inner steps of every case")
+    parser.add_argument("--inner-steps", type=int, help="so many inner steps in every case, to try the script")
     parser.add_argument("--probe", help=argparse.SUPPRESS)
     return parser.parse_args(words)
 
@@ -240,6 +264,9 @@ def main(words: list[str] | None = None) -> None:
     torch.set_num_threads(given.threads)
     device = setup.device(given.device)
     cases = [replace(case, width=given.width) for case in (QUICK if given.quick else CASES)]
+    cases = [replace(case, inner_steps=given.inner_steps or case.inner_steps) for case in cases]
+    if given.whole:
+        cases = [replace(case, timed_steps=case.inner_steps, memory_steps=case.inner_steps) for case in cases]
     with TemporaryDirectory() as scratch:
         data = Path(scratch) / "segment.safetensors"
         save_tensors(data, segment(given.data, given.width)._asdict(), {})
@@ -247,7 +274,7 @@ def main(words: list[str] | None = None) -> None:
             row
             for case in cases
             if given.batch is None or case.batch in given.batch
-            for row in run_case(case, sides(device, case, given.quick), data, device, given.threads)
+            for row in run_case(case, sides(device, case, given.quick, given.few), data, device, given.threads)
         ]
     about = {**measure.machine(device, given.threads), "network": f"ConvNetD3, width {given.width}, 32 x 32"}
     print(text(about, rows))

@@ -13,7 +13,7 @@ def speedups(rows: Sequence[dict[str, Any]], path: Path) -> None:
     sizes = sorted({row["batch"] for row in rows})
     figure, beside = panels(len(sizes), 4.6, 4.2)
     for axes, batch in zip(beside, sizes, strict=True):
-        these = [row for row in rows if row["batch"] == batch]
+        these = [row for row in rows if row["batch"] == batch and row["speedup_vs_unrolled"] is not None]
         labels = [
             " ".join(str(row[k]) for k in ("estimator", "engine", "precision") if row[k] not in ("float32",))
             + (f" /{row['micro_batch']}" if row["micro_batch"] else "")

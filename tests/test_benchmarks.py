@@ -3,11 +3,12 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from benchmarks import measure, outer_step, pictures, summary, tables
+from benchmarks import measure, outer_step, pictures, segments, summary, tables
 from benchmarks.outer_step import TESLA, UNROLLED, Case, Segment, Side
 from trajmatch.data.networks.convnet import build, convnet
 from trajmatch.data.tensors import save_tensors
@@ -43,6 +44,37 @@ def test_every_case_has_both_references_and_every_engine_and_precision() -> None
     assert {s.estimator for s in sides} == {"adjoint", "truncated", "random-window", "tesla", "unrolled"}
     assert any(s.micro_batch for s in sides)
     assert "tf32" in {s.precision for s in outer_step.sides(torch.device("cuda"), Case(10, 1, 1, 1, 1), False)}
+    few = outer_step.sides(torch.device("cuda"), Case(10, 1, 1, 1, 1), False, few=True)
+    assert few == [UNROLLED, TESLA, Side("adjoint"), Side("adjoint", "compiled"), Side("truncated", "compiled")]
+
+
+def test_a_side_that_does_not_fit_into_memory_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case, segment = small_segment(tmp_path)
+    made = outer_step.step
+
+    def step(case: Case, side: Side, *rest: Any) -> Any:
+        def too_large() -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        return too_large if side == UNROLLED else made(case, side, *rest)
+
+    monkeypatch.setattr(outer_step, "step", step)
+    monkeypatch.setattr(measure, "in_fresh_process", lambda module, about: 7.0)
+    (row,) = outer_step.run_case(case, [UNROLLED, Side("adjoint")], segment, CPU, 1)
+    assert row["estimator"] == "adjoint"
+    assert row["speedup_vs_unrolled"] is None
+    pictures.speedups([row], tmp_path / "p.png")
+    assert "| -" in outer_step.text({}, [row])
+
+
+@pytest.mark.parametrize("K", [2, 3])
+def test_segments_together_are_those_one_by_one(K: int, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ["--engine", "eager", "--segments", K, "--batch", 4, "--inner-steps", 2, "--width", 4, "--rounds", 1]
+    segments.main([*map(str, words), "--threads", "1", "--json", str(tmp_path / "s.json")])
+    rows = json.loads((tmp_path / "s.json").read_text())["rows"]
+    assert [row["how"] for row in rows] == ["one by one", "together"]
+    assert rows[1]["difference"] < 1e-4
+    assert "together" in capsys.readouterr().out
 
 
 def test_errors_by_hand() -> None:
@@ -51,15 +83,21 @@ def test_errors_by_hand() -> None:
     assert cosine == pytest.approx(0.6)
 
 
-def test_a_case_has_the_promised_fields_and_small_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def small_segment(folder: Path) -> tuple[Case, Path]:
+    """A small case, and the file of a segment for it."""
     source = torch.Generator().manual_seed(0)
     _, theta = build(lambda: convnet((3, 32, 32), 10, 3, 4), 0)
     found = Segment(torch.randn(4, 3, 32, 32, generator=source), torch.arange(4), theta, 1.1 * theta)
-    save_tensors(tmp_path / "s.safetensors", found._asdict(), {})
+    save_tensors(folder / "s.safetensors", found._asdict(), {})
+    return Case(4, 6, 3, 5, 2, width=4), folder / "s.safetensors"
+
+
+def test_a_case_has_the_promised_fields_and_small_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case, segment = small_segment(tmp_path)
     probed: list[dict[str, object]] = []
     monkeypatch.setattr(measure, "in_fresh_process", lambda module, about: probed.append(about) or 7.0)
     sides = [UNROLLED, TESLA, Side("adjoint", "fused"), Side("adjoint", "fused", micro_batch=3), Side("truncated")]
-    rows = outer_step.run_case(Case(4, 6, 3, 5, 2, width=4), sides, tmp_path / "s.safetensors", CPU, 1)
+    rows = outer_step.run_case(case, sides, segment, CPU, 1)
     assert all(set(FIELDS.split()) <= set(row) for row in rows)
     by = {(row["estimator"], row["engine"], row["micro_batch"]): row for row in rows}
     for key in (("unrolled", "eager", None), ("adjoint", "fused", None), ("adjoint", "fused", 3)):

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.small import command, rows, succeed
+from tests.small import command, rows, start, succeed
 from trajmatch.core.augment import families
 from trajmatch.core.descent import Momentum
 from trajmatch.core.sharpness import SAM
 from trajmatch.data.networks.convnet import build, convnet
+from trajmatch.data.tensors import read_tensors
 from trajmatch.data.trajectories import Segment
 from trajmatch.machine.precision import set_precision
 from trajmatch.methods import engines
@@ -63,6 +64,13 @@ def test_a_step_on_the_gpu_is_the_step_in_double_precision(rule: Rule, engine: s
     assert float((found - wanted).norm() / wanted.norm()) < 2e-2  # ReLU masks may flip
 
 
+@pytest.mark.parametrize("rule", [MTT, SATM], ids=["mtt", "satm"])
+def test_compiled_code_is_eager_code_in_double_precision(rule: Rule) -> None:
+    wanted = moved(step(rule, Engine(), "cuda", torch.float64)[0])
+    found = moved(step(rule, Engine("compiled"), "cuda", torch.float64)[0])
+    assert float((found - wanted).norm() / wanted.norm()) < 1e-8
+
+
 def test_segments_together_are_segments_one_by_one() -> None:
     apart = step(MTT, Engine(), "cuda", torch.float64, K=3)[0]
     at_once = step(replace(MTT, together=True), Engine(), "cuda", torch.float64, K=3)[0]
@@ -88,3 +96,15 @@ def test_a_run_on_the_gpu(tmp_path: Path) -> None:
     succeed(*command("run", "--device", "cuda", "--experts", 2, "--steps", 6, "--out", tmp_path / "run"))
     assert len(rows(tmp_path / "run")) == 6
     assert (tmp_path / "run" / "report.html").exists()
+
+
+@pytest.mark.parametrize("method", ["satm", "mdc"])
+def test_a_deterministic_run_repeats_to_the_bit(method: str, tmp_path: Path) -> None:
+    words = command("run", "--device", "cuda", "--deterministic", "--method", method, "--experts", 1, "--ipc", 2)
+    few = ["--steps", "6", "--baseline.updates", "2", "--baseline.epochs", "1"]
+    for name in "ab":  # in processes of their own, before whose CUDA the environment is set
+        process = start(*words, *few, "--out", tmp_path / name)
+        assert process.wait(120) == 0, process.communicate()[1]
+    a, b = (read_tensors(tmp_path / name / "distilled.safetensors") for name in "ab")
+    assert all(torch.equal(a[key], b[key]) for key in a)
+    assert (tmp_path / "a" / "networks.json").read_bytes() == (tmp_path / "b" / "networks.json").read_bytes()

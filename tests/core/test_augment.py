@@ -3,10 +3,11 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from tests.oracles import F64, random, relative_error
-from trajmatch.core.augment import FAMILIES, Draw, augment, draw, families
+from trajmatch.core.augment import FAMILIES, Draw, augment, draw, families, sampled
 
 X = random(3, 2, 16, 16, seed=1)
 ALL = [name for name in FAMILIES if name != "identity"]
@@ -197,3 +198,19 @@ def test_published_ranges_of_colour() -> None:
         assert relative_error(at(middle, end, middle), grey + factor * (x - grey)) < 1e-12
     for end, factor in ((0.0, 0.5), (1.0, 1.5)):
         assert relative_error(at(middle, middle, end), x.mean() + factor * (x - x.mean())) < 1e-12
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 7, 5), (1, 1, 8, 8), (4, 3, 2, 3)])
+def test_sampling_by_single_neighbours_is_grid_sample_with_its_derivative(shape: tuple[int, int, int, int]) -> None:
+    source = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=source, dtype=torch.float64, requires_grad=True)
+    # Beyond the borders too, and on the corners' centres.
+    grid = 2.8 * torch.rand(shape[0], 6, 4, 2, generator=source, dtype=torch.float64) - 1.4
+    grid[:, 0, 0], grid[:, 0, 1] = -1.0, 1.0
+    wanted = F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+    found = sampled(x, grid)
+    assert found.is_contiguous()
+    assert torch.allclose(found, wanted, rtol=0, atol=1e-14)
+    v = torch.randn(found.shape, generator=source, dtype=torch.float64)
+    (of_found,), (of_wanted,) = (torch.autograd.grad(one, x, v) for one in (found, wanted))
+    assert torch.allclose(of_found, of_wanted, rtol=0, atol=1e-13)

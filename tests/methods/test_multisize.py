@@ -11,6 +11,7 @@ from tests.oracles import F64, random, relative_error
 from trajmatch.core.augment import augment
 from trajmatch.core.draws import generator
 from trajmatch.methods import condensation as b
+from trajmatch.methods import multisize
 from trajmatch.methods.multisize import Parts, is_measured, moving, next_network, part_distances
 from trajmatch.methods.state import OuterState, new_state
 from trajmatch.run.stages.steps import condensation
@@ -186,3 +187,10 @@ def test_with_one_image_per_class_it_is_dsa() -> None:
     mdc, dsa = stepped(MDC, one), stepped(DSA, one)
     assert torch.equal(mdc.X, dsa.X)
     assert torch.equal(mdc.network, dsa.network)
+
+
+def test_running_sums_off_the_cpu_are_the_same_sums() -> None:
+    rows = random(5, 7, seed=4)
+    one_by_one = torch.stack(list(multisize.accumulate(rows)))
+    assert torch.allclose(one_by_one, multisize._running_sums(rows), rtol=0, atol=1e-14)
+    assert multisize._running_sums(rows.to("meta")).shape == (5, 7)

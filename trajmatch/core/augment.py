@@ -95,7 +95,29 @@ def _resample(x: Tensor, matrix: Tensor) -> Tensor:
     horizontal = torch.linspace(-1, 1, w, device=x.device, dtype=x.dtype)
     base = torch.stack((horizontal.expand(h, w), vertical[:, None].expand(h, w)), -1)  # (h, w, 2), as (x, y)
     grid = (base.view(1, h * w, 2) @ matrix.transpose(1, 2)).view(-1, h, w, 2)
+    if x.device.type != "cpu" and torch.are_deterministic_algorithms_enabled():
+        return sampled(x, grid)
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+
+
+def sampled(x: Tensor, grid: Tensor) -> Tensor:
+    """What bilinear `grid_sample` gives of x (n, c, h, w) at grid (n, h', w', 2), zero outside, from corners aligned.
+
+    It takes the four neighbours one by one from the flattened images. On CUDA the derivative of `grid_sample` is a sum
+    in any order, and that of `index_select` can be asked to keep one.
+    """
+    n, c, h, w = x.shape
+    column, row = (grid[..., 0] + 1) * ((w - 1) / 2), (grid[..., 1] + 1) * ((h - 1) / 2)  # (n, h', w')
+    left, top = column.floor(), row.floor()
+    pixels = x.permute(0, 2, 3, 1).reshape(n * h * w, c)
+    first = torch.arange(n, device=x.device)[:, None, None] * (h * w)
+    total = torch.zeros(column.numel(), c, dtype=x.dtype, device=x.device)
+    for i, j in ((top, left), (top, left + 1), (top + 1, left), (top + 1, left + 1)):
+        inside = (i >= 0) & (i < h) & (j >= 0) & (j < w)
+        share = (1 - (row - i).abs()) * (1 - (column - j).abs()) * inside
+        index = first + i.clamp(0, h - 1).long() * w + j.clamp(0, w - 1).long()
+        total = total + share.view(-1, 1) * pixels.index_select(0, index.view(-1))
+    return total.view(*column.shape, c).permute(0, 3, 1, 2).contiguous()
 
 
 def _scale(x: Tensor, u: Tensor) -> Tensor:

@@ -74,14 +74,14 @@ Estimator = Callable[[Task], Estimate]
 def check(task: Task, iota: int = 1) -> None:
     """Raise ValueError for a task that has no hypergradient, or not the one that was asked for.
 
-    iota: the steps to be differentiated. A trajectory that goes on from another (first > 0) was checked with it. On a
-    GPU eta is not read, for which it would have to wait.
+    iota: the steps to be differentiated. A trajectory that goes on from another (first > 0) was checked with it. Only
+    on a CPU eta is read: another device would have to be waited for.
     """
     if not 1 <= iota <= task.T:
         raise ValueError(f"iota is {iota} and must be at least 1 and at most T, {task.T}")
     if task.first > 0:
         return
-    if task.eta.device.type != "cuda" and not bool(is_valid_rate(task.eta)):
+    if task.eta.device.type == "cpu" and not bool(is_valid_rate(task.eta)):
         raise ValueError(f"eta is {float(task.eta)} and must be finite and positive")
     X = task.X.detach().requires_grad_()
     with torch.enable_grad():

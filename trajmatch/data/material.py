@@ -4,10 +4,11 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from trajmatch.data.files import read_header
@@ -59,6 +60,7 @@ def shared(material: Material, folder: Path) -> Iterator[Path]:
         yield path
     finally:
         with Held():
+            opened.cache_clear()  # with what lies on a device, whose memory the outer loop needs
             shutil.rmtree(place, ignore_errors=True)
             remove_litter(folder)  # of workers that were ended while they wrote
 
@@ -72,6 +74,15 @@ class Mapped:
     shape: tuple[int, int, int]
     content: str
     """What accuracies on these images belong to: the images' hash, and a foreign input space's."""
+    placed: dict[tuple[str, str], Tensor] = field(default_factory=dict, repr=False)
+    """Tensors by name and device, where they have been asked for."""
+
+    def on(self, name: str, device: torch.device) -> Tensor:
+        """A tensor of the file on a device, moved there once for all networks that this process trains."""
+        key = name, str(device)
+        if key not in self.placed:
+            self.placed[key] = self.tensors[name].to(device)
+        return self.placed[key]
 
 
 @lru_cache(maxsize=1)

@@ -115,7 +115,7 @@ def gradients_distance(
 
 def _measured(rule: Condensation, parts: Parts, distances: Callable[[], Tensor], like: Tensor) -> Parts:
     """The parts after an update, where its network is measured with the distances in it."""
-    now, before, chosen = (tensor.to(like) for tensor in (parts.now, parts.before, parts.chosen))
+    now, before, chosen = (tensor.to(like, non_blocking=True) for tensor in (parts.now, parts.before, parts.chosen))
     if is_measured(parts.networks - 1, rule.interval):
         now = now + distances()
     return Parts(now, before, chosen, parts.size, parts.networks)
@@ -159,7 +159,7 @@ def condensation_step(
             loss = gradients_distance(forward, layout, theta, synthetic, wanted, draws, part)
         (d,) = torch.autograd.grad(loss, X)
     if rule.parts:
-        d = torch.where(moves := moving(parts, ipc, len(real)).to(d.device), d, torch.zeros_like(d))
+        d = torch.where(moves := moving(parts, ipc, len(real)).to(d.device, non_blocking=True), d, torch.zeros_like(d))
     moved, moments = _moved(rule, state, d)
     if rule.parts and features is not None:
         moved = torch.where(moves, moved, state.X)  # momentum does not move frozen images either

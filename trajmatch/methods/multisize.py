@@ -7,6 +7,7 @@ Legend: C classes of ipc synthetic images c x h x w, sorted by class; d features
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -80,9 +81,14 @@ def part_distances(features: Forward, theta: Tensor, synthetic: Sequence[Tensor]
     sizes = torch.arange(1, ipc, dtype=theta.dtype, device=theta.device)
     for x, r in zip(synthetic, real, strict=True):
         wanted = features(theta, r).flatten(1).mean(0)
-        means = features(theta, x[: ipc - 1]).flatten(1).cumsum(0) / sizes[:, None]
+        means = _running_sums(features(theta, x[: ipc - 1]).flatten(1)) / sizes[:, None]
         total = total + (means - wanted).square().sum(1)
     return total
+
+
+def _running_sums(rows: Tensor) -> Tensor:
+    """`rows.cumsum(0)`; elsewhere than on a CPU one sum after another, for torch's own does not repeat to the bit."""
+    return rows.cumsum(0) if rows.device.type == "cpu" else torch.stack(list(accumulate(rows)))
 
 
 def next_network(parts: Parts, interval: int) -> Parts:

@@ -280,5 +280,5 @@ def _clipped(direction: Tensor, mean: Tensor, times: float) -> tuple[Tensor, Ten
 
 def _guarded(before: OuterState, after: OuterState, accepted: Tensor) -> OuterState:
     """The state after where the step is accepted, else the one before; the step counts in both cases."""
-    chosen = {name: torch.where(accepted, getattr(after, name), getattr(before, name)) for name in OuterState._fields}
-    return OuterState(**{**chosen, "steps": after.steps})
+    names = [name for name in OuterState._fields if name != "steps"]  # which stay on the CPU
+    return after._replace(**{n: torch.where(accepted, getattr(after, n), getattr(before, n)) for n in names})

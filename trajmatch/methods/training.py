@@ -98,8 +98,8 @@ def accuracy(forward: Forward, theta: Tensor, x: Tensor, y: Tensor, chunk: int |
 
     chunk: images at a time; None takes a thousand of up to 32 pixels a side, and the fewer the larger they are.
     """
-    right = 0
+    right = torch.zeros((), dtype=torch.int64, device=y.device)  # read once, at the end, for a GPU waits for it
     chunk = chunk or min(1000, images_at_once(x, 1000 * 32 * 32))
     for images, labels in zip(x.split(chunk), y.split(chunk), strict=True):
-        right += int((forward(theta, images).argmax(1) == labels).sum())
-    return right / len(x)
+        right += (forward(theta, images).argmax(1) == labels).sum()
+    return int(right) / len(x)

@@ -13,6 +13,7 @@ from trajmatch.run.assembly.set_file import base_configuration
 from trajmatch.run.ending import NOTHING, ended
 from trajmatch.run.verbs import VERBS, Call, prepare
 from trajmatch.settings import command_line as line
+from trajmatch.settings.config import Config
 from trajmatch.settings.flat import parsed
 from trajmatch.settings.presets import ANY_IMAGES, DEFAULT, preset
 
@@ -64,7 +65,7 @@ def _dispatch(words: list[str]) -> int:
         return found.run(call)
     from trajmatch.machine.ranks import joined
 
-    with joined(_kind(call.config.device)):
+    with joined(_kind(call.config)):
         return found.run(call)
 
 
@@ -84,14 +85,18 @@ def _serve(words: list[str]) -> int:
             return 2
         from trajmatch.machine.ranks import serve
 
-        return serve(_kind(config.device))
+        return serve(_kind(config))
 
 
-def _kind(device: str) -> str:
-    """The kind of device that a setting means. Raises ValueError."""
-    from trajmatch.run.assembly.setup import device as named
+def _kind(config: Config) -> str:
+    """The kind of device that the settings mean, where ranks are about to use it. Raises ValueError."""
+    from trajmatch.machine.determinism import prepare as fix
+    from trajmatch.run.assembly.setup import device
 
-    return named(device).type
+    found = device(config.device)
+    if config.deterministic:
+        fix(found)
+    return found.type
 
 
 def _understood(verb: str, rest: list[str]) -> Call:

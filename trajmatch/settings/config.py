@@ -243,6 +243,8 @@ class Config:
     precision: Literal["float32", "bf16-sweep", "bf16", "tf32"] = "float32"
     """Arithmetic of the inner loop: bf16-sweep rounds to bfloat16 in the sweep alone, bf16 in the inner steps too; tf32
     is CUDA's. Weights, hypergradients, experts and scores are float32 always."""
+    deterministic: bool = False
+    """On CUDA take only algorithms that repeat to the bit, at some cost of speed; on a CPU results repeat anyway."""
     micro_batch: ranges.Count | None = None
     """Most images that an inner step takes at a time: fewer need less memory for the same values; None takes all."""
     memory: ranges.Words | None = None

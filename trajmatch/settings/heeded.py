@@ -68,6 +68,7 @@ RULES = (
     Heeded("outer.lr_step_size outer.momentum_step_size", lambda c, m: m.steps != "condensation"),
     Heeded("outer.lr_step_size outer.momentum_step_size", lambda c, m: c.matching.rate != "fixed",
            "--matching.rate fixed"),
+    Heeded("deterministic", lambda c, m: c.device != "cpu", "--device cpu"),
     Heeded("memory", lambda c, m: c.micro_batch is None, "--micro-batch, which goes before it"),
 )  # fmt: skip
 # What a verb does not do; a run does all of it.

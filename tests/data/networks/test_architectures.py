@@ -1,5 +1,7 @@
 """The field's other networks: their published sizes, every side from 8 to 224 pixels, and second derivatives."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -7,7 +9,7 @@ from torch import nn
 from trajmatch.core.loss import cross_entropy
 from trajmatch.core.student import plain
 from trajmatch.core.vector import functional
-from trajmatch.data.networks.architectures import ARCHITECTURES, alexnet, lenet, resnet18, vgg11
+from trajmatch.data.networks.architectures import ARCHITECTURES, MeanPixel, alexnet, lenet, resnet18, vgg11
 from trajmatch.data.networks.convnet import build
 
 # Parameters at 32 x 32 x 3 and ten classes, as the published programs have them.
@@ -92,3 +94,14 @@ def test_the_mixed_derivative_of_a_small_resnet() -> None:
     ahead, behind = (student.gradient(theta, z + sign * step * v, y) @ a for sign in (1, -1))
     wanted = float((ahead - behind) / (2 * step))
     assert abs(float((h_z * v).sum()) - wanted) < 1e-6 * abs(wanted)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_mean_pixel_is_adaptive_pooling_to_one_pixel(layout: torch.memory_format) -> None:
+    x = torch.randn(5, 48, 7, 9, generator=torch.Generator().manual_seed(0)).contiguous(memory_format=layout)
+    assert torch.equal(MeanPixel()(x), nn.AdaptiveAvgPool2d(1)(x))
+    for make in (resnet18, vgg11):
+        network, _ = build(partial(make, (3, 64, 64), 10), 0)
+        kinds = {type(module) for module in network.modules()}
+        assert MeanPixel in kinds
+        assert nn.AdaptiveAvgPool2d not in kinds

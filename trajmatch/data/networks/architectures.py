@@ -78,6 +78,14 @@ def vgg11(shape: Shape, num_classes: int, norm: str = "instance") -> nn.Module:
     return nn.Sequential(*layers, *rest, nn.Flatten(), nn.Linear(512 * size, num_classes))
 
 
+class MeanPixel(nn.Module):
+    """The mean over pixels, whose derivative repeats to the bit on CUDA; that of adaptive pooling does not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (n, c, h, w) -> (n, c, 1, 1)."""
+        return x.mean((2, 3), keepdim=True)
+
+
 class Residual(nn.Module):
     """ReLU(x' + two convolutions of 3 x 3 with norm); x' is x, or a convolution of it where sizes differ."""
 
@@ -109,7 +117,7 @@ def resnet18(shape: Shape, num_classes: int, norm: str = "instance") -> nn.Modul
         side //= stride
         layers += [Residual(before, after, stride, norm), Residual(after, after, 1, norm)]
         before = after
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, num_classes))
+    return nn.Sequential(*layers, MeanPixel(), nn.Flatten(), nn.Linear(512, num_classes))
 
 
 class ViT(nn.Module):
@@ -223,6 +231,8 @@ def _averaged(h: int, w: int, most: int) -> tuple[list[nn.Module], int]:
     """What averages a map of h x w to at most `most` x `most`, and the pixels that are left."""
     if max(h, w) <= most:
         return [], h * w
+    if most == 1:
+        return [MeanPixel()], 1
     h, w = min(h, most), min(w, most)
     return [nn.AdaptiveAvgPool2d((h, w))], h * w
 

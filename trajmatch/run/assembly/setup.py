@@ -17,6 +17,7 @@ from trajmatch.data.networks.architectures import named
 from trajmatch.data.networks.check import check_network
 from trajmatch.data.networks.convnet import build, convnet
 from trajmatch.data.whitening import fit
+from trajmatch.machine.determinism import prepare
 from trajmatch.machine.messages import LOGGER
 from trajmatch.methods.engines import Engine
 from trajmatch.methods.segment_weights import check_rule
@@ -130,7 +131,9 @@ def device(name: str) -> torch.device:
 
 def check(config: Config) -> None:
     """Raise ValueError now for what would be refused later: an unknown device or family of augmentations."""
-    device(config.device)
+    place = device(config.device)
+    if config.deterministic:
+        prepare(place)
     check_rule(config.matching.combine)
     letters.rule(config)
     letters.expert_training(config)

@@ -17,6 +17,7 @@ from trajmatch.data.kept import BELONGS, digest, other
 from trajmatch.data.material import Material
 from trajmatch.data.synthetic import SyntheticSet
 from trajmatch.data.trajectories import Trajectory
+from trajmatch.machine.determinism import deterministic
 from trajmatch.machine.lock import Lock
 from trajmatch.machine.messages import LOGGER, hushed
 from trajmatch.machine.processes import Report
@@ -190,13 +191,15 @@ def _scores(setup: Setup, memory: list[tuple[list[int], SyntheticSet]], networks
     make, engine = of_known.make(), of_known.engine
     recipe = setup.evaluation_training(geometric_mean([one.eta for _, one in memory]))
     x, y = material.space.forward(known.test.x).to(device), known.test.y.to(device)
+    X, Y = X.to(device), Y.to(device)
     # One thread, whatever ran before: the numbers are those of the same arithmetic.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         for i in range(len(held), networks):
             seed = derive(config.seed, "continual", i)
-            held.append(train_and_test(make, X.to(device), Y.to(device), recipe, x, y, seed, engine))
+            with deterministic(config.deterministic, device):
+                held.append(train_and_test(make, X, Y, recipe, x, y, seed, engine))
             about = {"images": len(X), "classes": seen, "rate": recipe.lr, BELONGS: belongs}
             write_record(path, {"accuracy": held, **about})
     finally:

@@ -13,6 +13,7 @@ from torch import nn
 from trajmatch.core.vector import Layout, functional
 from trajmatch.data.networks.convnet import embedding
 from trajmatch.data.trajectories import Trajectory
+from trajmatch.machine.determinism import deterministic
 from trajmatch.methods import engines
 from trajmatch.methods.derivatives import check_features, check_sweep, check_truth
 from trajmatch.methods.selection import SELECTIONS
@@ -122,7 +123,8 @@ def _check_derivatives(setup: Setup, how: Compute) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        check_sweep(name, network, theta, how.engine, shape, num_classes, how.together)
+        with deterministic(config.deterministic, setup.device):
+            check_sweep(name, network, theta, how.engine, shape, num_classes, how.together)
         if ":" in name and theta.device.type != "mps":  # which has no float64
             again, theta = setup.built()  # which the check turns into float64
             check_truth(name, again, theta, shape, num_classes)

@@ -12,6 +12,7 @@ from trajmatch.core.vector import Layout
 from trajmatch.data.material import Mapped, opened, shared
 from trajmatch.data.networks.convnet import build
 from trajmatch.data.trajectories import REMEDY, Trajectory, save_trajectory
+from trajmatch.machine.determinism import deterministic
 from trajmatch.machine.lock import Lock, tidy
 from trajmatch.machine.processes import Peak, Report, processes
 from trajmatch.machine.progress import Meter
@@ -122,8 +123,8 @@ def _train_missing(setup: Setup, folder: Path, missing: list[int], peak: Peak) -
 
 
 def real(mapped: Mapped, split: str, place: torch.device) -> Real:
-    """One split of the shared images, on a device."""
-    return Real(mapped.tensors[f"{split}.x"].to(place), mapped.tensors[f"{split}.y"].to(place))
+    """One split of the shared images, on a device, where all networks of a process share it."""
+    return Real(mapped.on(f"{split}.x", place), mapped.on(f"{split}.y", place))
 
 
 def _train_one(
@@ -136,18 +137,19 @@ def _train_one(
     began = time.monotonic()
     recipe = expert_training(config)
     network, _ = build(make, 0)
-    result = expert(
-        make,
-        training,
-        test,
-        len(mapped.classes),
-        recipe,
-        config.seed,
-        index,
-        config.expert.save_every,
-        lambda epoch, accuracy: report((epoch, accuracy)),
-        training_engine(config, network, place),
-    )
+    with deterministic(config.deterministic, place):
+        result = expert(
+            make,
+            training,
+            test,
+            len(mapped.classes),
+            recipe,
+            config.seed,
+            index,
+            config.expert.save_every,
+            lambda epoch, accuracy: report((epoch, accuracy)),
+            training_engine(config, network, place),
+        )
     layout = Layout.of(network)
     header = {
         "settings": about,

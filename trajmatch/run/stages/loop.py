@@ -14,6 +14,7 @@ from trajmatch.data.grid import displayable, image_grid, save_png
 from trajmatch.data.snapshots import Snapshot, save_snapshot, snapshot_path
 from trajmatch.data.synthetic import SyntheticSet, class_labels, save
 from trajmatch.data.trajectories import Trajectory
+from trajmatch.machine.determinism import deterministic
 from trajmatch.machine.interrupts import deferred
 from trajmatch.machine.messages import LOGGER
 from trajmatch.machine.precision import precision
@@ -77,12 +78,13 @@ def distill(setup: Setup, trajectories: list[Trajectory], folder: Path) -> Disti
 
     Raises ValueError (settings), OSError (files), DivergedError, KeyboardInterrupt (after saving a checkpoint).
     """
-    loop = Loop(setup, trajectories, folder)
-    LOGGER.info(loop.compute.words())
-    if peers():
-        LOGGER.info(loop.sharing())
-    with Meter("distill", setup.config.steps, loop.checkpoint.step) as meter:
-        loop.run(meter.advance)
+    with deterministic(setup.config.deterministic, setup.device):
+        loop = Loop(setup, trajectories, folder)
+        LOGGER.info(loop.compute.words())
+        if peers():
+            LOGGER.info(loop.sharing())
+        with Meter("distill", setup.config.steps, loop.checkpoint.step) as meter:
+            loop.run(meter.advance)
     if not (folder / CHECKPOINT).exists():  # no step was to be taken
         loop.save()
     if loop.rule.guard is not None and (left_out := guarded(folder, loop.rule.guard)):

@@ -24,6 +24,7 @@ from trajmatch.data.networks.convnet import build
 from trajmatch.data.snapshots import snapshot_path
 from trajmatch.data.synthetic import save
 from trajmatch.data.trajectories import Trajectory, save_trajectory
+from trajmatch.machine.determinism import deterministic
 from trajmatch.machine.litter import scratch_folder
 from trajmatch.machine.memory import peak_memory_mb
 from trajmatch.machine.processes import Peak, Report, processes, run_tasks
@@ -115,7 +116,8 @@ def plan(config: Config, experts: int | Path) -> Plan:
         trajectories = named_experts(setup, experts)
     check_run(setup, trajectories)
     stages = [Stage("data", time.monotonic() - began, peak_memory_mb())]
-    with scratch_folder() as folder, shared(setup.material, folder) as path:
+    repeating = deterministic(config.deterministic, place)
+    with scratch_folder() as folder, shared(setup.material, folder) as path, repeating:
         passing = path.stat().st_size / 1e6
         if not isinstance(experts, Path) and METHODS[config.method].experts:
             stages.append(_experts(setup, path, experts))

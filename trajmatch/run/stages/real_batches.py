@@ -29,7 +29,7 @@ class RealBatches:
         drawn = [torch.randperm(len(members), generator=source)[: self.batch] for members in self.members]
         if not self.kept:
             return [self._mapped(members[at]) for members, at in zip(self.members, drawn, strict=True)]
-        return [seen[at.to(self.device)] for seen, at in zip(self._seen, drawn, strict=True)]
+        return [seen[at.to(self.device, non_blocking=True)] for seen, at in zip(self._seen, drawn, strict=True)]
 
     @cached_property
     def _seen(self) -> list[Tensor]:
@@ -52,4 +52,4 @@ class RealBatches:
         return self.space.to(self.device)
 
     def _mapped(self, index: Tensor) -> Tensor:
-        return self._space.forward(self.images.x[index].to(self.device))
+        return self._space.forward(self.images.x[index].to(self.device, non_blocking=True))

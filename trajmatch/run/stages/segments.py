@@ -5,7 +5,8 @@ the chunks of its mini-batch, of --micro-batch images each. Rank 0 receives ever
 segments' order, as it sums the chunks' derivatives in their order: the bits do not depend on the number of ranks.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -18,6 +19,7 @@ from trajmatch.core.hypergradient import Hypergradient
 from trajmatch.core.inner import Iterates
 from trajmatch.core.student import Student, in_turn, micro_batched
 from trajmatch.data.networks.convnet import build
+from trajmatch.machine.determinism import deterministic
 from trajmatch.machine.peer import Peer
 from trajmatch.machine.precision import precision
 from trajmatch.machine.ranks import peers, peers_of
@@ -40,6 +42,12 @@ class Learner:
     shape: tuple[int, int, int]
     num_classes: int
     engine: Engine
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Within the block this process computes as rank 0 does in an outer step."""
+        with deterministic(self.config.deterministic, device(self.config.device)), precision(self.config.precision):
+            yield
 
 
 @dataclass
@@ -82,7 +90,7 @@ def _derivatives(
     """At a helper: a derivative of its chunks. rest: the adjoint, where `extra` is 1, then z and y of each chunk."""
     torch.set_num_threads(threads)
     a, parts = rest[:extra], rest[extra:]
-    with precision(learner.config.precision):
+    with learner.computing():
         given = [(theta, parts[i], parts[i + 1], *a) for i in range(0, len(parts), 2)]
         found = list(in_turn(_students(learner)[1].local)(name, given))
     return None, found if WIDTHS[name] == 1 else [t for one in found for t in one]
@@ -186,7 +194,7 @@ def _estimates(report: Report, piece: Piece, *given: Tensor) -> tuple[list[int],
     (X, eta, *rest), rule = given, piece.rule
     lasts: list[int] = []
     results: list[Tensor] = []
-    with precision(piece.learner.config.precision):
+    with piece.learner.computing():
         estimate = estimator(rule, piece.seed, piece.step)
         for k, first, started in piece.tasks:
             s, g, Y, *rest = rest

@@ -118,8 +118,8 @@ def real_loss_steps(setup: Setup, _: list[Trajectory]) -> Steps:
     def take(state: OuterState) -> tuple[OuterState, Record, list[Choice]]:
         step = int(state.steps)
         real = batches.draw(generator(seed, "real", step))
-        labels = classes.repeat_interleave(torch.tensor([len(r) for r in real]), 0).to(setup.device)
-        given = torch.cat(real), labels
+        labels = classes.repeat_interleave(torch.tensor([len(r) for r in real]), 0)
+        given = torch.cat(real), labels.to(setup.device, non_blocking=True)
         return (*real_loss_step(about, student, fresh_weights(setup, step), state, given, seed, window), [])
 
     return Steps(take, _compute(setup, setup.engine, AS_EXPERTS))
@@ -147,7 +147,8 @@ def real_batches(setup: Setup) -> RealBatches:
 
 def fresh_weights(setup: Setup, number: int) -> Tensor:
     """Weights (P,) of a new random network."""
-    return build(setup.make(), derive(condensing_seed(setup), "network", number))[1].to(setup.device)
+    theta = build(setup.make(), derive(condensing_seed(setup), "network", number))[1]
+    return theta.to(setup.device, non_blocking=True)
 
 
 def _compute(setup: Setup, engine: Engine, why: str) -> Compute:

@@ -20,6 +20,7 @@ from trajmatch.data.kept import say_old
 from trajmatch.data.material import opened, shared
 from trajmatch.data.networks.convnet import build
 from trajmatch.data.synthetic import one_hot
+from trajmatch.machine.determinism import deterministic
 from trajmatch.machine.processes import Peak, Report, processes
 from trajmatch.machine.progress import Meter
 from trajmatch.machine.shares import run_over_ranks
@@ -67,7 +68,7 @@ class Trial(NamedTuple):
         network = self.network or config.network
         where: tuple[str, ...] = (torch.__version__, device(config.device).type, config.engine)
         if where[1] == "cuda":  # scores of before were trained in TF32 or in float32, and did not say which
-            where += ("float32",)
+            where += ("float32", "deterministic") if config.deterministic else ("float32",)
         about = (self.recipe, self.seed, self.split, network, where, config.images.normalise, content)
         found.update(repr(about).encode())
         return found.hexdigest()
@@ -195,11 +196,12 @@ def _is_kept(record: Any) -> bool:
 
 def _train_one(material: Path, config: Config, where: str, trial: Trial, report: Report) -> float:
     mapped, place = opened(material), torch.device(where)
-    t = mapped.tensors
-    X, Y = torch.from_numpy(trial.X), torch.from_numpy(trial.Y)
-    if not len(X):
-        X, Y = t["train.x"], one_hot(t["train.y"], len(mapped.classes))
+    if len(trial.X):
+        X, Y = torch.from_numpy(trial.X).to(place), torch.from_numpy(trial.Y).to(place)
+    else:
+        X, Y = mapped.on("train.x", place), one_hot(mapped.tensors["train.y"], len(mapped.classes)).to(place)
     make = factory(trial.network or config.network, mapped.shape, len(mapped.classes))
-    test_x, test_y = t[f"{trial.split}.x"].to(place), t[f"{trial.split}.y"].to(place)
+    test_x, test_y = (mapped.on(f"{trial.split}.{part}", place) for part in "xy")
     engine = training_engine(config, build(make, 0)[0], place)
-    return train_and_test(make, X.to(place), Y.to(place), trial.recipe, test_x, test_y, trial.seed, engine)
+    with deterministic(config.deterministic, place):
+        return train_and_test(make, X, Y, trial.recipe, test_x, test_y, trial.seed, engine)
