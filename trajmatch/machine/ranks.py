@@ -6,6 +6,7 @@ a rank that is asked for something is sent all that it depends on.
 
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -208,7 +209,15 @@ def _connected() -> list[Peer]:
         while len(met) < world() - 1:
             connection = listener.accept()
             met[connection.recv()] = connection
+    for connection in met.values():
+        _prompt(connection)
     return [Peer(other, cards[other][1], met[other]) for other in sorted(met)]
+
+
+def _prompt(connection: "Connection[Any, Any]") -> None:
+    """Send words at once: the system would hold each back for 40 ms, to see whether more come."""
+    with socket.socket(fileno=os.dup(connection.fileno())) as same:
+        same.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _leave() -> None:
