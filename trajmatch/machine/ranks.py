@@ -25,7 +25,7 @@ from trajmatch.machine import holding
 from trajmatch.machine.interrupts import SIGNALS
 from trajmatch.machine.owner import host
 from trajmatch.machine.peer import Function, Peer, limit
-from trajmatch.machine.torchrun import RankLostError, address, local_rank, rank, world
+from trajmatch.machine.torchrun import RankLostError, address, attempt, local_rank, rank, world
 
 # Seconds between two signs of life of a rank that computes, and those that it has to save its work at the end.
 BEAT, GRACE = 1.0, 15.0
@@ -90,7 +90,7 @@ class _Serving:
 
     peer: Peer | None = None
     turn: int = 0
-    code: int = 0
+    code: int | None = None
     signals: list[int] = field(default_factory=list)
 
 
@@ -106,11 +106,13 @@ def serve(device: str) -> int:
     _met[:] = _join(device)
     threading.Thread(target=_watch, args=(state, _met[0]), daemon=True, name="watch of rank 0").start()
     try:
-        return _served(state, _met)
+        code = _served(state, _met)
     except KeyboardInterrupt:  # of the watch, where what was being done could be saved
-        return state.code
+        code = 0
     finally:
         _leave()
+    holding.came.clear()  # nobody has interrupted this rank: what the watch has decided is how it ends
+    return code if state.code is None else state.code
 
 
 def _served(state: _Serving, known: Sequence[Peer]) -> int:
@@ -182,7 +184,11 @@ def _join(device: str) -> list[Peer]:
         if device == "cuda":
             torch.cuda.set_device(local_rank())
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(seconds=limit()))
+        time_limit = timedelta(seconds=limit())
+        store, number, count = next(dist.rendezvous("env://", timeout=time_limit))
+        # All attempts of torchrun --max-restarts have one store, in which dead ranks have left their addresses.
+        store = dist.PrefixStore(f"attempt {attempt()}", store)
+        dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=time_limit)
         return _connected()
     except (RuntimeError, OSError, EOFError) as error:
         raise RankLostError(f"rank {rank()} of {host()} can't meet the other ranks: {error}") from None
