@@ -18,7 +18,7 @@ from trajmatch.settings.config import Config
 from trajmatch.settings.diagnoses import check
 from trajmatch.settings.flat import flatten
 from trajmatch.settings.kinds import flag
-from trajmatch.settings.options import Compare, Continual, Diagnose, Evaluate, Search
+from trajmatch.settings.options import Compare, Continual, Diagnose, Evaluate, Plan, Search
 from trajmatch.settings.presets import NAMES, preset
 
 ROOT = Path(__file__).parents[1]
@@ -26,7 +26,7 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"
 FLAGS = {flag(key) for key in flatten(Config())} | {"--config", "--images.no-hold-out", "--help"}
 FLAGS |= {
     flag(field.name)
-    for options in (Compare, Continual, Diagnose, Evaluate, Search)
+    for options in (Compare, Continual, Diagnose, Evaluate, Plan, Search)
     for field in dataclasses.fields(options)
 }
 PIP = {"--no-deps", "--index-url", "--check"}
@@ -77,7 +77,10 @@ def test_commands_parse(words: list[str]) -> None:
             base = preset(rest[0])
         rest = rest[1:]
     configuration(
-        "trajmatch", base, rest, {"continual": Continual, "search": Search, "evaluate": Evaluate}.get(verb, Nothing)
+        "trajmatch",
+        base,
+        rest,
+        {"continual": Continual, "search": Search, "evaluate": Evaluate, "plan": Plan}.get(verb, Nothing),
     )
 
 

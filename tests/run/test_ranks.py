@@ -28,9 +28,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def torchrun(
-    ranks: int, *words: object, options: tuple[str, ...] = (), **variables: object
-) -> "subprocess.Popen[str]":
+def torchrun(ranks: int, *words: object, options: tuple[str, ...] = (), **variables: object) -> "subprocess.Popen[str]":
     """A job as users start it."""
     launcher = [
         sys.executable,
