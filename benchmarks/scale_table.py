@@ -173,7 +173,8 @@ def text() -> str:
             for K, name, link in ((8, "NVLink", NVLINK), (64, "Ethernet", ETHERNET), (512, "Ethernet", ETHERNET))
         ],
     )
-    about = f"An image costs {c.forward / 1e9:.3f} GFLOP forward, {c.gradient / 1e9:.3f} with its gradient; P is {c.parameters:,}."
+    flops = f"{c.forward / 1e9:.3f} GFLOP forward and {c.gradient / 1e9:.3f} with its gradient"
+    about = f"An image costs {flops}; the network has {c.parameters:,} parameters."
     return "\n\n".join([about, main, disks, bounds])
 
 
