@@ -59,7 +59,7 @@ from trajmatch.run.assembly.setup import Setup, load_material
 from trajmatch.run.stages.evaluation import snapshots
 from trajmatch.run.stages.experts import open_experts
 from trajmatch.run.stages.loop import Loop
-from trajmatch.run.stages.plan import seconds_of_step
+from trajmatch.run.stages.plan_steps import seconds_of_step
 from trajmatch.run.stages.run import Run
 from trajmatch.run.stages.trials import set_trials
 from trajmatch.settings.config import Config
@@ -96,7 +96,7 @@ def seconds_per_step(about: Comparison, name: str, ipc: int) -> float:
     with TemporaryDirectory() as scratch:
         loop = Loop(setup, trajectories, Path(scratch))
         torch.set_num_threads(1)
-        return seconds_of_step(loop)
+        return sum(phase.weight * phase.seconds for phase in seconds_of_step(loop))
 
 
 def run(about: Comparison, job: Job, report: Report | None = None) -> dict[str, Any]:

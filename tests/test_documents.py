@@ -12,13 +12,14 @@ import torch
 import tyro
 
 import trajmatch
+from benchmarks import scale_table
 from trajmatch.run.cli import VERBS
 from trajmatch.settings.command_line import SHORT, Nothing, configuration
 from trajmatch.settings.config import Config
 from trajmatch.settings.diagnoses import check
 from trajmatch.settings.flat import flatten
 from trajmatch.settings.kinds import flag
-from trajmatch.settings.options import Compare, Continual, Diagnose, Evaluate, Search
+from trajmatch.settings.options import Compare, Continual, Diagnose, Evaluate, Plan, Search
 from trajmatch.settings.presets import NAMES, preset
 
 ROOT = Path(__file__).parents[1]
@@ -26,11 +27,17 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"
 FLAGS = {flag(key) for key in flatten(Config())} | {"--config", "--images.no-hold-out", "--help"}
 FLAGS |= {
     flag(field.name)
-    for options in (Compare, Continual, Diagnose, Evaluate, Search)
+    for options in (Compare, Continual, Diagnose, Evaluate, Plan, Search)
     for field in dataclasses.fields(options)
 }
 PIP = {"--no-deps", "--index-url", "--check"}
 OTHERS = {"--quick", "--json", "--plot", "--batch", "--probe", "--validate", "--kills", "--signals", "--folder", *SHORT}
+
+# torchrun's and Slurm's.
+STARTS = {
+    "--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint", "--rdzv-id", "--max-restarts", "--standalone",
+    "--nodes", "--ntasks-per-node", "--gpus-per-node", "--requeue", "--array",
+}  # fmt: skip
 
 
 def shell_lines(text: str) -> list[str]:
@@ -41,7 +48,7 @@ def shell_lines(text: str) -> list[str]:
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_flags_exist(path: Path) -> None:
     for name in re.findall(r"(?<![\w-])--[a-z][\w.-]*", path.read_text(encoding="utf-8")):
-        assert name.rstrip(".") in FLAGS | PIP | OTHERS, name
+        assert name.rstrip(".") in FLAGS | PIP | OTHERS | STARTS, name
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
@@ -55,7 +62,9 @@ def commands() -> list[list[str]]:
     for path in DOCUMENTS:
         for line in shell_lines(path.read_text(encoding="utf-8")):
             for part in line.split("&&"):
-                words = shlex.split(part, comments=True)
+                words = shlex.split(part.replace("$SLURM_ARRAY_TASK_ID", "0"), comments=True)
+                if "torchrun" in words:
+                    words = words[words.index("-m") + 1 :]
                 if words[:1] == ["trajmatch"]:
                     found.append(words[1:])
     return found
@@ -77,8 +86,18 @@ def test_commands_parse(words: list[str]) -> None:
             base = preset(rest[0])
         rest = rest[1:]
     configuration(
-        "trajmatch", base, rest, {"continual": Continual, "search": Search, "evaluate": Evaluate}.get(verb, Nothing)
+        "trajmatch",
+        base,
+        rest,
+        {"continual": Continual, "search": Search, "evaluate": Evaluate, "plan": Plan}.get(verb, Nothing),
     )
+
+
+def test_the_table_of_scale_is_what_its_script_prints() -> None:
+    page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+    found = re.search(r"<!-- table: benchmarks.scale_table -->\n\n(.*?)\n\n<!-- end -->", page, flags=re.DOTALL)
+    assert found is not None
+    assert found[1] == scale_table.text()
 
 
 def test_presets_named_in_the_readme_exist() -> None:

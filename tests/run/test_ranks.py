@@ -28,7 +28,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def torchrun(ranks: int, *words: object, **variables: object) -> "subprocess.Popen[str]":
+def torchrun(ranks: int, *words: object, options: tuple[str, ...] = (), **variables: object) -> "subprocess.Popen[str]":
     """A job as users start it."""
     launcher = [
         sys.executable,
@@ -38,6 +38,7 @@ def torchrun(ranks: int, *words: object, **variables: object) -> "subprocess.Pop
         str(ranks),
         "--master-port",
         str(free_port()),
+        *options,
     ]
     return subprocess.Popen(
         [*launcher, "-m", *map(str, words)],
@@ -294,3 +295,39 @@ def test_orders_of_classes_are_shared_out(tmp_path: Path) -> None:
 def test_a_verb_that_takes_no_ranks_is_rank_0s_alone() -> None:
     (code, _), (other, others) = ended(ranks(2, "presets"))
     assert (code, other, others.strip()) == (0, 0, "")
+
+
+DYING = """
+import os, runpy, signal, sys, threading, time
+from pathlib import Path
+
+
+def die():
+    log = Path(os.environ['LOG'])
+    while not log.exists() or log.read_text().count(chr(10)) < 4:
+        time.sleep(0.02)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+if os.environ['TORCHELASTIC_RESTART_COUNT'] == '0' and os.environ['RANK'] == os.environ['VICTIM']:
+    threading.Thread(target=die, daemon=True).start()
+sys.argv[0] = 'trajmatch'
+runpy.run_module('trajmatch', run_name='__main__')
+"""
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_torchrun_starts_a_job_again_and_it_goes_on(victim: int, experts: Path, tmp_path: Path) -> None:
+    (tmp_path / "dying.py").write_text(DYING)
+    words = ["--experts", experts, "--steps", "40", "--method", "contra", "--outer.checkpoint-seconds", "0"]
+    again, straight = tmp_path / "again", tmp_path / "straight"
+    succeed(*command("distill", *words, "--out", straight))
+    path = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}:{os.getcwd()}"
+    started = torchrun(
+        2, "dying", *command("distill", *words, "--out", again, "--resume"),
+        options=("--max-restarts", "1"), PYTHONPATH=path, LOG=again / "metrics.jsonl", VICTIM=victim,
+    )  # fmt: skip
+    ((code, errors),) = ended([started], 120)
+    assert code == 0, errors
+    assert "failed (exitcode: -9)" in errors
+    assert_same(straight, again)

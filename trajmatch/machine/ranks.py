@@ -26,7 +26,7 @@ from trajmatch.machine import holding
 from trajmatch.machine.interrupts import SIGNALS
 from trajmatch.machine.owner import host
 from trajmatch.machine.peer import Function, Peer, limit
-from trajmatch.machine.torchrun import RankLostError, address, local_rank, rank, world
+from trajmatch.machine.torchrun import RankLostError, address, attempt, local_rank, rank, world
 
 # Seconds between two signs of life of a rank that computes, and those that it has to save its work at the end.
 BEAT, GRACE = 1.0, 15.0
@@ -109,9 +109,11 @@ def serve(device: str) -> int:
     try:
         code = _served(state, _met)
     except KeyboardInterrupt:  # the watch's, where what was being done has been saved
-        code = state.code or 0
-    holding.came.clear()
-    _leave()
+        code = 0
+    finally:
+        _leave()
+    holding.came.clear()  # nobody has interrupted this rank: what the watch has decided is how it ends
+    code = code if state.code is None else state.code
     if code:
         print(f"trajmatch: rank {rank()} of {host()}: rank 0 is gone", file=sys.stderr, flush=True)
     return code
@@ -187,7 +189,11 @@ def _join(device: str) -> list[Peer]:
         if device == "cuda":
             torch.cuda.set_device(local_rank())
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=timedelta(seconds=limit()))
+        time_limit = timedelta(seconds=limit())
+        store, number, count = next(dist.rendezvous("env://", timeout=time_limit))
+        # All attempts of torchrun --max-restarts have one store, in which dead ranks have left their addresses.
+        store = dist.PrefixStore(f"attempt {attempt()}", store)
+        dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=time_limit)
         return _connected()
     except (RuntimeError, OSError, EOFError) as error:
         raise RankLostError(f"rank {rank()} of {host()} can't meet the other ranks: {error}") from None

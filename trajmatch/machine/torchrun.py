@@ -39,6 +39,14 @@ def local_world() -> int:
     return max(1, _number("LOCAL_WORLD_SIZE", 1)) if world() > 1 else 1
 
 
+def attempt() -> int:
+    """How often torchrun has started a job of one machine again; 0 on several, each of which has a count of its own.
+
+    Raises ValueError.
+    """
+    return _number("TORCHELASTIC_RESTART_COUNT", 0) if local_world() == world() else 0
+
+
 def address() -> str:
     """Where other ranks find this process: its loopback where all are on one machine."""
     if local_world() == world():

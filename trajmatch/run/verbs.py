@@ -93,7 +93,7 @@ def _distill(call: Call) -> int:
 def _plan(call: Call) -> int:
     from trajmatch.run.stages.run import plan
 
-    return _print(plan(call.config))
+    return _print(plan(call.config, call.own))
 
 
 def _evaluate(call: Call) -> int:
@@ -228,7 +228,7 @@ VERBS = {
     "plan": Verb(
         "say what time, memory and disk a run would take on this machine, by doing a little of it",
         "nothing is left of it",
-        _plan, "preset",
+        _plan, "preset", options.Plan,
     ),
     "presets": Verb("list the presets, or show all settings of one", "nothing was changed", _presets),
 }  # fmt: skip

@@ -130,6 +130,14 @@ class Continual:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """What `trajmatch plan` foresees."""
+
+    ranks: Few = 1
+    """Processes of a torchrun job among which the work is shared out; the plan says what they gain and hold."""
+
+
+@dataclass(frozen=True)
 class Compare:
     """Where the pages of `trajmatch compare` go."""
 

@@ -7,14 +7,25 @@ import pytest
 from tests.small import FLAGS, command, succeed
 from trajmatch.methods.schedule import Window
 from trajmatch.run.cli import main
-from trajmatch.run.stages import plan as planning
-from trajmatch.run.stages.plan import Plan, Stage, per_step
+from trajmatch.run.stages import plan_steps
+from trajmatch.run.stages.plan import Plan
+from trajmatch.run.stages.plan_ranks import (
+    Counted,
+    OverRanks,
+    Shared,
+    Stage,
+    Traffic,
+    chunk_traffic,
+    distilling,
+    step_share,
+)
+from trajmatch.run.stages.plan_steps import Phase, per_step
 from trajmatch.settings.config import Config, Matching
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "LONG_ENOUGH", 0.01)
+    monkeypatch.setattr(plan_steps, "LONG_ENOUGH", 0.01)
 
 
 def words(verb: str, *flags: object) -> list[str]:
@@ -81,7 +92,7 @@ def test_totals() -> None:
 
 def test_a_step_is_timed_by_its_median_after_the_first_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 100.0, 110.0, 111.0, 113.0, 116.0])
-    monkeypatch.setattr(planning.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(plan_steps.time, "perf_counter", lambda: next(clock))
     assert per_step(range(1, 6), warm=2) == 2.0
 
 
@@ -90,14 +101,15 @@ def test_a_step_is_averaged_over_a_run_whose_segments_become_more(monkeypatch: p
         """One that takes 10 s for each segment."""
 
         config = Config(steps=9, matching=Matching(segments=3, concurrent_from=6))
-        take = planning.Matching(None, [], None, None, Window(0, 2, segments=3, since=6))  # type: ignore[arg-type]
+        take = plan_steps.Matching(None, [], None, None, Window(0, 2, segments=3, since=6))  # type: ignore[arg-type]
 
         def step(self) -> int:
             return self.take.schedule.concurrent(0)
 
-    monkeypatch.setattr(planning, "per_step", lambda steps, warm: 10.0 * next(iter(steps)))
+    monkeypatch.setattr(plan_steps, "per_step", lambda steps, warm: 10.0 * next(iter(steps)))
     loop = Loop()
-    assert planning.seconds_of_step(loop) == pytest.approx((6 * 10 + 3 * 30) / 9)  # type: ignore[arg-type]
+    found = plan_steps.seconds_of_step(loop)  # type: ignore[arg-type]
+    assert found == [Phase(6 / 9, 1, 10.0), Phase(1 - 6 / 9, 3, 30.0)]
     assert loop.take == Loop.take
 
 
@@ -105,3 +117,96 @@ def test_a_step_is_averaged_over_a_run_whose_segments_become_more(monkeypatch: p
 def test_every_method_can_be_planned(method: str, capsys: pytest.CaptureFixture[str]) -> None:
     succeed(*words("plan", "--method", method))
     assert "in all" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("segments", "chunks", "ranks", "share"),
+    [(4, 1, 1, 1), (4, 1, 2, 1 / 2), (4, 1, 3, 1 / 2), (4, 1, 4, 1 / 4), (4, 1, 9, 1 / 4), (1, 5, 2, 3 / 5),
+     (2, 6, 5, 1 / 4), (2, 6, 6, 1 / 6), (1, 3, 8, 1 / 3)],
+)  # fmt: skip
+def test_the_slowest_ranks_share_of_a_step(segments: int, chunks: int, ranks: int, share: float) -> None:
+    assert step_share(segments, chunks, ranks) == pytest.approx(share)
+
+
+def test_who_would_wait() -> None:
+    config = Config(method="contra")
+    assert distilling(config, 4, 1, 4) == []
+    (said,) = distilling(config, 4, 1, 6)
+    assert said.startswith("distill: 2 of 6 ranks wait; --micro-batch shares")
+    assert distilling(config, 4, 2, 6) == []
+    (said,) = distilling(config, 1, 3, 4)
+    assert said.startswith("distill: 1 of 4 ranks waits; a smaller --micro-batch")
+    (said,) = distilling(Config(method="dm"), 1, 1, 3)
+    assert said == "distill: 2 of 3 ranks wait; the steps of dm are not shared out"
+
+
+def test_traffic_of_chunks_by_hand() -> None:
+    config = Config(matching=Matching(inner_steps=6, differentiated_steps=2))
+    # 2 helpers for 5 chunks on 3 ranks, of which rank 0 has 2: 3 chunks come back.
+    assert chunk_traffic(config, 10, 5, 3) == Traffic(4 * 10 * 2 * (6 + 2 * 2), 4 * 10 * 3 * (6 + 2))
+    assert chunk_traffic(config, 10, 1, 3) == Traffic()
+
+
+def test_a_table_of_ranks() -> None:
+    stages = (Stage("a", 60.0, 500.0, 3.0, Shared(20.0, 90.0)), Stage("b", 3600.0, 400.0))
+    over = OverRanks(4, Traffic(3e9, 1e9), ("who waits",), together=True)
+    lines = Plan(stages, "engine: x", 7.0, None, over).lines()
+    assert lines[1].split("  ")[-5:] != lines[2].split("  ")[-5:]
+    assert [word in lines[1] for word in ("time with 1", "with 4", "memory of rank 0", "of another")] == [True] * 4
+    assert lines[2].split() == ["a", "1:00", "min", "20", "s", "500", "MB", "90", "MB", "3.0", "MB"]
+    assert lines[4].split() == ["in", "all", "1:01", "h", "1:00", "h", "500", "MB", "400", "MB", "3.0", "MB"]
+    text = "\n".join(lines)
+    for part in ("who waits", "sends 3e+03 MB and receives 1e+03 MB, which takes 4 s", "one by one"):
+        assert part in text
+
+
+def test_what_would_travel_is_what_travels(experts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both sides of a step on two ranks, counted where messages are made."""
+    from tests.small import FLAGS as SMALL
+    from trajmatch.run.stages import segments
+    from trajmatch.run.stages.loop import Loop
+    from trajmatch.run.stages.run import Run
+    from trajmatch.settings.command_line import settings_of
+
+    found = {"sent": 0, "received": 0}
+
+    class Other:
+        """Rank 1, in this process."""
+
+        rank = 1
+
+        def ask(self, function, *arguments, tensors):  # type: ignore[no-untyped-def]
+            found["sent"] += sum(t.nbytes for t in tensors)
+            self.found = function(None, *arguments, *tensors)
+
+        def answer(self):  # type: ignore[no-untyped-def]
+            found["received"] += sum(t.nbytes for t in self.found[1])
+            return self.found
+
+    flags = ["--method", "satm", "--matching.segments", "3", "--steps", "4", "--experts", str(experts)]
+    config = settings_of("distill", SMALL[0], [*SMALL[1:], *flags]).config
+    this = Run(config, tmp_path / "run", "test")
+    loop = Loop(this.setup, this.trajectories, tmp_path / "run")
+    take = loop.take
+    assert isinstance(take, plan_steps.Matching)
+    counted = Counted(take.rule, 2)
+    loop.take = plan_steps.replace(take, each=counted)
+    loop.step()
+    monkeypatch.setattr(segments, "peers", lambda: [Other()])
+    local = segments.Chunks(
+        segments.Learner(this.config, this.setup.dataset.shape, 10, loop.compute.engine), take.student
+    )
+    loop.take = plan_steps.replace(take, each=segments.Spread(take.rule, local))
+    loop.step()
+    assert counted.calls == 2
+    assert (counted.sent, counted.received) == (found["sent"], found["received"])
+    assert counted.sent > 0
+
+
+def test_a_plan_of_ranks(capsys: pytest.CaptureFixture[str]) -> None:
+    succeed(*words("plan", "--method", "contra", "--ranks", "3"))
+    out = capsys.readouterr().out
+    for part in ("time with 1", "with 3", "in a step rank 0 sends ", "3 ranks: each is taken to be as fast"):
+        assert part in out
+    assert main(["plan", *FLAGS, "--ranks", "0"]) == 2
+    assert "--ranks" in capsys.readouterr().err

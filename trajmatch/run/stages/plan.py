@@ -5,9 +5,7 @@ takes some real steps against weights of the right shape. Times are per step, ti
 what these very processes reached; file sizes are those of the files that they wrote.
 """
 
-import statistics
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
@@ -16,14 +14,9 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from trajmatch.core.draws import generator
 from trajmatch.core.vector import Layout
-from trajmatch.data.file_names import CHECKPOINT, METRICS, SET
 from trajmatch.data.material import opened, shared
 from trajmatch.data.networks.convnet import build
-from trajmatch.data.snapshots import snapshot_path
-from trajmatch.data.synthetic import save
-from trajmatch.data.trajectories import Trajectory, save_trajectory
 from trajmatch.machine.determinism import deterministic
 from trajmatch.machine.litter import scratch_folder
 from trajmatch.machine.memory import peak_memory_mb
@@ -35,27 +28,13 @@ from trajmatch.pages.tables import as_text
 from trajmatch.run.assembly.engine import training_engine
 from trajmatch.run.assembly.letters import evaluation_training, expert_training
 from trajmatch.run.assembly.setup import Setup, factory
-from trajmatch.run.stages.beforehand import check_run, needed_snapshots
+from trajmatch.run.stages.beforehand import check_run
 from trajmatch.run.stages.experts import named_experts, real
-from trajmatch.run.stages.loop import Loop, delivered, snapshot_steps
-from trajmatch.run.stages.steps import Matching
+from trajmatch.run.stages.loop import Loop, snapshot_steps
+from trajmatch.run.stages.plan_ranks import OverRanks, Shared, Stage, distilling, waiting
+from trajmatch.run.stages.plan_steps import chunks_of, distill, expert_like, harmless, per_step
 from trajmatch.settings.config import Config
 from trajmatch.settings.methods import METHODS
-
-# Seconds that each kind of step is measured for, at least three of them, after the first two.
-LONG_ENOUGH, WARM = 4.0, 2
-# What the pictures, the report and the records of a run take on disk, beside what is counted.
-PAGES = 200e3
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What one stage needs: seconds, MB of memory at most, MB on disk that stay."""
-
-    name: str
-    seconds: float
-    memory_mb: float
-    disk_mb: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -63,13 +42,14 @@ class Plan:
     """The stages of a run, and what is not one stage's own.
 
     compute: what was decided about the outer loop's engine, in words. passing_mb: on disk while experts and evaluations
-    run. gpu_mb: memory of the GPU, if any.
+    run. gpu_mb: memory of the GPU, if any. over: what is said of several ranks.
     """
 
     stages: tuple[Stage, ...]
     compute: str
     passing_mb: float
     gpu_mb: float | None
+    over: OverRanks | None = None
 
     @property
     def seconds(self) -> float:
@@ -85,61 +65,62 @@ class Plan:
 
     def lines(self) -> list[str]:
         """The plan as a table."""
-        whole = Stage("in all", self.seconds, self.memory_mb, self.disk_mb)
-        rows = [
-            {"": s.name, "time": duration(s.seconds), "memory": _size(s.memory_mb), "disk": _size(s.disk_mb)}
-            for s in (*self.stages, whole)
-        ]
+        shared = Shared(sum(s.on_ranks.seconds for s in self.stages), max(s.on_ranks.other_mb for s in self.stages))
+        whole = Stage("in all", self.seconds, self.memory_mb, self.disk_mb, shared)
         return [
             self.compute,
-            *as_text(rows, indent=""),
+            *as_text([self._row(stage) for stage in (*self.stages, whole)], indent=""),
+            *(self.over.lines() if self.over else []),
             *([f"and {_size(self.gpu_mb)} of the GPU's memory"] if self.gpu_mb else []),
             f"and {_size(self.passing_mb)} on disk for shared images while experts and evaluations run",
             "measured by doing a little of each stage here, as the run itself will; other work beside it slows it down",
         ]
+
+    def _row(self, s: Stage) -> dict[str, str]:
+        """A stage's row."""
+        disk, memory = {"disk": _size(s.disk_mb)}, _size(s.memory_mb)
+        if self.over is None:
+            return {"": s.name, "time": duration(s.seconds), "memory": memory, **disk}
+        many = s.on_ranks
+        times = {"time with 1": duration(s.seconds), f"with {self.over.ranks}": duration(many.seconds)}
+        return {"": s.name, **times, "memory of rank 0": memory, "of another": _size(many.other_mb), **disk}
 
 
 def _size(mb: float) -> str:
     return f"{mb / 1000:.2f} GB" if mb >= 1000 else f"{mb:.0f} MB" if mb >= 10 else f"{mb:.1f} MB"
 
 
-def plan(config: Config, experts: int | Path) -> Plan:
+def plan(config: Config, experts: int | Path, ranks: int = 1) -> Plan:
     """What `trajmatch run` of a resolved configuration needs here. Raises what the run itself would.
 
-    experts: how many are to be trained, or the folder where they are.
+    experts: how many are to be trained, or the folder where they are. ranks: that would share the work.
     """
     began = time.monotonic()
+    base = peak_memory_mb()
     setup = Setup.load(config)
     place = setup.device
     trajectories = None
     if isinstance(experts, Path) and METHODS[config.method].experts:
         trajectories = named_experts(setup, experts)
     check_run(setup, trajectories)
-    stages = [Stage("data", time.monotonic() - began, peak_memory_mb())]
+    seconds = time.monotonic() - began
+    stages = [Stage("data", seconds, peak_memory_mb(), shared=Shared(seconds, base))]
+    told: list[str] = []
     repeating = deterministic(config.deterministic, place)
     with scratch_folder() as folder, shared(setup.material, folder) as path, repeating:
         passing = path.stat().st_size / 1e6
         if not isinstance(experts, Path) and METHODS[config.method].experts:
-            stages.append(_experts(setup, path, experts))
-        harmless = Setup(_harmless(config), setup.material)
-        loop = Loop(harmless, [_expert_like(setup, folder)], folder)
-        stages.append(_distill(harmless, loop))
-        stages.append(_evaluate(setup, path))
+            stages.append(_experts(setup, path, experts, ranks, base))
+            told += waiting("experts", experts, ranks, "more --experts are shared out, and change the result")
+        still = Setup(harmless(config), setup.material)
+        loop = Loop(still, [expert_like(setup, folder)], folder)
+        stage, traffic = distill(still, loop, ranks)
+        stages.append(stage)
+        told += distilling(config, loop.compute.segments, chunks_of(loop), ranks)
+        stages.append(_evaluate(setup, path, ranks, base))
     gpu = torch.cuda.max_memory_allocated(place) / 1e6 if place.type == "cuda" else None
-    return Plan(tuple(stages), loop.compute.words(), passing, gpu)
-
-
-def per_step(steps: Iterable[object], warm: int = WARM) -> float:
-    """Median seconds of a step, after `warm` of them; the iterable may end early."""
-    seconds: list[float] = []
-    began = time.perf_counter()
-    for _ in steps:
-        now = time.perf_counter()
-        seconds.append(now - began)
-        began = now
-        if sum(seconds[warm:]) >= LONG_ENOUGH and len(seconds) >= warm + 3:
-            break
-    return statistics.median(seconds[warm:])
+    over = OverRanks(ranks, traffic, tuple(told), loop.compute.together) if ranks > 1 else None
+    return Plan(tuple(stages), loop.compute.words(), passing, gpu, over)
 
 
 class Probed(NamedTuple):
@@ -187,7 +168,7 @@ def _probes(setup: Setup, path: Path, workers: int, threads: int, n: int | None,
     return slowest, max(0.0, time.monotonic() - began - slowest.whole) if workers > 1 else 0.0
 
 
-def _experts(setup: Setup, path: Path, count: int) -> Stage:
+def _experts(setup: Setup, path: Path, count: int, ranks: int, base: float) -> Stage:
     e, dataset, peak = setup.config.expert, setup.dataset, Peak()
     workers = min(count, processes(e.workers, setup.device.type))
     probed, start = _probes(setup, path, workers, e.threads, None, peak)
@@ -196,75 +177,14 @@ def _experts(setup: Setup, path: Path, count: int) -> Stage:
     one = e.epochs * (steps * probed.step + num_test * probed.test) + (num_test + num_train) * probed.test
     rows = 1 + (e.epochs if e.save_every is None else e.epochs * steps // e.save_every)
     held = 4e-6 * Layout.of(setup.network).size * rows  # an expert's snapshots, until they are written
-    return Stage(
-        "experts",
-        start + ceil(count / workers) * (probed.begin + one),
-        # Written, they are stacked and turned into bytes: three copies.
-        peak_memory_mb() + peak.mb + 3 * held * workers,
-        count * (held if e.storage == "float32" else held / 2),
-    )
+    # Written, they are stacked and turned into bytes: three copies.
+    memory, here = peak.mb + 3 * held * workers, peak_memory_mb()
+    seconds = [start + ceil(ceil(count / n) / workers) * (probed.begin + one) for n in (1, ranks)]
+    shared = Shared(seconds[1], (base if workers > 1 else here) + memory)
+    return Stage("experts", seconds[0], here + memory, count * (held if e.storage == "float32" else held / 2), shared)
 
 
-def _harmless(config: Config) -> Config:
-    """The same outer loop, moving nothing: the weights that the plan matches are no expert's.
-
-    They classify nothing correctly either; looking for such images takes as long as one test on the training set.
-    """
-    o = config.outer
-    kind = "real" if o.initial == "correct" else o.initial
-    return replace(
-        config,
-        outer=replace(o, initial=kind, lr_images=1e-9, lr_step_size=1e-9, lr_labels=1e-9),
-        baseline=replace(config.baseline, lr_images=1e-9),
-    )
-
-
-def _expert_like(setup: Setup, folder: Path) -> Trajectory:
-    """A trajectory of the right shape: initial weights, moved at random."""
-    _, theta = build(setup.make(), 0)
-    source = generator(0, "plan")
-    rows = [theta]
-    for _ in range(needed_snapshots(setup.config)):
-        rows.append(rows[-1] + 0.01 * torch.randn(theta.shape, generator=source))
-    path = folder / "expert.safetensors"
-    save_trajectory(path, rows, {"index": 0, "settings": {}})
-    return Trajectory.open(path)
-
-
-def _distill(setup: Setup, loop: Loop) -> Stage:
-    """Real outer steps. The first one compiles what is to be compiled."""
-    config = setup.config
-    torch.set_num_threads(loop.compute.threads)
-    loop.step()
-    first = loop.checkpoint.seconds
-    step = first if config.steps <= 5 else seconds_of_step(loop)
-    loop.save()
-    loop.keep(loop.checkpoint.state)
-    done = loop.checkpoint.step
-    save(delivered(setup, loop.checkpoint.state), loop.folder / SET)
-    log = (loop.folder / METRICS).stat().st_size * config.steps / done
-    kept = [loop.folder / CHECKPOINT, loop.folder / SET]
-    snapshots = len(snapshot_steps(config)) * snapshot_path(loop.folder, done).stat().st_size
-    disk = sum(path.stat().st_size for path in kept) + snapshots + log + PAGES
-    return Stage("distill", first + max(0, config.steps - 1) * step, peak_memory_mb(), disk / 1e6)
-
-
-def seconds_of_step(loop: Loop) -> float:
-    """Seconds of an outer step, averaged over a run in which the number of segments may change."""
-    m, steps, take = loop.config.matching, loop.config.steps, loop.take
-    if not isinstance(take, Matching):
-        return per_step((loop.step() for _ in range(steps)), warm=1)
-    early = min(1.0, (m.concurrent_from or 0) / steps)
-    seconds = 0.0
-    for share, segments in ((early, 1), (1 - early, take.schedule.segments)):
-        if share > 0:
-            loop.take = replace(take, schedule=replace(take.schedule, segments=segments, since=0))
-            seconds += share * per_step((loop.step() for _ in range(steps)), warm=1)
-    loop.take = take
-    return seconds
-
-
-def _evaluate(setup: Setup, path: Path) -> Stage:
+def _evaluate(setup: Setup, path: Path, ranks: int, base: float) -> Stage:
     config, dataset, peak = setup.config, setup.dataset, Peak()
     e = config.evaluation
     n = config.ipc * dataset.num_classes
@@ -275,7 +195,13 @@ def _evaluate(setup: Setup, path: Path) -> Stage:
     on_validation = e.validation_networks * len(snapshot_steps(config))
     tests = on_test * len(dataset.test) + on_validation * len(dataset.validation)
     seconds = ((on_test + on_validation) * training + tests * probed.test) / workers
+    # The chosen snapshot's networks are trained when the others are known.
+    after = e.networks if e.validation_networks else 0
+    part = sum(ceil(n / ranks) for n in (on_test + on_validation - after, after)) / max(1, on_test + on_validation)
+    whole = 0.0
     if e.whole_epochs:
-        whole, _ = _probes(setup, path, 1, 1, None, peak)
-        seconds += e.whole_epochs * ceil(len(dataset.train) / config.expert.batch) * whole.step
-    return Stage("evaluate", 2 * start + seconds, peak_memory_mb() + peak.mb)
+        probed_whole, _ = _probes(setup, path, 1, 1, None, peak)
+        whole = e.whole_epochs * ceil(len(dataset.train) / config.expert.batch) * probed_whole.step
+    memory = peak_memory_mb()
+    shared = Shared(2 * start + seconds * part + whole, (base if workers > 1 else memory) + peak.mb)
+    return Stage("evaluate", 2 * start + seconds + whole, memory + peak.mb, shared=shared)

@@ -35,7 +35,9 @@ from trajmatch.settings.checks import resolve
 from trajmatch.settings.command_line import quoted
 from trajmatch.settings.config import Config
 from trajmatch.settings.flat import EVALUATE_FIELDS, difference, settings
+from trajmatch.settings.kinds import checked
 from trajmatch.settings.methods import METHODS
+from trajmatch.settings.options import Plan
 from trajmatch.settings.ranges import is_count
 
 MOST_EXPERTS = 100_000
@@ -265,8 +267,9 @@ def run(config: Config, folder: Path, command: str, preset: str | None) -> dict[
     return summary
 
 
-def plan(config: Config) -> list[str]:
-    """What a run would need here, as lines of text."""
+def plan(config: Config, options: Plan) -> list[str]:
+    """What a run would need here, as lines of text. Raises ValueError."""
+    checked(options)
     config = resolve(config)
     check(config)
-    return planning.plan(config, count_or_folder(config.experts)).lines()
+    return planning.plan(config, count_or_folder(config.experts), options.ranks).lines()

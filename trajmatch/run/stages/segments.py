@@ -149,7 +149,7 @@ class Spread:
             which = [(k, task.first, task.start is not None) for k, task in zip(share, tasks, strict=True)]
             threads, helpers = torch.get_num_threads(), helpers_of(peer.rank, K, ranks)
             piece = Piece(self.chunks.learner, self.rule, threads, seed, step, which, helpers)
-            peer.ask(_estimates, piece, tensors=_sent(tasks))
+            peer.ask(_estimates, piece, tensors=sent(tasks))
         self.chunks.helpers = peers_of(helpers_of(0, K, ranks))
         found = {k: estimate(given[k]) for k in range(0, K, ranks)}
         for peer, share in shares.items():
@@ -159,7 +159,7 @@ class Spread:
         return [found[k] for k in range(K)]
 
 
-def _sent(tasks: Sequence[Task]) -> list[Tensor]:
+def sent(tasks: Sequence[Task]) -> list[Tensor]:
     """X and eta, which are one for all tasks, and s, g, Y and the start of each."""
     each = [t for task in tasks for t in (task.s, task.g, task.Y, task.start) if t is not None]
     return [tasks[0].X, tasks[0].eta, *each]
@@ -169,6 +169,11 @@ def _also(rule: Rule, first: int, last: int) -> list[int]:
     """The iterates that the caller will want besides theta_first, which it has."""
     reused = rule.sharpness is not None and not rule.stale and first < rule.tau < last
     return [rule.tau, last] if reused else [last]
+
+
+def results_of(rule: Rule, first: int, e: Estimate) -> list[Tensor]:
+    """What of an estimate travels: the derivatives, the loss, q, and the iterates that the caller will want."""
+    return [*e.d, e.loss, e.q, *(e.thetas[i] for i in _also(rule, first, e.thetas.last))]
 
 
 def _taken(task: Task, rule: Rule, last: int, tensors: list[Tensor]) -> tuple[Estimate, list[Tensor]]:
@@ -202,7 +207,7 @@ def _estimates(report: Report, piece: Piece, *given: Tensor) -> tuple[list[int],
             problem = inner_problem(rule, student, len(X), piece.seed, piece.step, k)
             e = estimate(Task(problem, s, g, X, Y, eta, rule.T, first, start, rule.kept()))
             lasts.append(e.thetas.last)
-            results += [*e.d, e.loss, e.q, *(e.thetas[i] for i in _also(rule, first, e.thetas.last))]
+            results += results_of(rule, first, e)
     return lasts, results
 
 

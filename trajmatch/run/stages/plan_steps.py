@@ -1,0 +1,140 @@
+"""What the outer loop of a run takes on this machine, found by some real steps against weights of the right shape."""
+
+import statistics
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from math import ceil
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from trajmatch.core.draws import generator
+from trajmatch.core.vector import Layout
+from trajmatch.data.file_names import CHECKPOINT, METRICS, SET
+from trajmatch.data.networks.convnet import build
+from trajmatch.data.snapshots import snapshot_path
+from trajmatch.data.synthetic import save
+from trajmatch.data.trajectories import Trajectory, save_trajectory
+from trajmatch.machine.memory import peak_memory_mb
+from trajmatch.run.assembly.setup import Setup
+from trajmatch.run.stages.beforehand import needed_snapshots
+from trajmatch.run.stages.loop import Loop, delivered, snapshot_steps
+from trajmatch.run.stages.plan_ranks import Counted, Shared, Stage, Traffic, chunk_traffic, rank_mb, step_share
+from trajmatch.run.stages.steps import Matching
+from trajmatch.settings.config import Config
+
+# Seconds that each kind of step is measured for, at least three of them, after the first two.
+LONG_ENOUGH, WARM = 4.0, 2
+# What the pictures, the report and the records of a run take on disk, beside what is counted.
+PAGES = 200e3
+
+
+def per_step(steps: Iterable[object], warm: int = WARM) -> float:
+    """Median seconds of a step, after `warm` of them; the iterable may end early."""
+    seconds: list[float] = []
+    began = time.perf_counter()
+    for _ in steps:
+        now = time.perf_counter()
+        seconds.append(now - began)
+        began = now
+        if sum(seconds[warm:]) >= LONG_ENOUGH and len(seconds) >= warm + 3:
+            break
+    return statistics.median(seconds[warm:])
+
+
+def harmless(config: Config) -> Config:
+    """The same outer loop, moving nothing: the weights that the plan matches are no expert's.
+
+    They classify nothing correctly either; looking for such images takes as long as one test on the training set.
+    """
+    o = config.outer
+    kind = "real" if o.initial == "correct" else o.initial
+    return replace(
+        config,
+        outer=replace(o, initial=kind, lr_images=1e-9, lr_step_size=1e-9, lr_labels=1e-9),
+        baseline=replace(config.baseline, lr_images=1e-9),
+    )
+
+
+def expert_like(setup: Setup, folder: Path) -> Trajectory:
+    """A trajectory of the right shape: initial weights, moved at random."""
+    _, theta = build(setup.make(), 0)
+    source = generator(0, "plan")
+    rows = [theta]
+    for _ in range(needed_snapshots(setup.config)):
+        rows.append(rows[-1] + 0.01 * torch.randn(theta.shape, generator=source))
+    path = folder / "expert.safetensors"
+    save_trajectory(path, rows, {"index": 0, "settings": {}})
+    return Trajectory.open(path)
+
+
+def chunks_of(loop: Loop) -> int:
+    """Chunks of an inner mini-batch."""
+    size = loop.compute.engine.micro_batch
+    return 1 if size is None else ceil((loop.config.matching.batch or len(loop.first.X)) / size)
+
+
+def distill(setup: Setup, loop: Loop, ranks: int) -> tuple[Stage, Traffic]:
+    """Real outer steps, and what rank 0 sends and receives in one. The first one compiles what is to be compiled."""
+    config = setup.config
+    torch.set_num_threads(loop.compute.threads)
+    loop.step()
+    first = loop.checkpoint.seconds
+    phases = [Phase(1.0, loop.compute.segments, first)] if config.steps <= 5 else seconds_of_step(loop)
+    traffic = _traffic(loop, ranks)
+    loop.save()
+    loop.keep(loop.checkpoint.state)
+    done = loop.checkpoint.step
+    save(delivered(setup, loop.checkpoint.state), loop.folder / SET)
+    log = (loop.folder / METRICS).stat().st_size * config.steps / done
+    kept = [loop.folder / CHECKPOINT, loop.folder / SET]
+    snapshots = len(snapshot_steps(config)) * snapshot_path(loop.folder, done).stat().st_size
+    disk = sum(path.stat().st_size for path in kept) + snapshots + log + PAGES
+    matched = isinstance(loop.take, Matching)
+    share = [step_share(p.segments, chunks_of(loop), ranks) if matched else 1.0 for p in phases]
+    rest, memory = max(0, config.steps - 1), peak_memory_mb()
+    one = sum(p.weight * p.seconds for p in phases)
+    many = sum(p.weight * p.seconds * part for p, part in zip(phases, share, strict=True)) + traffic.seconds
+    shared = Shared(first + rest * many, min(memory, rank_mb(setup, loop.compute)))
+    return Stage("distill", first + rest * one, memory, disk / 1e6, shared), traffic
+
+
+def _traffic(loop: Loop, ranks: int) -> Traffic:
+    """What rank 0 sends and receives in a step of all segments, counted on a step."""
+    take, segments = loop.take, loop.compute.segments
+    if not isinstance(take, Matching) or ranks == 1:
+        return Traffic()
+    each = Counted(take.rule, ranks)
+    if not take.rule.together:
+        loop.take = replace(take, schedule=replace(take.schedule, segments=segments, since=0), each=each)
+        loop.step()
+        loop.take = take
+    size = Layout.of(take.setup.network).size
+    chunks = chunk_traffic(loop.config, size, chunks_of(loop), len(range(0, ranks, segments)))
+    times = max(1, each.calls)
+    return Traffic(each.sent + times * chunks.sent, each.received + times * chunks.received)
+
+
+class Phase(NamedTuple):
+    """A part of a run's steps, as a share of all, with so many segments, and the seconds of each step."""
+
+    weight: float
+    segments: int
+    seconds: float
+
+
+def seconds_of_step(loop: Loop) -> list[Phase]:
+    """Seconds of an outer step in each part of a run, in which the number of segments may change."""
+    m, steps, take = loop.config.matching, loop.config.steps, loop.take
+    if not isinstance(take, Matching):
+        return [Phase(1.0, 1, per_step((loop.step() for _ in range(steps)), warm=1))]
+    early = min(1.0, (m.concurrent_from or 0) / steps)
+    found = []
+    for share, segments in ((early, 1), (1 - early, take.schedule.segments)):
+        if share > 0:
+            loop.take = replace(take, schedule=replace(take.schedule, segments=segments, since=0))
+            found.append(Phase(share, segments, per_step((loop.step() for _ in range(steps)), warm=1)))
+    loop.take = take
+    return found
