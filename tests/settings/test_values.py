@@ -437,8 +437,8 @@ def test_the_cache_is_never_a_folder_called_tilde(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("TRAJMATCH_CACHE", raising=False)
     monkeypatch.setattr(caches, "_home", lambda: "")
-    for home, caches in ((None, None), ("", ""), ("relative", "relative"), ("/nowhere/at/all", "")):
-        for name, value in (("HOME", home), ("XDG_CACHE_HOME", caches)):
+    for home, cache in ((None, None), ("", ""), ("relative", "relative"), ("/nowhere/at/all", "")):
+        for name, value in (("HOME", home), ("XDG_CACHE_HOME", cache)):
             monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
         found = caches.cache_folder()
         assert found.is_absolute()
