@@ -40,8 +40,8 @@ PURPOSES = {
     "accumulated", "batches", "check of a network", "check of derivatives", "class order", "condensation", "condense",
     "continual", "cost", "direction of images", "distill", "dropout", "evaluation", "expert batches", "expert weights",
     "initial images", "inner", "landscape", "low rank", "moved weights", "nearest", "network", "noise", "panel",
-    "pcgrad", "plan", "power iteration", "random real images", "real", "search", "segment", "test", "training", "validation",
-    "weights", "whole", "window",
+    "pcgrad", "plan", "power iteration", "random real images", "real", "search", "segment", "test", "training",
+    "validation", "weights", "whole", "window",
 }  # fmt: skip
 
 
