@@ -114,7 +114,7 @@ def test_a_folder_of_another_user_is_never_loaded_from(
     cache: Path, compiler: Compiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiler()
-    monkeypatch.setattr(kernels, "_user", lambda: 12345)
+    monkeypatch.setattr(kernels, "user", lambda: 12345)
     found = build_anew()
     assert isinstance(found, str)
     assert found.endswith("belongs to another user")
@@ -147,7 +147,7 @@ def test_each_compiler_machine_and_source_has_its_own_library(
     build_anew()
     compiler(name="other")
     build_anew()
-    monkeypatch.setattr(kernels, "_machine", lambda: "a machine of another kind")
+    monkeypatch.setattr(kernels, "processor", lambda: "a machine of another kind")
     build_anew()
     (cache.parent / "block.cpp").write_text("// of a later version")
     monkeypatch.setattr(resources, "files", lambda package: cache.parent)
