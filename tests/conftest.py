@@ -31,6 +31,14 @@ def _global_random_state_untouched() -> Iterator[None]:
     assert not touched, f"the test changed the global random state of {', '.join(touched)}"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_data_in_the_user_s_cache() -> Iterator[None]:
+    """Keeps images and input spaces out of the cache, in this process and in those that it starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRAJMATCH_CACHE_GB", "0")
+        yield
+
+
 @pytest.fixture(scope="session")
 def experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of two small experts."""

@@ -1,10 +1,12 @@
 """Input spaces: inverses, statistics against naive formulas, whitened covariance."""
 
+import re
+
 import pytest
 import torch
 from torch import Tensor
 
-from trajmatch.data import whitening
+from trajmatch.data import low_rank, whitening
 from trajmatch.data.whitening import InputSpace, fit
 
 KINDS = ["none", "channel", "zca"]
@@ -161,3 +163,90 @@ def test_errors_are_one_sentence() -> None:
         InputSpace.from_tensors("zca", (3, 2, 2), tensors)
     with pytest.raises(ValueError, match="'basis' of the zca input space has shape None"):
         InputSpace.from_tensors("zca", (3, 4, 4), {key: value for key, value in tensors.items() if key != "basis"})
+
+
+def falling_images(n: int) -> Tensor:
+    """uint8 images (n, 3, 4, 4) whose variances fall from direction to direction, as photographs' do."""
+    generator = torch.Generator().manual_seed(1)
+    directions = torch.linalg.qr(torch.randn(48, 48, generator=generator, dtype=torch.float64))[0]
+    scales = 100 / torch.arange(1, 49, dtype=torch.float64).sqrt()
+    pixels = 127 + torch.randn(n, 48, generator=generator, dtype=torch.float64) * scales @ directions.T
+    return pixels.clamp(0, 255).to(torch.uint8).reshape(n, 3, 4, 4)
+
+
+@pytest.fixture
+def low(monkeypatch: pytest.MonkeyPatch) -> None:
+    """48 dimensions are many, of which 12 have a scale of their own; few enough others are carried along."""
+    monkeypatch.setattr(whitening, "DENSE", 24)
+    monkeypatch.setattr(low_rank, "_SPARE", 8)
+
+
+@pytest.mark.usefixtures("low")
+@pytest.mark.parametrize("n", [5, 200])
+def test_a_low_rank_has_an_exact_inverse(n: int) -> None:
+    x = falling_images(200)
+    space = fit("zca", x, dtype=torch.float64)
+    assert space.basis.shape == (48, 12)
+    assert space.scale.shape == (13,)
+    assert (space.inverse(space.forward(x[:n])) - x[:n].double() / 255).abs().max() <= 1e-8
+    outside = torch.full((2, 3, 4, 4), 1.5, dtype=torch.float64)
+    torch.testing.assert_close(space.inverse(space.forward(outside)), outside, rtol=0, atol=1e-8)
+    again = InputSpace.from_tensors("zca", space.shape, space.to_tensors())
+    assert torch.equal(again.forward(x), space.forward(x))
+    assert space.wrong() is None
+
+
+@pytest.mark.usefixtures("low")
+def test_a_low_rank_is_the_dense_map_where_images_have_no_more_directions() -> None:
+    x = falling_images(10)  # 9 directions of 48: all others have no variance, in either
+    space = fit("zca", x, dtype=torch.float64)
+    mean, scale, basis = whitening._zca_statistics(x)
+    dense = InputSpace("zca", mean, scale, basis, space.shape)
+    assert space.basis.shape == (48, 9)
+    probe = torch.rand(7, 3, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(space.forward(probe), dense.forward(probe), rtol=0, atol=1e-5)
+    torch.testing.assert_close(float(space.scale[-1]), InputSpace.eps, rtol=0, atol=1e-7)
+
+
+@pytest.mark.usefixtures("low")
+def test_a_low_rank_against_the_dense_decomposition(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(low_rank, "_PASSES", 200)  # to the end, as far as float32 goes
+    monkeypatch.setattr(low_rank, "_PROBES", 4000)  # so that what is left out is measured to a percent here too
+    x = falling_images(300)
+    space, told = whitening.fitted("zca", x, dtype=torch.float64)
+    mean, covariance = whitening._moments(x)
+    S, U = torch.linalg.eigh(covariance)
+    torch.testing.assert_close(space.mean, mean, rtol=0, atol=1e-12)
+    torch.testing.assert_close(space.scale[:-1], S[-12:] + InputSpace.eps, rtol=1e-4, atol=0)
+    left = S[:-12]
+    torch.testing.assert_close(float(space.scale[-1]), float(left.square().sum() / left.sum()) + 0.1, rtol=2e-3, atol=0)
+    whitened = torch.cov(space.forward(x).flatten(1).T)
+    wanted = U @ torch.diag(S / (S + InputSpace.eps)) @ U.T
+    error = float((whitened - wanted).norm() / wanted.norm())
+    assert 0.001 < error < 0.1
+    found = re.search(r"48 dimensions: the 12 leading .* is ([0-9.]+)% off; the inverse is exact", told)
+    assert found is not None
+    assert float(found[1]) / 100 == pytest.approx(error, rel=0.15)
+
+
+def test_images_of_64_pixels_have_a_low_rank_no_larger_than_the_basis_of_32(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def leading(x: Tensor, mean: Tensor, rank: int, eps: float) -> low_rank.Directions:
+        asked.append(rank)
+        return low_rank.Directions(torch.zeros(len(mean), rank), torch.zeros(rank), 0.0, 0.0)
+
+    monkeypatch.setattr(whitening, "leading", leading)
+    monkeypatch.setattr(whitening, "_zca_statistics", lambda x: pytest.fail("a dense decomposition"))
+    fit("zca", torch.zeros(2000, 3, 64, 64, dtype=torch.uint8))
+    assert asked == [768]
+    for d in (3 * 33**2, 64**2, 3 * 64**2, 3 * 224**2):
+        assert 1 <= whitening.rank(10**6, d) <= 1024
+        assert whitening.rank(10**6, d) * d <= 3072**2
+
+
+def test_images_of_32_pixels_are_whitened_as_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(whitening, "leading", lambda *_: pytest.fail("a low rank"))
+    dense = torch.zeros(3072), torch.ones(3072), torch.eye(3072)
+    monkeypatch.setattr(whitening, "_zca_statistics", lambda x: dense)
+    assert fit("zca", torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).basis.shape == (3072, 3072)

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.run.test_cli import refusal
-from trajmatch.data.networks import kernels
+from trajmatch.machine import caches
 from trajmatch.run import cli
 from trajmatch.run.assembly import setup
 from trajmatch.run.folder import check_claim, claim
@@ -436,19 +436,19 @@ def test_a_network_that_no_memory_holds_is_refused_before_it_is_made(monkeypatch
 def test_the_cache_is_never_a_folder_called_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("TRAJMATCH_CACHE", raising=False)
-    monkeypatch.setattr(kernels, "_home", lambda: "")
-    for home, caches in ((None, None), ("", ""), ("relative", "relative"), ("/nowhere/at/all", "")):
-        for name, value in (("HOME", home), ("XDG_CACHE_HOME", caches)):
+    monkeypatch.setattr(caches, "_home", lambda: "")
+    for home, cache in ((None, None), ("", ""), ("relative", "relative"), ("/nowhere/at/all", "")):
+        for name, value in (("HOME", home), ("XDG_CACHE_HOME", cache)):
             monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
-        found = kernels.cache_folder()
+        found = caches.cache_folder()
         assert found.is_absolute()
         assert "~" not in str(found)
         assert found.name == f"trajmatch-{os.getuid()}"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert kernels.cache_folder() == tmp_path / "cache" / "trajmatch"
+    assert caches.cache_folder() == tmp_path / "cache" / "trajmatch"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert kernels.cache_folder() == tmp_path / ".cache" / "trajmatch"
+    assert caches.cache_folder() == tmp_path / ".cache" / "trajmatch"
 
 
 def test_records_name_where_they_are_from() -> None:

@@ -1,37 +1,24 @@
 """Labelled images as tensors: loading from any source, reproducible splits, and export to a folder of PNGs.
 
-After decoding, every split is put in one order, by label and then by a hash of the pixels, and only then split by
-seed. So the result depends on the set of images alone: not on file names, file order or format.
+Images come from `decoded` in an order that depends on them alone, and only then are they split by seed.
 """
 
 import hashlib
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from trajmatch.data.reading import sources, transparency
-from trajmatch.data.reading.pixels import Colour, Pixels, decode_splits, save_png
-from trajmatch.data.reading.source import Labels, Source, Split, natural, printable, suggestion
+from trajmatch.data.decoded import Hashed, Images, Reading, decoded, origin
+from trajmatch.data.reading.pixels import Colour, save_png
+from trajmatch.data.reading.source import natural, printable
 from trajmatch.data.reading.told import duplicates, told, untested
 from trajmatch.data.reading.walk import is_hidden
-
-
-@dataclass(frozen=True, eq=False)
-class Images:
-    """One split: x uint8 (n, c, h, w), y int64 (n,)."""
-
-    x: Tensor
-    y: Tensor
-
-    def __len__(self) -> int:
-        return len(self.y)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,15 +88,9 @@ def load(
     Raises ValueError, one sentence, for whatever is wrong with the source or an argument.
     """
     _check_arguments(size, colour, validation, test_fraction)
-    behind = transparency.background(background)
-    raw = sources.read(source, train_split, test_split)
-    where = os.fspath(source) if isinstance(source, str | os.PathLike) else raw.name
-    if classes is not None:
-        raw = _keep(raw, classes, where)
-    _check_classes(raw, where)
-    arrays, seen = decode_splits(raw.splits(), size, colour, behind)
-    train, *rest = [_canonical(x, split.labels) for x, split in zip(arrays, raw.splits(), strict=True)]
-    digest = _digest(raw.classes, [train, *rest])
+    reading = Reading(size, None if classes is None else tuple(classes), colour, background, train_split, test_split)
+    raw = decoded(source, reading)
+    train, *rest = raw.splits
     if rest:
         test = rest[0]
     else:
@@ -122,10 +103,12 @@ def load(
         chosen = train.select(drawn)
     splits = train.images, chosen.images, test.images
     test_from = raw.test_from if rest else f"drawn from the training images, {test_fraction:.0%} of each class"
-    notes = [*raw.notes, *seen.notes(behind), *copies, *untested(raw.classes, test.images.y)]
+    notes = [*raw.notes, *copies, *untested(raw.classes, test.images.y)]
+    notes += [f"from the cache of {raw.file}"] if raw.file is not None else []
     counts = (len(train), len(chosen), len(test))
-    read = told(printable(where), raw.classes, counts, splits[0].x.shape[1:], hold_out, test_from, notes)
-    return Dataset(raw.name, raw.classes, *splits, hold_out, read, digest)
+    where = printable(origin(source, raw.name))
+    read = told(where, raw.classes, counts, splits[0].x.shape[1:], hold_out, test_from, notes)
+    return Dataset(raw.name, raw.classes, *splits, hold_out, read, raw.digest())
 
 
 def _check_arguments(size: int | None, colour: str, validation: float, test_fraction: float) -> None:
@@ -137,78 +120,6 @@ def _check_arguments(size: int | None, colour: str, validation: float, test_frac
         raise ValueError(f"--images.validation is {validation}: it must be above 0 and at most 0.5.")
     if not 0 < test_fraction < 1:
         raise ValueError(f"--images.test-fraction is {test_fraction}: it must be between 0 and 1.")
-
-
-def _keep(raw: Source, wanted: Sequence[str], where: str) -> Source:
-    """Only the classes named, renumbered in the source's order."""
-    for name in wanted:
-        if name not in raw.classes:
-            near = suggestion(name, raw.classes)
-            known = ", ".join(raw.classes[:20]) + (", ..." if len(raw.classes) > 20 else "")
-            raise ValueError(f"{where} has no class {name!r}{near or f': its classes are {known}.'}")
-    kept = [i for i, name in enumerate(raw.classes) if name in wanted]
-    new_label = np.full(len(raw.classes), -1, np.int64)
-    new_label[kept] = np.arange(len(kept))
-
-    def pick(split: Split) -> Split:
-        labels = new_label[split.labels]
-        rows = np.flatnonzero(labels >= 0)
-        return split.select(rows, labels[rows])
-
-    names = tuple(raw.classes[i] for i in kept)
-    return replace(raw, classes=names, train=pick(raw.train), test=None if raw.test is None else pick(raw.test))
-
-
-def _check_classes(raw: Source, where: str) -> None:
-    """Raise ValueError unless there are at least two classes and each has training images."""
-    if not any(len(split) for split in raw.splits()):
-        raise ValueError(f"{where} has no images.")
-    for split, name in zip(raw.splits(), ("training", "test"), strict=False):
-        if not len(split):
-            raise ValueError(f"the {name} split of {where} is empty.")
-    counts = np.bincount(raw.train.labels, minlength=len(raw.classes))
-    if not counts.all():
-        label = int(counts.argmin())
-        is_tested = raw.test is not None and bool((raw.test.labels == label).any())
-        what = "test images but no training images" if is_tested else "no images"
-        raise ValueError(
-            f"class {raw.classes[label]!r} of {where} has {what}: add some, or choose others with --images.classes."
-        )
-    if len(raw.classes) < 2:
-        raise ValueError(f"{where} has only one class, {raw.classes[0]!r}: at least two are needed.")
-
-
-@dataclass(frozen=True)
-class _Hashed:
-    """Images, and the hash of each one's pixels."""
-
-    images: Images
-    hashes: list[bytes]
-
-    def __len__(self) -> int:
-        return len(self.hashes)
-
-    def select(self, mask: Tensor) -> "_Hashed":
-        kept = [digest for digest, keep in zip(self.hashes, mask.tolist(), strict=True) if keep]
-        return _Hashed(Images(self.images.x[mask], self.images.y[mask]), kept)
-
-
-def _canonical(x: Pixels, y: Labels) -> _Hashed:
-    """Sorted by label, then by a hash of the pixels; images equal in both are interchangeable."""
-    keys = [(int(label), hashlib.blake2b(pixels, digest_size=16).digest()) for pixels, label in zip(x, y, strict=True)]
-    order = np.array(sorted(range(len(keys)), key=keys.__getitem__))
-    images = Images(torch.from_numpy(x[order]), torch.from_numpy(y[order]))
-    return _Hashed(images, [keys[i][1] for i in order])
-
-
-def _digest(classes: Sequence[str], splits: Sequence[_Hashed]) -> str:
-    """Hash of the classes, and of the splits that a source has."""
-    about = tuple(classes), *(tuple(split.images.x.shape) for split in splits)
-    found = hashlib.blake2b(repr(about).encode(), digest_size=16)
-    for split in splits:
-        found.update(split.images.y.numpy().data)
-        found.update(b"".join(split.hashes))
-    return found.hexdigest()
 
 
 def _generator(seed: int, purpose: str) -> torch.Generator:
@@ -227,8 +138,8 @@ def _drawn(y: Tensor, num_classes: int, fraction: float, generator: torch.Genera
 
 
 def _part(
-    images: _Hashed, classes: Sequence[str], fraction: float, generator: torch.Generator, purpose: str
-) -> tuple[_Hashed, _Hashed]:
+    images: Hashed, classes: Sequence[str], fraction: float, generator: torch.Generator, purpose: str
+) -> tuple[Hashed, Hashed]:
     """The rest and the drawn part. Raises ValueError where one of them lacks a class."""
     y = images.images.y
     drawn = _drawn(y, len(classes), fraction, generator)

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from trajmatch.data.networks import kernels
-from trajmatch.data.networks.kernels import DTYPES, CompiledKernels, cache_folder, compiled_kernels
+from trajmatch.data.networks.kernels import DTYPES, CompiledKernels, compiled_kernels
+from trajmatch.machine import caches
+from trajmatch.machine.caches import cache_folder
 
 build_anew = compiled_kernels.__wrapped__
 Compiler = Callable[..., Path]
@@ -112,7 +114,7 @@ def test_a_folder_of_another_user_is_never_loaded_from(
     cache: Path, compiler: Compiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiler()
-    monkeypatch.setattr(kernels, "_user", lambda: 12345)
+    monkeypatch.setattr(kernels, "user", lambda: 12345)
     found = build_anew()
     assert isinstance(found, str)
     assert found.endswith("belongs to another user")
@@ -145,7 +147,7 @@ def test_each_compiler_machine_and_source_has_its_own_library(
     build_anew()
     compiler(name="other")
     build_anew()
-    monkeypatch.setattr(kernels, "_machine", lambda: "a machine of another kind")
+    monkeypatch.setattr(kernels, "processor", lambda: "a machine of another kind")
     build_anew()
     (cache.parent / "block.cpp").write_text("// of a later version")
     monkeypatch.setattr(resources, "files", lambda package: cache.parent)
@@ -262,8 +264,8 @@ def test_without_a_home_folder_the_cache_is_among_temporary_files_and_that_is_sa
 ) -> None:
     for name in ("TRAJMATCH_CACHE", "XDG_CACHE_HOME", "HOME"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(kernels, "_home", lambda: "")
-    kernels._among_temporary_files.cache_clear()
+    monkeypatch.setattr(caches, "_home", lambda: "")
+    caches._among_temporary_files.cache_clear()
     with caplog.at_level("WARNING", logger="trajmatch"):
         place = cache_folder()
         assert cache_folder() == place

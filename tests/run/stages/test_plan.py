@@ -91,9 +91,19 @@ def test_totals() -> None:
 
 
 def test_a_step_is_timed_by_its_median_after_the_first_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([0.0, 100.0, 110.0, 111.0, 113.0, 116.0])
+    clock = iter([0.0, 4.0, 7.0, 8.0, 10.0, 13.0])
     monkeypatch.setattr(plan_steps.time, "perf_counter", lambda: next(clock))
     assert per_step(range(1, 6), warm=2) == 2.0
+
+
+@pytest.mark.parametrize(("ends", "wanted"), [([0.0, 40.0], 40.0), ([0.0, 2.0, 5.0, 12.0, 17.0], 6.0)])
+def test_steps_are_measured_no_longer_than_there_is_patience(
+    ends: list[float], wanted: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(ends)
+    monkeypatch.setattr(plan_steps.time, "perf_counter", lambda: next(clock))
+    assert per_step(range(100), warm=2) == wanted
+    assert next(clock, None) is None
 
 
 def test_a_step_is_averaged_over_a_run_whose_segments_become_more(monkeypatch: pytest.MonkeyPatch) -> None:

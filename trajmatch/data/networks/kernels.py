@@ -21,6 +21,7 @@ from trajmatch.core import block
 from trajmatch.core.block import channels_last
 from trajmatch.data.checksums import checksum
 from trajmatch.data.files import replacing
+from trajmatch.machine.caches import cache_folder, processor, user
 from trajmatch.machine.litter import scratch_folder
 from trajmatch.machine.messages import LOGGER
 
@@ -164,14 +165,14 @@ def compiled_kernels() -> CompiledKernels | str:
     if not compiler:
         return "no C++ compiler was found (g++, clang++ or the one named in CXX)"
     source = resources.files("trajmatch.data.networks").joinpath("block.cpp").read_bytes()
-    about = f"{_machine()} {named} {_release(compiler[0])} {FLAGS} {X86}"
+    about = f"{processor()} {named} {_release(compiler[0])} {FLAGS} {X86}"
     key = blake2b(source + about.encode(), digest_size=4).hexdigest()
     errors = ""
-    for folder in (cache_folder(), Path(tempfile.gettempdir()) / f"trajmatch-{_user()}"):
+    for folder in (cache_folder(), Path(tempfile.gettempdir()) / f"trajmatch-{user()}"):
         path = folder / f"block-{key}"
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if folder.stat().st_uid != _user():
+            if folder.stat().st_uid != user():
                 errors = f"{folder} belongs to another user"  # whose code we would run
                 continue
             if (library := _kept(path)) is None:
@@ -203,66 +204,6 @@ def _release(compiler: str) -> str:
     path = Path(shutil.which(compiler) or compiler).resolve()
     about = path.stat()
     return f"{path} {about.st_size} {about.st_mtime_ns}"
-
-
-def _user() -> int:
-    return os.getuid() if hasattr(os, "getuid") else 0  # as `stat` says on systems without user numbers
-
-
-def cache_folder() -> Path:
-    """Where what is built for this machine is kept: $TRAJMATCH_CACHE, or trajmatch in the user's cache.
-
-    A cache that is no absolute path counts as none (XDG), and without a home folder it is among temporary files: a
-    folder here, perhaps called ~, would be nobody's cache.
-    """
-    if named := os.environ.get("TRAJMATCH_CACHE", "").strip():
-        return Path(named).absolute()
-    if os.path.isabs(caches := os.environ.get("XDG_CACHE_HOME", "")) and _is_writable(Path(caches)):
-        return Path(caches) / "trajmatch"
-    for home in (os.environ.get("HOME", ""), _home()):
-        if os.path.isabs(home) and os.path.isdir(home) and _is_writable(cache := Path(home) / ".cache" / "trajmatch"):
-            return cache
-    return _among_temporary_files()
-
-
-@functools.cache
-def _among_temporary_files() -> Path:
-    """The cache of a user without a writable home folder, which is said once."""
-    place = Path(tempfile.gettempdir()) / f"trajmatch-{_user()}"
-    LOGGER.warning(
-        "there is no home folder that can be written to: what is built for this machine is kept in %s", place
-    )
-    return place
-
-
-def _home() -> str:
-    """The home of the user whom the system knows, whatever HOME says; nothing where it knows none."""
-    home = os.path.expanduser("~")
-    if os.name != "posix":
-        return home
-    import pwd
-
-    try:
-        return pwd.getpwuid(_user()).pw_dir
-    except KeyError:
-        return ""
-
-
-def _is_writable(folder: Path) -> bool:
-    """Whether a folder can be made, or written to where it is."""
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    return there.is_dir() and os.access(there, os.W_OK)
-
-
-def _machine() -> str:
-    """What the code is built for: a home folder may be shared by machines of several kinds."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        known = {line.partition(":")[0].strip(): line for line in lines}
-        flags = " ".join(known.get(name, "") for name in ("model name", "flags", "CPU part", "Features"))
-    except OSError:
-        flags = platform.processor()
-    return f"{platform.system()} {platform.machine()} {flags}"
 
 
 def _build(compiler: list[str], source: bytes, path: Path) -> str:

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from trajmatch.data import images
+from trajmatch.data.fitted import fit_once
 from trajmatch.data.images import Dataset
 from trajmatch.data.material import Material
 from trajmatch.data.networks.architectures import named
 from trajmatch.data.networks.check import check_network
 from trajmatch.data.networks.convnet import build, convnet
-from trajmatch.data.whitening import fit
 from trajmatch.machine.determinism import prepare
 from trajmatch.machine.messages import LOGGER
 from trajmatch.methods.engines import Engine
@@ -184,7 +184,8 @@ def load_material(
     for split in (dataset.train, dataset.validation, dataset.test):
         digest.update(split.x.numpy().data)
         digest.update(split.y.numpy().data)
-    return Material(dataset, fit(chosen.normalise, dataset.train.x), digest.hexdigest())
+    content = digest.hexdigest()
+    return Material(dataset, fit_once(chosen.normalise, dataset.train.x, content), content)
 
 
 def fewest_images(config: Config, dataset: Dataset, sizes: Sequence[int] = ()) -> int:

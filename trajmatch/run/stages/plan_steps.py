@@ -27,21 +27,24 @@ from trajmatch.settings.config import Config
 
 # Seconds that each kind of step is measured for, at least three of them, after the first two.
 LONG_ENOUGH, WARM = 4.0, 2
+# Seconds after which a kind of step is measured no further, whatever it has come to: a plan answers in two minutes.
+PATIENCE = 15.0
 # What the pictures, the report and the records of a run take on disk, beside what is counted.
 PAGES = 200e3
 
 
 def per_step(steps: Iterable[object], warm: int = WARM) -> float:
-    """Median seconds of a step, after `warm` of them; the iterable may end early."""
+    """Median seconds of a step, after `warm` of them; of the last where `PATIENCE` or the iterable ends earlier."""
     seconds: list[float] = []
     began = time.perf_counter()
     for _ in steps:
         now = time.perf_counter()
         seconds.append(now - began)
         began = now
-        if sum(seconds[warm:]) >= LONG_ENOUGH and len(seconds) >= warm + 3:
+        enough = sum(seconds[warm:]) >= LONG_ENOUGH and len(seconds) >= warm + 3
+        if enough or sum(seconds) >= PATIENCE:
             break
-    return statistics.median(seconds[warm:])
+    return statistics.median(seconds[warm:] or seconds[-1:])
 
 
 def harmless(config: Config) -> Config:
