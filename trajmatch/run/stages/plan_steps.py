@@ -85,7 +85,9 @@ def distill(setup: Setup, loop: Loop, ranks: int) -> tuple[Stage, Traffic]:
     torch.set_num_threads(loop.compute.threads)
     loop.step()
     first = loop.checkpoint.seconds
-    phases = [Phase(1.0, loop.compute.segments, first)] if config.steps <= 5 else seconds_of_step(loop)
+    # Of very long steps the first one is all there is time for: what it compiled counts in every step then.
+    few = config.steps <= 5 or first >= 2 * PATIENCE
+    phases = [Phase(1.0, loop.compute.segments, first)] if few else seconds_of_step(loop)
     traffic = _traffic(loop, ranks)
     loop.save()
     loop.keep(loop.checkpoint.state)
