@@ -46,11 +46,14 @@ def weights(at: Tensor, inner: Inner) -> Tensor:
     return at[0] if isinstance(inner, Adam) else at
 
 
-def gradient_between(before: Tensor, after: Tensor, inner: Inner) -> Tensor:
-    """The gradient u_i (P,) that led from one iterate to the next, without differentiating again."""
-    if isinstance(inner, Adam):
-        return (after[1] - inner.beta1 * before[1]) / (1 - inner.beta1)
-    return (before - after) / inner
+def gradient_norm(before: Tensor, after: Tensor, inner: Inner) -> Tensor:
+    """|u_i| () of the gradient that led from one iterate to the next, without differentiating again."""
+    return _gradient(before, after, inner).norm() if isinstance(inner, Adam) else (before - after).norm() / inner
+
+
+def _gradient(before: Tensor, after: Tensor, adam: Adam) -> Tensor:
+    """u_i (P,), as the first moment has taken it in."""
+    return (after[1] - adam.beta1 * before[1]) / (1 - adam.beta1)
 
 
 def swept(
@@ -94,7 +97,7 @@ def _back(
     """Through the update of step t: the direction of the mixed derivative, M and V before it, and mh / s."""
     A, M, V = adjoint
     c1, c2 = 1 - adam.beta1**t, 1 - adam.beta2**t
-    g, m_hat, root = gradient_between(at, ahead, adam), ahead[1] / c1, (ahead[2] / c2).sqrt()
+    g, m_hat, root = _gradient(at, ahead, adam), ahead[1] / c1, (ahead[2] / c2).sqrt()
     s = root + adam.epsilon
     M = M - adam.lr * A / (c1 * s)
     # Not `if`, and no division by zero: a derivative of the root at 0 would be infinite, and g is 0 there.
