@@ -48,7 +48,10 @@ def weights(at: Tensor, inner: Inner) -> Tensor:
 
 def gradient_norm(before: Tensor, after: Tensor, inner: Inner) -> Tensor:
     """|u_i| () of the gradient that led from one iterate to the next, without differentiating again."""
-    return _gradient(before, after, inner).norm() if isinstance(inner, Adam) else (before - after).norm() / inner
+    found: Tensor = (
+        _gradient(before, after, inner).norm() if isinstance(inner, Adam) else (before - after).norm() / inner
+    )
+    return found
 
 
 def _gradient(before: Tensor, after: Tensor, adam: Adam) -> Tensor:
