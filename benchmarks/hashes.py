@@ -25,7 +25,7 @@ from safetensors import safe_open
 
 METHODS = (
     "mtt", "ftd", "tesla", "datm", "satm", "satm-fi", "satm-da", "contra", "satm-contra",
-    "random", "herding", "k-center", "dc", "dsa", "dm", "mdc", "rat-bptt",
+    "random", "herding", "k-center", "dc", "dsa", "dm", "mdc", "rat-bptt", "at-bptt",
 )  # fmt: skip
 STEPS = 6
 SMALL = [
@@ -41,7 +41,7 @@ CONDENSING = ["--baseline.batch", "16", "--baseline.updates", "2", "--baseline.e
 
 def arguments(method: str, folder: Path, ipc: int) -> list[str]:
     """The command of one small run."""
-    more = CONDENSING if method in ("dc", "dsa", "dm", "mdc", "rat-bptt") else []
+    more = CONDENSING if method in ("dc", "dsa", "dm", "mdc", "rat-bptt", "at-bptt") else []
     return ["run", "digits-ipc1", "--method", method, "--ipc", str(ipc), "--out", str(folder), *SMALL, *more]
 
 

@@ -46,6 +46,7 @@ CORE_ORDER = [
     "sharpness",
     "combine",
     "descent",
+    "adam",
 ]
 MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES = 40
@@ -53,7 +54,7 @@ MAX_PARAMETERS = 7
 # Functions that have more: those that a user calls by keyword, that torch calls, or that mirror torch's own, and pure
 # numerics whose letters are the equation's.
 WIDE = {
-    "distill", "load", "forward", "conv2d", "rollout", "condensation_step", "real_loss_gradient", "expert",
+    "distill", "load", "forward", "conv2d", "rollout", "trained", "condensation_step", "real_loss_gradient", "expert",
     "train_and_test",
 }  # fmt: skip
 SOURCES = {

@@ -1,4 +1,4 @@
-"""RaT-BPTT: its derivative against plain autograd, its windows, and clipping by the running mean of norms."""
+"""RaT-BPTT and AT-BPTT: derivatives against plain autograd, windows, stages, and clipping by the running mean."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -7,18 +7,26 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.methods.test_outer import LOSS, STUDENT, S, T, state
+from tests.methods.test_outer import LOSS, STUDENT, S, T, network, state
 from tests.oracles import F64, random, relative_error
+from trajmatch.core.adam import gradient_norm, trained
 from trajmatch.core.augment import augment, draw, families
 from trajmatch.core.descent import Adam, Momentum
 from trajmatch.core.draws import generator
+from trajmatch.core.student import micro_batched
+from trajmatch.core.vector import functional
 from trajmatch.methods.outer import Rule, descend, inner_problem
 from trajmatch.methods.real_loss import (
+    GAIN,
+    PATIENCE,
     Adaptive,
+    Progress,
+    RealLoss,
     adaptive_window,
     mean_loss,
     real_loss_gradient,
     real_loss_step,
+    share_right,
     window_end,
 )
 from trajmatch.methods.state import OuterState, new_state
@@ -47,7 +55,8 @@ def by_autograd(X: Tensor, eta: Tensor, end: int, iota: int, seed: int, step: in
 def test_the_derivative_is_autograds(end: int, iota: int) -> None:
     before = state()
     problem = inner_problem(RULE, STUDENT, 6, 5, 1)
-    loss, d = real_loss_gradient(problem, S, before.X, before.Y, before.eta, REAL, iota, end)
+    thetas = trained(problem, S, before.X, before.Y, before.eta, end)
+    loss, d = real_loss_gradient(problem, thetas, before.X, before.Y, before.eta, REAL, end - iota)
     wanted, dX, deta = by_autograd(before.X, before.eta, end, iota, 5, 1)
     assert relative_error(loss, wanted) < 1e-12
     assert relative_error(d.X, dX) < 1e-9
@@ -165,7 +174,7 @@ def test_an_adaptive_step_is_the_derivative_through_its_window() -> None:
         thetas.append(thetas[-1] - before.eta * STUDENT.gradient(thetas[-1], z, y))
     norms = torch.stack([(a - b).norm() / before.eta for a, b in pairwise(thetas)])
     begin, end = adaptive_window(norms, 2, 1, 0, generator(5, "window", 1))
-    after, record = real_loss_step(rule, STUDENT, S, before, REAL, 5, adaptive)
+    after, record = real_loss_step(rule, STUDENT, S, before, REAL, 5, RealLoss(adaptive=adaptive))
     loss, dX, _ = by_autograd(before.X, before.eta, end, end - begin, 5, 1)
     assert relative_error(record.loss, loss) < 1e-10
     assert relative_error(after.X - before.X, -dX) < 1e-8
@@ -173,7 +182,7 @@ def test_an_adaptive_step_is_the_derivative_through_its_window() -> None:
 
 def test_a_diverged_training_is_an_unhealthy_step_and_no_error() -> None:
     before = new_state(state().X, state().Y, 1e30)
-    _, record = real_loss_step(RULE, STUDENT, S, before, REAL, 5, Adaptive(radius=1, steps=9))
+    _, record = real_loss_step(RULE, STUDENT, S, before, REAL, 5, RealLoss(adaptive=Adaptive(radius=1, steps=9)))
     assert not bool(record.healthy)
 
 
@@ -182,3 +191,101 @@ def test_the_loss_on_real_images_does_not_depend_on_how_many_are_taken_at_once()
     for one, other in zip(whole, parts, strict=True):
         assert relative_error(one, other) < 1e-12
     assert relative_error(whole[1], STUDENT.gradient(S, *REAL)) < 1e-12
+
+
+ADAM = Adam(0.01, 0.8, 0.95, 1e-6)
+# With the network's outputs, by which accuracies are told.
+SEEING = STUDENT._replace(forward=functional(network))
+
+
+def by_autograd_with_adam(X: Tensor, begin: int, end: int, seed: int, step: int) -> tuple[Tensor, Tensor]:
+    """The loss on real images, and its derivative in X through Adam's steps begin, ..., end - 1."""
+    source = generator(seed, "inner", step)
+    a = [draw(len(X), FAMILIES, source) for _ in range(T)]
+    X = X.clone().requires_grad_()
+    at, m, v = S.clone().requires_grad_(), torch.zeros_like(S), torch.zeros_like(S)
+    for i in range(end):
+        if i <= begin:
+            at, m, v = at.detach().requires_grad_(), m.detach(), v.detach()
+        (u,) = torch.autograd.grad(LOSS(at, augment(X, a[i]), state().Y), at, create_graph=i >= begin)
+        m, v = ADAM.beta1 * m + (1 - ADAM.beta1) * u, ADAM.beta2 * v + (1 - ADAM.beta2) * u * u
+        root = torch.where(v > 0, torch.where(v > 0, v, 1.0).sqrt(), 0.0) / (1 - ADAM.beta2 ** (i + 1)) ** 0.5
+        at = at - ADAM.lr * m / (1 - ADAM.beta1 ** (i + 1)) / (root + ADAM.epsilon)
+    loss = LOSS(at, *REAL)
+    return loss.detach(), torch.autograd.grad(loss, X)[0]
+
+
+def test_a_step_with_adam_inside_is_the_derivative_through_its_window() -> None:
+    before = new_state(state().X, state().Y, 0.1)
+    rule = replace(RULE, images=Momentum(1.0, 0.0))
+    after, record = real_loss_step(rule, STUDENT, S, before, REAL, 5, RealLoss(adam=ADAM))
+    end = window_end(rule, 5, 0)
+    loss, dX = by_autograd_with_adam(before.X, end - 2, end, 5, 0)
+    assert relative_error(record.loss, loss) < 1e-10
+    assert relative_error(after.X - before.X, -dX) < 1e-8
+    assert torch.equal(after.eta, before.eta)  # it is no step size of Adam's
+    assert torch.equal(after.rate_moments, before.rate_moments)
+
+
+@pytest.mark.parametrize("interval", [1, 2, 4])
+def test_an_adaptive_step_with_adam_inside_is_the_derivative_through_its_window(interval: int) -> None:
+    before = new_state(state().X, state().Y, 0.1)._replace(steps=torch.tensor(1))
+    rule, how = replace(RULE, images=Momentum(1.0, 0.0), interval=interval), RealLoss(ADAM, Adaptive(radius=1, steps=9))
+    problem = inner_problem(rule, STUDENT, 6, 5, 1)
+    thetas = trained(problem, S, before.X, before.Y, ADAM, T)
+    gradients = [STUDENT.gradient(thetas[i][0], *problem.view(before.X, before.Y, i)) for i in range(T)]
+    norms = torch.stack([u.norm() for u in gradients])
+    begin, end = adaptive_window(norms, 2, 1, 0, generator(5, "window", 1))
+    after, record = real_loss_step(rule, STUDENT, S, before, REAL, 5, how)
+    loss, dX = by_autograd_with_adam(before.X, begin, end, 5, 1)
+    assert relative_error(record.loss, loss) < 1e-10
+    assert relative_error(after.X - before.X, -dX) < 1e-8
+
+
+@pytest.mark.parametrize("how", [RealLoss(), RealLoss(ADAM), RealLoss(ADAM, Adaptive(radius=1, steps=9, epoch=2))])
+def test_iterates_that_are_not_kept_and_images_in_parts_give_the_same_step(how: RealLoss) -> None:
+    before = new_state(state().X, state().Y, 0.1)
+    whole, record = real_loss_step(RULE, SEEING, S, before, REAL, 5, how)
+    again, _ = real_loss_step(replace(RULE, interval=3), SEEING, S, before, REAL, 5, how)
+    assert all(torch.equal(a, b) for a, b in zip(whole, again, strict=True))
+    rule, how = replace(RULE, images=Momentum(1.0, 0.0)), replace(how, chunk=4)
+    whole, _ = real_loss_step(rule, SEEING, S, before, REAL, 5, replace(how, chunk=None))
+    parts, other = real_loss_step(rule, micro_batched(SEEING, 4), S, before, REAL, 5, how)
+    assert relative_error(other.loss, record.loss) < 1e-10
+    assert relative_error(parts.X - before.X, whole.X - before.X) < 1e-8
+    assert torch.equal(parts.parts, whole.parts)
+
+
+def test_stages_end_when_an_epoch_s_accuracy_has_not_risen_for_long() -> None:
+    """As in the authors' program: 30 epochs on end that gain less than 1.5 points, then 25 less than 1, of T = 200."""
+    assert (GAIN, PATIENCE) == ((0.015, 0.01), (0.15, 0.125))
+    progress, stages = Progress.of(torch.empty(0)), []
+    accuracies = [0.02 * (k + 1) for k in range(20)] + [0.41] * 29 + [0.5] + [0.5] * 70
+    for accuracy in accuracies:
+        for share in (accuracy - 0.1, accuracy + 0.1):  # two steps an epoch, of which the mean counts
+            progress = Progress.of(progress.packed(torch.tensor(share, dtype=F64))).next_step(2, 200)
+        stages.append(progress.stage)
+    # 29 epochs of standing still are one too few, and the rise to 0.5 begins the count anew.
+    assert stages.index(1) == 20 + 29 + 1 + 30 - 1
+    assert stages.index(2) == stages.index(1) + 25
+    assert set(stages[stages.index(2) :]) == {2}
+
+
+def test_a_stage_that_accuracies_end_is_kept_in_the_state() -> None:
+    how = RealLoss(ADAM, Adaptive(radius=1, steps=9, epoch=2))
+    now, wanted = new_state(state().X, state().Y, 0.1), []
+    for step in range(3):
+        before = now
+        now, _ = real_loss_step(RULE, SEEING, S, before, REAL, 5, how)
+        problem = inner_problem(RULE, STUDENT, 6, 5, step)
+        thetas = trained(problem, S, before.X, before.Y, ADAM, T)
+        norms = [gradient_norm(thetas[i], thetas[i + 1], ADAM) for i in range(T)]
+        _, end = adaptive_window(torch.stack(norms), 2, 1, 0, generator(5, "window", step))
+        wanted.append(float(share_right(SEEING, thetas[end][0], *REAL)))
+    assert now.parts.tolist() == pytest.approx([0, int(sum(wanted[:2]) / 2 < 0.015), sum(wanted[:2]) / 2, 1, wanted[2]])
+    assert sum(wanted) > 0
+    late = now._replace(parts=torch.tensor([2.0, 0.0, 0.5, 1.0, 0.5], dtype=F64))
+    early = now._replace(parts=torch.tensor([0.0, 0.0, 0.5, 1.0, 0.5], dtype=F64))
+    assert not torch.equal(*(real_loss_step(RULE, SEEING, S, one, REAL, 5, how)[0].X for one in (late, early)))
+    with pytest.raises(ValueError, match="an accuracy needs its `forward`"):
+        real_loss_step(RULE, STUDENT, S, now, REAL, 5, how)

@@ -57,6 +57,32 @@ def test_numbers_are_those_of_the_papers(name: str, method: MethodName, numbers:
     assert (m.inner_steps, m.expert_epochs, m.last_epoch, m.batch, config.outer.lr_images) == numbers
 
 
+# T, window, its radius, real images of a class, mini-batch, and Adam's rate on images of norm 1: as published.
+@pytest.mark.parametrize(
+    ("name", "method", "numbers", "rate"),
+    [
+        ("cifar10-ipc10", "rat-bptt", (200, 60, None, 500, None), 0.001),
+        ("cifar100-ipc1", "rat-bptt", (130, 90, None, 50, None), 0.0003),
+        ("cifar10-ipc10", "at-bptt", (200, 40, 10, 500, None), 0.001),
+        ("cifar100-ipc10", "at-bptt", (300, 100, 20, 10, 100), 0.001),
+        ("tiny-imagenet-ipc10", "at-bptt", (300, 100, 30, 5, 50), 0.0003),
+    ],
+)
+def test_numbers_of_windows_are_those_of_the_papers(
+    name: str, method: MethodName, numbers: tuple[object, ...], rate: float
+) -> None:
+    config = resolve(preset(name, method))
+    m, b = config.matching, config.baseline
+    assert (m.inner_steps, m.differentiated_steps, b.window_radius, b.batch, m.batch) == numbers
+    assert b.lr_images == pytest.approx(rate * (3 * config.images.size**2) ** 0.5)
+    assert (b.inner, b.inner_lr, m.rate, m.augment, config.outer.initial) == (
+        "adam", 0.001, "fixed", "flip_rotate", "noise",
+    )  # fmt: skip
+    assert (b.window, b.window_stages) == (("random", "thirds") if method == "rat-bptt" else ("adaptive", "accuracy"))
+    assert row(*PUBLISHED[name], method)[1]
+    assert not row("cifar10", 50, method)[1]
+
+
 def test_datms_curriculum_and_labels() -> None:
     config = resolve(preset("cifar10-ipc50", "datm"))
     m, o = config.matching, config.outer
@@ -74,7 +100,7 @@ def test_which_numbers_are_published() -> None:
     assert not row("cifar10", 3, "mtt")[1]
     assert not row("imagenette", 10, "mtt")[1]  # that of one image per class
     assert row("imagenette", 10, "mtt")[0] == row("imagenette", 1, "mtt")[0]
-    assert "published for ftd, datm, satm" in about("cifar10-ipc10")
+    assert "published for ftd, datm, satm, rat-bptt, at-bptt" in about("cifar10-ipc10")
     assert "numbers are ours" in about("imagenet-1k-ipc50")
     with pytest.raises(ValueError, match="no settings for nothing with 1 images"):
         row("nothing", 1, "mtt")

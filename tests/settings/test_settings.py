@@ -114,6 +114,19 @@ def test_a_folder_that_could_not_record_a_setting_yet_still_belongs(tmp_path: Pa
                 check_claim(path.parent, config)
 
 
+def test_a_record_of_before_a_setting_had_what_the_setting_does_where_no_method_fills_it_in() -> None:
+    young = {"baseline.inner": "sgd", "baseline.inner_lr": 0.001, "baseline.window_stages": "thirds"}
+    for method in ("satm", "rat-bptt"):
+        now = settings(resolve(replace(Config(), method=method)), DISTILL_FIELDS)
+        then = {key: value for key, value in now.items() if key not in young}
+        assert {key: now[key] for key in young} == young
+        assert difference(then, now) is None
+        assert difference(now, then) is None
+        words = difference(then, now | {"baseline.inner": "adam"})
+        assert words == "--baseline.inner is sgd there and adam here"
+    assert difference({"ipc": 1}, {"ipc": 1, "new": 2}) == "--new is None there and 2 here"
+
+
 def test_a_folder_belongs_to_one_configuration(tmp_path: Path) -> None:
     folder = tmp_path / "r"
     assert check_claim(folder, Config()) is False

@@ -374,6 +374,11 @@ def test_a_home_folder_is_found_in_files_and_behind_an_equals_sign(tmp_path: Pat
         ("--method dm --expert.epochs 90", "--expert.epochs has no effect with --method dm"),
         ("--matching.combine adaptive", "--matching.combine has no effect with --matching.segments 1"),
         ("--micro-batch 3 --memory 4GB", "--memory has no effect with --micro-batch"),
+        ("--method rat-bptt --baseline.inner-lr 1", "--baseline.inner-lr has no effect with --baseline.inner sgd"),
+        ("--method dm --baseline.inner-lr 1", "--baseline.inner-lr has no effect with --method dm"),
+        ("--method at-bptt --outer.lr-step-size 1", "--outer.lr-step-size has no effect with --baseline.inner adam"),
+        ("--method at-bptt --matching.rate exact", "--matching.rate has no effect with --baseline.inner adam"),
+        ("--method rat-bptt --baseline.window-stages accuracy", "window-stages has no effect with --baseline.window"),
         ("--expert.flat-radius 0.3", "--expert.flat-radius has no effect with --expert.flat no"),
     ],
 )

@@ -14,6 +14,8 @@ from trajmatch.core.augment import Draw, augment
 from trajmatch.core.student import Student
 
 View = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
+# (i, the iterate before step i, the one after it).
+Seen = Callable[[int, Tensor, Tensor], None]
 
 
 class Problem(NamedTuple):
@@ -56,7 +58,7 @@ def inner_gradient(problem: Problem, theta: Tensor, X: Tensor, Y: Tensor, i: int
 
 
 class Iterates:
-    """theta_first ... theta_last of one trajectory, each (P,) and a constant, by their step.
+    """theta_first ... theta_last of one trajectory, each (P,) and a constant, by their step; Adam's are (3, P).
 
     Those that are not kept are computed again when they are asked for, from the last kept one before them and up to
     the next, which are then at hand: going backwards through all of them computes each at most once more.
@@ -87,9 +89,11 @@ class Iterates:
         return self._between[i]
 
     def part(self, first: int, last: int) -> "Iterates":
-        """theta_first ... theta_last of them, all of which are kept."""
+        """theta_first ... theta_last of them, with those of them that are kept, and the two ends."""
         found = Iterates(first, last, self._again)
-        found._kept = {i: self._kept[i] for i in range(first, last + 1)}
+        found._kept = {i: theta for i, theta in self._kept.items() if first <= i <= last}
+        for end in (last, first):
+            found.keep(end, self[end])
         return found
 
 
@@ -102,20 +106,35 @@ def rollout(
     T: int,
     first: int = 0,
     kept: Collection[int] | None = None,
+    seen: Seen | None = None,
 ) -> Iterates:
     """theta_first = start, theta_{i+1} = theta_i - eta u_i, ..., theta_T.
 
     kept: the steps whose iterates stay in memory (the first and the last always do); None keeps all T - first + 1.
-    Cost: T - first inner gradients; memory of one, beside the iterates.
+    seen: is told every step. Cost: T - first inner gradients; memory of one, beside the iterates.
     """
 
     def step(theta: Tensor, i: int) -> Tensor:
         return theta - eta * inner_gradient(problem, theta, X, Y, i)
 
+    return rolled(step, start, first, T, kept, seen)
+
+
+def rolled(
+    step: Callable[[Tensor, int], Tensor],
+    start: Tensor,
+    first: int,
+    T: int,
+    kept: Collection[int] | None,
+    seen: Seen | None = None,
+) -> Iterates:
+    """The iterates of any inner step, (theta_i, i) -> theta_{i+1}, from `start` at step `first` to step T."""
     thetas, theta = Iterates(first, T, step), start
     thetas.keep(first, start)
     for i in range(first, T):
-        theta = step(theta, i)
+        before, theta = theta, step(theta, i)
+        if seen is not None:
+            seen(i, before, theta)
         if kept is None or i + 1 == T or i + 1 in kept:
             thetas.keep(i + 1, theta)
     return thetas

@@ -1,20 +1,24 @@
-"""RaT-BPTT: the loss on real images after training on synthetic ones, through a random window of that training.
+"""RaT-BPTT and AT-BPTT: the loss on real images after training on synthetic ones, through a window of that training.
 
-arXiv 2311.07025, with two departures: the inner optimiser is SGD at the learned step size where theirs is Adam, for the
-sweep is of SGD; and its place in a run is that of an outer step, so that sharpness and segments play no part.
-AT-BPTT (arXiv 2510.04838) chooses the window's place and length by the gradients on the way: that window is here, with
-stages of equal length where the paper switches by thresholds; its low-rank Hessian is not.
+RaT-BPTT (arXiv 2311.07025) takes a random window; AT-BPTT (2510.04838) chooses its place and length by the gradients on
+the way, by another rule in each of three stages. The inner optimiser is Adam, as published, or SGD at the learned step
+size. Ours: the window is chosen at every step, from the gradients of the very training that is differentiated, and
+Hessians are exact where AT-BPTT's are of low rank (method.md section 5).
 Legend: n synthetic images, B real ones, C classes, P parameters, T inner steps, iota of them differentiated.
 """
 
 from dataclasses import dataclass, replace
+from math import ceil
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from trajmatch.core.adam import Inner, gradient_norm, swept, trained, weights
+from trajmatch.core.descent import Adam
 from trajmatch.core.draws import generator
-from trajmatch.core.hypergradient import Hypergradient, sweep
-from trajmatch.core.inner import Iterates, Problem, rollout
+from trajmatch.core.hypergradient import Hypergradient
+from trajmatch.core.inner import Iterates, Problem
 from trajmatch.core.rate import is_valid_rate
 from trajmatch.core.student import Student
 from trajmatch.methods.outer import Rule, descend, inner_problem
@@ -22,6 +26,9 @@ from trajmatch.methods.state import OuterState, Record
 from trajmatch.methods.training import images_at_once
 
 CHUNK = 4096
+# AT-BPTT's stages, early and middle: the stage ends when the accuracy on real batches, averaged over an epoch of them,
+# has risen by less than GAIN in PATIENCE T epochs on end (of its authors' program).
+GAIN, PATIENCE = (0.015, 0.01), (0.15, 0.125)
 
 
 def window_end(rule: Rule, seed: int, step: int) -> int:
@@ -35,14 +42,76 @@ class Adaptive:
 
     radius: most inner steps by which the window's length differs from iota (`d`).
     steps:  outer steps of the run.
+    epoch:  outer steps in which as many real images are drawn as there are, where stages end by accuracies; None ends
+            them after a third and two thirds of the steps.
     """
 
     radius: int
     steps: int
+    epoch: int | None = None
 
     def stage(self, step: int) -> int:
-        """0, 1 or 2: early, middle or late in the run."""
+        """0, 1 or 2: early, middle or late in the run, in thirds."""
         return min(2, 3 * step // max(1, self.steps))
+
+
+@dataclass(frozen=True)
+class RealLoss:
+    """How the loss on real images is differentiated, beside what a `Rule` says.
+
+    adam:     the inner optimiser; None is SGD at the state's step size.
+    adaptive: AT-BPTT's window in place of the random one.
+    chunk:    real images at a time; None takes as many as have the pixels of CHUNK images of 32 x 32.
+    """
+
+    adam: Adam | None = None
+    adaptive: Adaptive | None = None
+    chunk: int | None = None
+
+
+RAT = RealLoss()
+
+
+class Progress(NamedTuple):
+    """What is known of a run's stages where accuracies end them.
+
+    stage:  0, 1 or 2: early, middle or late.
+    still:  epochs on end that gained too little.
+    before: mean accuracy of the epoch before this one, in [0, 1].
+    taken:  steps of this epoch.
+    total:  sum of their accuracies.
+    """
+
+    stage: int
+    still: int
+    before: float
+    taken: int
+    total: float
+
+    @classmethod
+    def of(cls, packed: Tensor) -> "Progress":
+        """From one tensor (5,), as the state keeps it; from an empty one, what holds before the first step."""
+        if not len(packed):
+            return cls(0, 0, 0.0, 0, 0.0)
+        stage, still, before, taken, total = packed.tolist()
+        return cls(int(stage), int(still), before, int(taken), total)
+
+    def packed(self, accuracy: Tensor) -> Tensor:
+        """As one tensor (5,), with the accuracy () of one more step."""
+        kept = torch.tensor([self.stage, self.still, self.before, self.taken + 1, self.total], dtype=accuracy.dtype)
+        more = torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0], dtype=accuracy.dtype)
+        device = accuracy.device
+        return kept.to(device, non_blocking=True) + more.to(device, non_blocking=True) * accuracy
+
+    def next_step(self, epoch: int, T: int) -> "Progress":
+        """After an epoch is over: whether it was the last of its stage. Within an epoch, as it is."""
+        if self.taken < epoch or self.stage == 2:
+            return self
+        mean = self.total / self.taken
+        still = self.still + 1 if mean - self.before < GAIN[self.stage] else 0
+        if still >= ceil(PATIENCE[self.stage] * T):
+            return Progress(self.stage + 1, 0, mean, 0, 0.0)
+        return Progress(self.stage, still, mean, 0, 0.0)
 
 
 def adaptive_window(norms: Tensor, iota: int, radius: int, stage: int, source: torch.Generator) -> tuple[int, int]:
@@ -70,26 +139,21 @@ def adaptive_window(norms: Tensor, iota: int, radius: int, stage: int, source: t
 
 def real_loss_gradient(
     problem: Problem,
-    start: Tensor,
+    thetas: Iterates,
     X: Tensor,
     Y: Tensor,
-    eta: Tensor,
+    inner: Inner,
     real: tuple[Tensor, Tensor],
-    iota: int,
-    end: int,
-    thetas: Iterates | None = None,
+    since: int,
+    chunk: int | None = None,
 ) -> tuple[Tensor, Hypergradient]:
-    """Loss on real images (B, c, h, w) with labels (B, C) after `end` steps, and its derivative through the last iota.
+    """Loss on real images (B, c, h, w) with labels (B, C) at the last of the iterates, and its derivative.
 
-    The derivative is the sweep's, from q = d loss / d theta in place of the matching loss's q. Cost: `end` gradients
-    and iota sweep steps.
-
-    thetas: the weights after each step, where they are known.
+    The derivative is the sweep's, through the inner steps from `since` on, from q = d loss / d theta in place of the
+    matching loss's q. Cost: a gradient on the real images, and a mixed derivative for each step that is differentiated.
     """
-    if thetas is None:
-        thetas = rollout(problem, start, X, Y, eta, end, kept=range(end - iota, end))
-    loss, q = mean_loss(problem.student, thetas[end], *real)
-    return loss, sweep(problem, thetas, q, X, Y, eta, since=end - iota)
+    loss, q = mean_loss(problem.student, weights(thetas[thetas.last], inner), *real, chunk)
+    return loss, swept(problem, thetas, q, X, Y, inner, since)
 
 
 def mean_loss(student: Student, theta: Tensor, x: Tensor, y: Tensor, chunk: int | None = None) -> tuple[Tensor, Tensor]:
@@ -107,6 +171,20 @@ def mean_loss(student: Student, theta: Tensor, x: Tensor, y: Tensor, chunk: int 
     return loss, q
 
 
+def share_right(student: Student, theta: Tensor, x: Tensor, y: Tensor, chunk: int | None = None) -> Tensor:
+    """The share () of images x (B, c, h, w) that get the class of their labels y (B, C), in [0, 1].
+
+    Raises ValueError for a student without its `forward`.
+    """
+    if student.forward is None:
+        raise ValueError("student: an accuracy needs its `forward`")
+    size, right = chunk or images_at_once(x, CHUNK * 32 * 32), torch.zeros((), dtype=theta.dtype, device=theta.device)
+    with torch.no_grad():
+        for images, labels in zip(x.split(size), y.split(size), strict=True):
+            right = right + (student.forward(theta, images).argmax(1) == labels.argmax(1)).sum()
+    return right / len(x)
+
+
 def real_loss_step(
     rule: Rule,
     student: Student,
@@ -114,27 +192,57 @@ def real_loss_step(
     state: OuterState,
     real: tuple[Tensor, Tensor],
     seed: int,
-    adaptive: Adaptive | None = None,
+    how: RealLoss = RAT,
 ) -> tuple[OuterState, Record]:
-    """One outer step from a new random network, weights `fresh` (P,). A pure function of its arguments.
-
-    adaptive: AT-BPTT's window in place of the random one.
-    """
-    step = int(state.steps)
-    problem = inner_problem(rule, student, len(state.X), seed, step)
-    at = state.X, state.Y, state.eta
-    if adaptive is None:
-        end = window_end(rule, seed, step)
-        loss, d = real_loss_gradient(problem, fresh, *at, real, rule.iota, end)
-    else:
-        # The weights on the way are those that the window is chosen by and differentiated at.
-        thetas = rollout(problem, fresh, *at, rule.T, kept=range(rule.T))
-        norms = torch.stack([(thetas[t] - thetas[t + 1]).norm() / state.eta for t in range(rule.T)])
-        norms = norms.nan_to_num(0.0, 0.0, 0.0)  # of a training that diverged: the loss will say so
-        source, stage = generator(seed, "window", step), adaptive.stage(step)
-        begin, end = adaptive_window(norms, rule.iota, adaptive.radius, stage, source)
-        loss, d = real_loss_gradient(problem, fresh, *at, real, end - begin, end, thetas.part(begin, end))
+    """One outer step from a new random network, weights `fresh` (P,). A pure function of its arguments."""
+    problem = inner_problem(rule, student, len(state.X), seed, int(state.steps))
+    inner: Inner = state.eta if how.adam is None else how.adam
+    progress = _progress(rule, state, how)
+    thetas = _window(rule, problem, fresh, state, seed, how, progress)
+    loss, d = real_loss_gradient(problem, thetas, state.X, state.Y, inner, real, thetas.first, how.chunk)
     after = descend(replace(rule, labels="fixed"), state, d.X, d.Y, d.eta)
+    if how.adam is not None:  # whose rate is fixed: the step size is for networks that learn from the set by SGD
+        after = after._replace(eta=state.eta, rate_moments=state.rate_moments)
+    if progress is not None:
+        theta = weights(thetas[thetas.last], inner)
+        after = after._replace(parts=progress.packed(share_right(student, theta, *real, how.chunk)))
     norm = d.X.norm()
     healthy = torch.isfinite(loss) & torch.isfinite(norm) & after.X.isfinite().all() & is_valid_rate(after.eta)
     return after, Record(loss, None, norm, state.eta, None, healthy)
+
+
+def _progress(rule: Rule, state: OuterState, how: RealLoss) -> Progress | None:
+    """The stage of this step, where accuracies end stages."""
+    if how.adaptive is None or how.adaptive.epoch is None:
+        return None
+    return Progress.of(state.parts).next_step(how.adaptive.epoch, rule.T)
+
+
+def _window(
+    rule: Rule,
+    problem: Problem,
+    fresh: Tensor,
+    state: OuterState,
+    seed: int,
+    how: RealLoss,
+    progress: Progress | None,
+) -> Iterates:
+    """The iterates of the window that is differentiated, of a training from the weights `fresh`."""
+    step, adaptive = int(state.steps), how.adaptive
+    norms: list[Tensor] = []
+    inner: Inner = state.eta if how.adam is None else how.adam
+    at = problem, fresh, state.X, state.Y, inner
+    if adaptive is None:
+        end = window_end(rule, seed, step)
+        begin = end - rule.iota
+        return trained(*at, end, range(begin, end, rule.interval)).part(begin, end)
+
+    def seen(i: int, before: Tensor, after: Tensor) -> None:
+        norms.append(gradient_norm(before, after, inner))
+
+    # The weights on the way are those that the window is chosen by and differentiated at.
+    thetas = trained(*at, rule.T, range(0, rule.T, rule.interval), seen)
+    found = torch.stack(norms).nan_to_num(0.0, 0.0, 0.0)  # of a training that diverged: the loss will say so
+    stage = adaptive.stage(step) if progress is None else progress.stage
+    source = generator(seed, "window", step)
+    return thetas.part(*adaptive_window(found, rule.iota, adaptive.radius, stage, source))

@@ -9,7 +9,7 @@ from trajmatch.data.files import read_header
 from trajmatch.data.kept import digest, read_record
 from trajmatch.pages.step_log import TIMES, read_log
 from trajmatch.settings.config_file import read_config
-from trajmatch.settings.flat import DEFAULTS, DISTILL_FIELDS, FREE, INCIDENTAL, difference
+from trajmatch.settings.flat import DISTILL_FIELDS, FREE, INCIDENTAL, difference
 
 # The key of a summary that holds digests of the log and of the experts' record beside it.
 MADE_OF = "made_of"
@@ -18,9 +18,7 @@ Flat = Mapping[str, Any]
 
 def check_same(path: Path, held: Flat, other: Path, wanted: Flat) -> None:
     """Raise ValueError where one file was made with other settings than another one of its folder."""
-    # A setting that is younger than one of the files had its default there.
-    young = {key: DEFAULTS[key] for key in {*held, *wanted} if key in DEFAULTS}
-    if (what := difference({**young, **held}, {**young, **wanted})) is not None:
+    if (what := difference(held, wanted)) is not None:
         raise ValueError(
             f"{path} is of another run than {other}: {what}; put back the file that belongs here, or start anew in "
             "another --out"

@@ -84,11 +84,17 @@ def _check_without_experts(config: Config) -> None:
                 f"--outer.initial is {config.outer.initial}, which needs experts, and must be real or noise with "
                 f"--method {config.method}"
             )
+    if config.baseline.inner == "adam" and method.steps != "real loss":
+        raise ValueError(
+            f"--baseline.inner is adam, which is for rat-bptt and at-bptt: the steps of --method {config.method} have "
+            "no Adam inside; leave it out"
+        )
     if method.condenses:
+        in_parts = method.steps == "real loss"
         for name, value, plain in (
             ("--precision", config.precision, "float32"),
-            ("--micro-batch", config.micro_batch, None),
-            ("--memory", config.memory, None),
+            ("--micro-batch", None if in_parts else config.micro_batch, None),
+            ("--memory", None if in_parts else config.memory, None),
         ):
             if value != plain:
                 raise ValueError(f"{name} is {value} and has no effect with --method {config.method}: leave it out")

@@ -13,7 +13,7 @@ Sharpness = Literal["auto", "none", "sam", "asam", "gsam", "vasso", "satm"]
 EngineName = Literal["auto", "eager", "fused", "compiled"]
 MethodName = Literal[
     "mtt", "ftd", "tesla", "datm", "satm", "satm-fi", "satm-da", "contra", "satm-contra",
-    "random", "herding", "k-center", "dc", "dsa", "dm", "mdc", "rat-bptt",
+    "random", "herding", "k-center", "dc", "dsa", "dm", "mdc", "rat-bptt", "at-bptt",
 ]  # fmt: skip
 
 
@@ -85,8 +85,8 @@ class Matching:
     augment: ranges.Families = "color_crop_cutout_flip_scale_rotate"
     """Families of augmentation of the synthetic images in an inner step, joined by '_', or none."""
     differentiated_steps: ranges.Count | None = None
-    """How many of the last inner steps are differentiated (`iota`); None is a third of them for the satm methods and
-    rat-bptt, and all for others."""
+    """How many of the last inner steps are differentiated (`iota`); None is a third of them for the satm methods,
+    rat-bptt and at-bptt, and all for others."""
     restart_step: ranges.CountOrNone | None = None
     """Inner step of the first trajectory at which the second trajectory starts (`tau`); 0 reuses nothing. None is where
     differentiation begins for the satm methods, where the ascent is fresh, and 0 for others."""
@@ -106,8 +106,8 @@ class Matching:
     vasso_decay: Annotated[float, ranges.Range(0, 1, above=True)] = 0.2
     """Weight of the newest gradient in the average of vasso (`k`)."""
     rate: Literal["auto", "closed-form", "exact", "fixed"] = "auto"
-    """Derivative of the step size. auto is closed-form for the satm methods, fixed for dc, dsa, dm and mdc, and exact,
-    by the sweep, for others."""
+    """Derivative of the step size. auto is closed-form for the satm methods, fixed for dc, dsa, dm, mdc and wherever
+    --baseline.inner is adam, and exact, by the sweep, for others."""
     estimator: Literal["auto", "adjoint", "unrolled", "truncated", "tesla", "random-window"] = "auto"
     """How the hypergradient is estimated. auto is truncated where only the last steps are differentiated; elsewhere it
     is tesla for the method tesla, and adjoint, the exact value, for others."""
@@ -152,7 +152,7 @@ class Outer:
     """Largest norm of the hypergradient; None does not clip."""
     relative_clip: ranges.NotNegative | None = None
     """Largest norm of the hypergradient in units of the running mean of its norms after clipping, above 1; 0 does not
-    clip; None is 2 for satm-contra and rat-bptt, and 0 for others."""
+    clip; None is 2 for satm-contra, rat-bptt and at-bptt, and 0 for others."""
     ema: ranges.Share | None = None
     """Decay of the moving average of the images that is delivered; 0 delivers the last images. None is an average that
     reaches back over a fifth of the steps for ftd, and 0 for others."""
@@ -171,12 +171,14 @@ class Outer:
 
 @dataclass(frozen=True)
 class Baseline:
-    """How dc, dsa, mdc, dm and rat-bptt work, which match no trajectories. Their momentum is --outer.momentum."""
+    """How dc, dsa, mdc, dm, rat-bptt and at-bptt work, which match no trajectories. The momentum of all but the last
+    two is --outer.momentum."""
 
     lr_images: ranges.Positive | None = None
-    """Learning rate of the images; None is 1 for dm, 0.1 for dc, dsa and mdc, and 0.001 (Adam's) for rat-bptt."""
+    """Learning rate of the images; None is 1 for dm, 0.1 for dc, dsa and mdc, 0.001 (Adam's) for rat-bptt, and 0.02
+    (Adam's) for at-bptt."""
     batch: ranges.Count = 256
-    """Real images of each class in a step of dc, dsa, mdc, dm and rat-bptt."""
+    """Real images of each class in a step of dc, dsa, mdc, dm, rat-bptt and at-bptt."""
     updates: ranges.Count | None = None
     """Image updates for each network of dc, dsa and mdc; None is 1, 10, 20, 30, 40 or 50, from 1, 2, 20, 30, 40 or 50
     images per class on."""
@@ -185,10 +187,20 @@ class Baseline:
     from 1, 2, 20, 30, 40 or 50 images per class on."""
     lr: ranges.Positive = 0.01
     """Learning rate of the networks of dc, dsa and mdc on the synthetic images."""
-    window: Literal["random", "adaptive"] = "random"
-    """Inner steps that rat-bptt differentiates: a random window, or AT-BPTT's, chosen by the gradients on the way."""
+    inner: Literal["auto", "sgd", "adam"] = "auto"
+    """Inner optimiser of rat-bptt and at-bptt: SGD at the step size that is learned, or Adam, as published, at a fixed
+    rate. auto is adam for at-bptt and sgd for others."""
+    inner_lr: ranges.Positive = 0.001
+    """Learning rate of Adam as the inner optimiser; the set's step size is what scores train by, by SGD."""
+    window: Literal["auto", "random", "adaptive"] = "auto"
+    """Inner steps that rat-bptt and at-bptt differentiate: a random window, or AT-BPTT's, chosen by the gradients on
+    the way. auto is adaptive for at-bptt and random for others."""
     window_radius: ranges.CountOrNone | None = None
     """Most steps by which AT-BPTT's window differs from --matching.differentiated-steps; None is a quarter of them."""
+    window_stages: Literal["auto", "thirds", "accuracy"] = "auto"
+    """When AT-BPTT's window goes from its early to its middle and its late stage: after a third and two thirds of the
+    steps, or, as published, when the accuracy on real batches has stopped rising. auto is accuracy for at-bptt and
+    thirds for others."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from typing import Any
 
 from trajmatch.settings.config import Config
 from trajmatch.settings.kinds import flag, get, kinds, merged
+from trajmatch.settings.methods import PLAIN
 
 # What each stage's result depends on, by field or group. What is not here may change freely between two calls.
 EXPERT_FIELDS = ("seed", "images", "network", "expert")
@@ -45,6 +46,8 @@ def nest(flat: dict[str, Any]) -> dict[str, Any]:
 
 
 DEFAULTS = flatten(Config())
+# What a setting did before there was such a setting, where its default leaves it to the method.
+BEFORE = flatten(PLAIN)
 
 
 def parsed(flat: Mapping[str, Any], where: str = "the settings of a file", remedy: str = "") -> Config:
@@ -81,10 +84,15 @@ def settings(config: Config, fields: tuple[str, ...]) -> dict[str, Any]:
     return {k: v for k, v in flat.items() if k.split(".")[0] in fields and k not in INCIDENTAL}
 
 
-def difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | None:
     """The first setting in which two flat records differ, as words, or None."""
     for key in [*new, *(key for key in old if key not in new)]:
-        # A setting that is younger than the record had its default then.
-        if old.get(key, DEFAULTS.get(key)) != new.get(key):
-            return f"{flag(key)} is {old.get(key)} there and {new.get(key)} here"
+        there, here = _meant(old, key), _meant(new, key)
+        if not any(value in here for value in there):
+            return f"{flag(key)} is {there[-1]} there and {here[-1]} here"
     return None
+
+
+def _meant(record: Mapping[str, Any], key: str) -> list[Any]:
+    """What a record says of a setting; one that is younger than the record had its default then, or did nothing yet."""
+    return [record[key]] if key in record else [DEFAULTS.get(key), BEFORE.get(key)]

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 
 from trajmatch.settings.config import Config, Evaluation, Expert, Matching, MethodName, Outer
 from trajmatch.settings.inputs import Images, Network
-from trajmatch.settings.published import CELLS, needs, published, row
+from trajmatch.settings.published import CELLS, needs, preset_of, row
 
 
 def digits_ipc1() -> Config:
@@ -107,7 +107,7 @@ def preset(name: str, method: MethodName = "satm") -> Config:
     Raises ValueError with suggestions for a name that is none.
     """
     if name in PUBLISHED:
-        return published(*PUBLISHED[name], method)
+        return preset_of(*PUBLISHED[name], method)
     if name not in PRESETS:
         near = get_close_matches(name, NAMES, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(NAMES)}"
@@ -120,7 +120,9 @@ def about(name: str) -> str:
     if name in PRESETS:
         return " ".join((PRESETS[name].__doc__ or "").split())
     dataset, ipc = PUBLISHED[name]
-    methods = [m for m in ("mtt", "ftd", "tesla", "datm", "satm") if _is_published(dataset, ipc, m)]
+    methods = [
+        m for m in ("mtt", "ftd", "tesla", "datm", "satm", "rat-bptt", "at-bptt") if _is_published(dataset, ipc, m)
+    ]
     numbers = f"published for {', '.join(methods)}" if methods else "numbers are ours, after the nearest published ones"
     return f"Needs --data ({dataset}), {needs(preset(name), dataset)}; {numbers}."
 

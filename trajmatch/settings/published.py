@@ -5,9 +5,11 @@ lack is ours, and `published` says where. Not taken over are the learning rates 
 step in eta itself, and ours is in log eta (method.md section 2).
 """
 
+from dataclasses import replace
+from math import sqrt
 from typing import NamedTuple
 
-from trajmatch.settings.config import Config, Evaluation, Expert, Matching, MethodName, Outer
+from trajmatch.settings.config import Baseline, Config, Evaluation, Expert, Matching, MethodName, Outer
 from trajmatch.settings.inputs import Images, Network
 
 
@@ -29,6 +31,19 @@ class Curriculum(NamedTuple):
     lr_labels: float
     start: int | None = None
     grows: int | None = None
+
+
+class Through(NamedTuple):
+    """RaT-BPTT's and AT-BPTT's: T inner steps, a window of them and by how many it differs, real images of a class in a
+    step, synthetic ones of an inner step (None: all), Adam's rate on images of norm 1.
+    """
+
+    T: int
+    window: int
+    radius: int | None
+    real: int
+    batch: int | None
+    lr: float
 
 
 class Data(NamedTuple):
@@ -110,6 +125,22 @@ DATM = {
     ("tiny-imagenet", 50): Curriculum(Row(20, 2, 70, 1000, 100), 40, 10),
 }
 
+# RaT-BPTT, arXiv 2311.07025, and AT-BPTT, arXiv 2510.04838: the commands that their authors publish, and for CIFAR-100
+# with one image the paper. Adam's rate inside is 0.001; both augment by flips and rotations, and start from noise. What
+# they have beside: labels that are learned but for CIFAR-10, real images augmented too, and 60,000 epochs, of which
+# users of the programs find the first 1,200 enough: 12,000 steps of 5,000 images.
+THROUGH = {
+    "rat-bptt": {
+        ("cifar10", 10): Through(200, 60, None, 500, None, 0.001),
+        ("cifar100", 1): Through(130, 90, None, 50, None, 0.0003),
+    },
+    "at-bptt": {
+        ("cifar10", 10): Through(200, 40, 10, 500, None, 0.001),
+        ("cifar100", 10): Through(300, 100, 20, 10, 100, 0.001),
+        ("tiny-imagenet", 10): Through(300, 100, 30, 5, 50, 0.0003),
+    },
+}
+
 # FTD's published outer averages. DATM's authors' configurations list averages too, which their program does not take:
 # what it evaluates are the images themselves (method.md section 5).
 AVERAGES = {
@@ -136,6 +167,9 @@ def row(dataset: str, ipc: int, method: MethodName) -> tuple[Row, bool]:
     if method in ("datm", "satm-da") and cell in DATM:
         return DATM[cell].row, method == "datm"
     ours = method.startswith("satm") or method == "contra"
+    if cell in THROUGH.get(method, {}):
+        chosen = THROUGH[method][cell]
+        return row(dataset, ipc, "mtt")[0]._replace(T=chosen.T, batch=chosen.batch), True
     family = "satm" if ours else method if method in ORDER else "mtt"
     for place, one in enumerate((dataset, count) for count in (ipc, 1)):
         for table in ORDER[family]:
@@ -187,6 +221,26 @@ def published(dataset: str, ipc: int, method: MethodName = "satm") -> Config:
             guard=1.1 if extra and (dataset, ipc) == ("cifar10", 1) else None,
         ),
         evaluation=Evaluation(batch=128 if method == "datm" else 256),
+    )
+
+
+def preset_of(dataset: str, ipc: int, method: MethodName = "satm") -> Config:
+    """The published setting of a cell for a method, of those that match no trajectories too."""
+    config, through = published(dataset, ipc, method), THROUGH.get(method, {}).get((dataset, ipc))
+    if through is None:
+        return config
+    return replace(
+        config,
+        steps=12_000,
+        matching=replace(config.matching, differentiated_steps=through.window, augment="flip_rotate"),
+        outer=replace(config.outer, initial="noise"),
+        baseline=Baseline(
+            inner="adam",
+            batch=through.real,
+            window_radius=through.radius,
+            # Their images have norm 1, and ours numbers of about 1: for their size, steps move both equally far.
+            lr_images=through.lr * sqrt(3 * DATA[dataset].size ** 2),
+        ),
     )
 
 

@@ -15,7 +15,7 @@ from trajmatch.run.assembly import engine as compute
 from trajmatch.run.assembly.budget import PER_OUTPUT, PROCESS, held_bytes, micro_batch, parse_memory, step_bytes
 from trajmatch.run.assembly.engine import Compute, convolution_flops, outer_compute, training_engine
 from trajmatch.settings.checks import resolve
-from trajmatch.settings.config import Config, Matching, Outer
+from trajmatch.settings.config import Baseline, Config, Matching, Outer
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 SHAPE = (3, 16, 16)
@@ -133,6 +133,22 @@ def test_what_is_held_shrinks_with_fewer_iterates_kept_down_to_the_root() -> Non
     assert shrinking == sorted(set(shrinking), reverse=True)
     assert min(every, key=every.__getitem__) == 6  # 36 / k kept, and k between two of them
     assert every[1] - every[6] == pytest.approx(4 * 1000 * (36 + 1 - 6 - 6))
+
+
+def test_adam_inside_is_counted_with_three_numbers_for_each_weight_of_the_window() -> None:
+    def through(method: str, keep: int = 1, **baseline: Any) -> float:
+        matching = Matching(inner_steps=200, differentiated_steps=40, keep_every=keep)
+        config = Config(method=method, matching=matching, baseline=Baseline(**baseline))  # type: ignore[arg-type]
+        return (held_bytes(resolve(config), CPU, 1000, 0, 1e9) - PROCESS["cpu"] - 1e9) / 4000
+
+    sgd, adam = through("rat-bptt"), through("rat-bptt", inner="adam")
+    assert 40 < sgd < 60
+    assert 3 * 40 < adam <= 3 * sgd
+    # Where the gradients choose the window, it is known only after all steps.
+    automatic = through("at-bptt")
+    assert automatic - adam == pytest.approx(3 * 160)
+    assert through("at-bptt", inner="sgd") - sgd == pytest.approx(160)
+    assert automatic - through("at-bptt", keep=20) == pytest.approx(3 * (200 + 1 - 10 - 20))
 
 
 @pytest.mark.parametrize("estimator", ["tesla", "random-window"])

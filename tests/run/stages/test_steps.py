@@ -1,5 +1,6 @@
 """dc, dsa and dm as methods of the same commands: they need no experts, go on identically, and lower their loss."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -7,20 +8,32 @@ from typing import Any
 import pytest
 import torch
 
+from tests.oracles import relative_error
 from tests.run.test_cli import refusal
 from tests.small import command, rows, succeed
 from trajmatch.core.augment import families
 from trajmatch.core.descent import Adam
 from trajmatch.core.draws import generator
+from trajmatch.core.vector import Layout
 from trajmatch.data import synthetic as sets
 from trajmatch.data.tensors import read_tensors
 from trajmatch.methods.condensation import GRADIENTS, MEAN_FEATURES
 from trajmatch.methods.multisize import Parts
+from trajmatch.methods.real_loss import Adaptive, RealLoss
 from trajmatch.run.assembly import setup
+from trajmatch.run.assembly.budget import held_bytes, step_bytes
 from trajmatch.run.assembly.distilled import base_configuration
+from trajmatch.run.assembly.setup import Setup
 from trajmatch.run.cli import main
 from trajmatch.run.stages.loop import Loop
-from trajmatch.run.stages.steps import condensation, condensation_steps, condensing_seed, real_batches, real_loss
+from trajmatch.run.stages.steps import (
+    condensation,
+    condensation_steps,
+    condensing_seed,
+    real_batches,
+    real_loss,
+    through_training,
+)
 from trajmatch.settings.checks import resolve
 from trajmatch.settings.config import Baseline, Config, MethodName
 from trajmatch.settings.flat import parsed
@@ -28,7 +41,7 @@ from trajmatch.settings.flat import parsed
 FEW = ["--baseline.batch", "20", "--ipc", "2", "--baseline.updates", "3", "--baseline.epochs", "2"]
 
 
-@pytest.mark.parametrize("method", ["dc", "dsa", "mdc", "dm", "rat-bptt"])
+@pytest.mark.parametrize("method", ["dc", "dsa", "mdc", "dm", "rat-bptt", "at-bptt"])
 def test_a_run_without_experts(method: str, tmp_path: Path) -> None:
     words = command("run", "--method", method, "--steps", 12, *FEW, "--out", tmp_path / "r")
     succeed(*words)
@@ -41,7 +54,7 @@ def test_a_run_without_experts(method: str, tmp_path: Path) -> None:
     assert (tmp_path / "r" / "report.html").exists()
 
 
-@pytest.mark.parametrize(("method", "steps"), [("dsa", 8), ("mdc", 24), ("dm", 8), ("rat-bptt", 8)])
+@pytest.mark.parametrize(("method", "steps"), [("dsa", 8), ("mdc", 24), ("dm", 8), ("rat-bptt", 8), ("at-bptt", 8)])
 def test_an_interrupted_run_goes_on_to_the_identical_set(
     method: str, steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,6 +117,13 @@ def test_the_published_loops_and_rates() -> None:
     rat = real_loss(config("rat-bptt", 10))
     assert (rat.images, rat.relative_clip, rat.sharpness, rat.second_order_rate) == (Adam(0.001), 2.0, None, True)
     assert (rat.iota, rat.T) == (16, 50)
+    assert through_training(config("rat-bptt", 10), 18) == RealLoss()
+    at = config("at-bptt", 10)
+    assert replace(real_loss(at), images=rat.images, second_order_rate=True, rate=rat.rate) == rat
+    assert real_loss(at).images == Adam(0.02)
+    assert through_training(at, 18, 7) == RealLoss(Adam(0.001), Adaptive(4, 300, 18), 7)
+    thirds = replace(at, baseline=replace(at.baseline, window_stages="thirds", window_radius=3, inner_lr=0.01))
+    assert through_training(thirds, 18) == RealLoss(Adam(0.01), Adaptive(3, 300))
     assert condensation(config("dc", 1, baseline=Baseline(lr_images=3.0))).images.lr == 3.0
 
 
@@ -130,6 +150,34 @@ def test_it_can_be_planned(capsys: pytest.CaptureFixture[str]) -> None:
     assert not any(line.startswith("experts") for line in out.splitlines())
 
 
+def test_steps_through_adam_in_parts_and_with_few_iterates_give_the_same_set(tmp_path: Path) -> None:
+    words = command("distill", "--method", "at-bptt", "--steps", 6, *FEW, "--out")
+    for name, flags in (("whole", []), ("parts", ["--micro-batch", 7]), ("few", ["--matching.keep-every", 2])):
+        succeed(*words, tmp_path / name, *flags)
+    whole, parts, few = (sets.load(tmp_path / name) for name in ("whole", "parts", "few"))
+    assert torch.equal(few.X, whole.X)
+    assert relative_error(parts.X, whole.X) < 1e-3
+    assert whole.eta == parts.eta == float(torch.tensor(0.03))  # of the preset: it stands still
+
+
+@pytest.mark.parametrize("method", ["rat-bptt", "at-bptt"])
+def test_memory_is_kept_by_taking_images_in_parts(method: MethodName, capsys: pytest.CaptureFixture[str]) -> None:
+    config = resolve(parsed({"method": method, "data": "digits", "ipc": 2}))
+    this = setup.Setup.load(config)
+    batches = real_batches(this)
+    real = (batches.size, batches.nbytes)
+    P, shape = Layout.of(this.network).size, (20, *this.dataset.shape)
+    held = held_bytes(config, this.device, P, math.prod(shape), this.material.nbytes) + batches.nbytes
+    each = step_bytes(this.network, this.dataset.shape, this.engine.name)
+    assert this.real_loss_engine(real).micro_batch is None
+    for images in (7, 100, 10**6):
+        limit = f"{(held + (images + 0.5) * each) / 1e6:.6f}MB"
+        found = Setup(replace(config, memory=limit), this.material).real_loss_engine(real).micro_batch
+        assert found is None if images > batches.size else images // 2 < found <= images
+    succeed(*command("plan", "--method", method, "--steps", 8, *FEW, "--memory", "900MB"))
+    assert "in all" in capsys.readouterr().out
+
+
 def test_the_adaptive_window_is_an_option_of_rat_bptt(tmp_path: Path) -> None:
     words = command("distill", "--method", "rat-bptt", "--steps", 6, *FEW, "--out")
     succeed(*words, tmp_path / "random")
@@ -147,7 +195,14 @@ def test_the_adaptive_window_is_an_option_of_rat_bptt(tmp_path: Path) -> None:
             "--outer.labels is learned and must be hard with --method dsa",
         ),
         (["--method", "dm", "--outer.initial", "k-center"], "--outer.initial is k-center, which needs experts"),
-        (["--method", "rat-bptt", "--memory", "1GB"], "--memory is 1GB and has no effect with --method rat-bptt"),
+        (["--method", "dsa", "--memory", "1GB"], "--memory is 1GB and has no effect with --method dsa"),
+        (["--method", "at-bptt", "--precision", "bf16"], "--precision is bf16 and has no effect with --method at-bptt"),
+        (["--method", "at-bptt", "--memory", "1MB"], "--memory is 1 MB, and the smallest step needs"),
+        (
+            ["--method", "mtt", "--baseline.inner", "adam"],
+            "--baseline.inner is adam, which is for rat-bptt and at-bptt",
+        ),
+        (["--method", "dm", "--baseline.inner", "adam"], "the steps of --method dm have no Adam inside; leave it out"),
         (["--method", "dc", "--precision", "bf16"], "--precision is bf16 and has no effect with --method dc"),
         (
             ["--method", "dsa", "--outer.lr-images", "3"],

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from trajmatch.settings.config import Config
+from trajmatch.settings.methods import METHODS
 
 UNITS = {"B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 # A process that has loaded torch and our own modules, and on a GPU the CUDA context beside it (measured).
@@ -31,14 +32,34 @@ def held_bytes(config: Config, device: torch.device, num_parameters: int, num_pi
     m = config.matching
     assert m.differentiated_steps is not None, "resolve() has filled it in"
     assert m.restart_step is not None
-    swept = m.differentiated_steps if m.estimator in ("adjoint", "truncated") else m.inner_steps
-    kept = swept / m.keep_every + m.keep_every
-    if m.sharpness != "none" and m.ascent == "fresh":  # trajectory 2, beside 1, whose ends the step size needs
-        kept += m.inner_steps - m.restart_step
-    iterates = kept * (m.segments or 1) + 8  # and the segment, the adjoint, gradients on their way
+    if METHODS[config.method].steps == "real loss":
+        iterates = _through_training(config, m.differentiated_steps)
+    else:
+        iterates = _matching(config, m.differentiated_steps, m.restart_step)
+    iterates += 8  # and the segment, the adjoint, gradients on their way
     copies = 30  # state, two anchors, all with moments and average; noise, hypergradients
     on_cpu = data_bytes if device.type == "cpu" else 0.0
     return PROCESS[device.type] + on_cpu + 4.0 * (iterates * num_parameters + copies * num_pixels)
+
+
+def _matching(config: Config, differentiated: int, restart: int) -> float:
+    """Weights that the trajectories of a step keep at once, in numbers of networks."""
+    m = config.matching
+    swept = differentiated if m.estimator in ("adjoint", "truncated") else m.inner_steps
+    kept = swept / m.keep_every + m.keep_every
+    if m.sharpness != "none" and m.ascent == "fresh":  # trajectory 2, beside 1, whose ends the step size needs
+        kept += m.inner_steps - restart
+    return kept * (m.segments or 1)
+
+
+def _through_training(config: Config, differentiated: int) -> float:
+    """The same where the loss on real images is differentiated: with Adam, three numbers for each weight."""
+    m, b = config.matching, config.baseline
+    # A window that is chosen by the gradients is known only after all steps.
+    swept = differentiated if b.window == "random" else m.inner_steps
+    # Of the start, and of the end; and of Adam's adjoint what is more than SGD's.
+    kept = swept / m.keep_every + m.keep_every + 2
+    return 3 * kept + 8 if b.inner == "adam" else kept
 
 
 def step_bytes(network: nn.Module, shape: tuple[int, int, int], engine: str) -> float:

@@ -6,7 +6,7 @@ only where the same code computes them.
 
 import os
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import torch
@@ -90,6 +90,32 @@ def outer_compute(
     work = convolution_flops(network, (engine.micro_batch or n, *shape))
     threads = config.outer.threads or (cores() if work >= WORTH_A_THREAD else 1)
     return Compute(engine, threads, why, config.matching.segments or 1, _together(config, device, engine, work))
+
+
+def real_loss_engine(
+    config: Config,
+    network: nn.Module,
+    device: torch.device,
+    synthetic: tuple[int, int, int, int],
+    data_bytes: float,
+    real: tuple[int, float],
+) -> Engine:
+    """How steps on the loss on real images compute: as experts are trained, in parts where memory is to be saved.
+
+    real: the real images of a step, which are taken in such parts too, and bytes that they and what they are drawn from
+    take on the device. Raises ValueError for what can't be had here.
+    """
+    engine, shape, parts = training_engine(config, network, device), synthetic[1:], config.micro_batch
+    largest = max(config.matching.batch or synthetic[0], real[0])
+    if parts is None and config.memory is not None:
+        num_parameters = sum(p.numel() for p in network.parameters())
+        held = held_bytes(config, device, num_parameters, prod(synthetic), data_bytes)
+        parts = micro_batch(
+            parse_memory(config.memory), held + real[1], step_bytes(network, shape, engine.name), largest
+        )
+    engine = replace(engine, micro_batch=None if parts is None or parts >= largest else parts)
+    engines.check(engine, network, device, shape)
+    return engine
 
 
 def at_once(

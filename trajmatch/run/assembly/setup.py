@@ -24,7 +24,7 @@ from trajmatch.methods.segment_weights import check_rule
 from trajmatch.methods.training import Training
 from trajmatch.run.assembly import letters
 from trajmatch.run.assembly.budget import parse_memory
-from trajmatch.run.assembly.engine import Compute, at_once, outer_compute, training_engine
+from trajmatch.run.assembly.engine import Compute, at_once, outer_compute, real_loss_engine, training_engine
 from trajmatch.settings.config import Config
 from trajmatch.settings.inputs import Network
 
@@ -93,6 +93,13 @@ class Setup:
     def outer_compute(self, count: int | None = None) -> Compute:
         """How the outer loop computes; count: synthetic images, where it is not the configuration's number."""
         return outer_compute(self.config, self.network, self.device, self._synthetic(count), self.material.nbytes)
+
+    def real_loss_engine(self, real: tuple[int, float]) -> Engine:
+        """How steps on the loss on real images compute; real: their number in a step, and the bytes that they take.
+
+        Raises ValueError for what can't be had here.
+        """
+        return real_loss_engine(self.config, self.network, self.device, self._synthetic(), self.material.nbytes, real)
 
     def at_once(self) -> int | None:
         """How many images go through the network at once where all of a set do; None is no limit."""

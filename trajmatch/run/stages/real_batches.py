@@ -24,6 +24,22 @@ class RealBatches:
         self.members = [(images.y == label).nonzero().squeeze(1) for label in range(num_classes)]
         self.kept = 4.0 * images.x.numel() <= KEPT_BYTES
 
+    @property
+    def size(self) -> int:
+        """Images of a batch, over all classes."""
+        return sum(min(self.batch, len(members)) for members in self.members)
+
+    @property
+    def nbytes(self) -> float:
+        """Bytes on the device: all images where they are kept there, and a batch, by class and as one."""
+        each = 4.0 * self.images.x[0].numel()
+        return each * (len(self.images.y) * self.kept + 2 * self.size)
+
+    @property
+    def epoch(self) -> int:
+        """Batches that have together as many images as there are."""
+        return -(-len(self.images.y) // self.size)
+
     def draw(self, source: torch.Generator) -> list[Tensor]:
         """For each class, random images of it, (B, c, h, w)."""
         drawn = [torch.randperm(len(members), generator=source)[: self.batch] for members in self.members]

@@ -22,7 +22,7 @@ from trajmatch.methods import engines
 from trajmatch.methods.condensation import GRADIENTS, MEAN_FEATURES, Condensation, condensation_step
 from trajmatch.methods.engines import Engine
 from trajmatch.methods.outer import Each, Rule, one_by_one, outer_step
-from trajmatch.methods.real_loss import Adaptive, real_loss_step
+from trajmatch.methods.real_loss import Adaptive, RealLoss, real_loss_step
 from trajmatch.methods.schedule import Choice, Window
 from trajmatch.methods.state import OuterState, Record
 from trajmatch.methods.training import Training
@@ -107,22 +107,19 @@ def condensation_steps(setup: Setup, _: list[Trajectory]) -> Steps:
 
 def real_loss_steps(setup: Setup, _: list[Trajectory]) -> Steps:
     """The loss on real images, of random networks trained on the synthetic ones, is differentiated."""
-    seed, about, window, batches = (
-        condensing_seed(setup),
-        real_loss(setup.config),
-        adaptive(setup.config),
-        real_batches(setup),
-    )
-    student, classes = engines.student(setup.network, setup.engine), torch.eye(setup.dataset.num_classes)
+    seed, about, batches = condensing_seed(setup), real_loss(setup.config), real_batches(setup)
+    compute = _compute(setup, setup.real_loss_engine((batches.size, batches.nbytes)), AS_EXPERTS)
+    how = through_training(setup.config, batches.epoch, compute.engine.micro_batch)
+    student, classes = engines.student(setup.network, compute.engine), torch.eye(setup.dataset.num_classes)
 
     def take(state: OuterState) -> tuple[OuterState, Record, list[Choice]]:
         step = int(state.steps)
         real = batches.draw(generator(seed, "real", step))
         labels = classes.repeat_interleave(torch.tensor([len(r) for r in real]), 0)
         given = torch.cat(real), labels.to(setup.device, non_blocking=True)
-        return (*real_loss_step(about, student, fresh_weights(setup, step), state, given, seed, window), [])
+        return (*real_loss_step(about, student, fresh_weights(setup, step), state, given, seed, how), [])
 
-    return Steps(take, _compute(setup, setup.engine, AS_EXPERTS))
+    return Steps(take, compute)
 
 
 # By what a method's steps are (settings/methods.py). A method whose images stand still takes none.
@@ -173,14 +170,19 @@ def condensation(config: Config) -> Condensation:
 
 
 def real_loss(config: Config) -> Rule:
-    """The rule of rat-bptt: an outer step's, with its own optimiser and no ascent."""
+    """The rule of rat-bptt and at-bptt: an outer step's, with its own optimiser and no ascent."""
     return replace(rule(config), images=Adam(config.baseline.lr_images or 0.001), sharpness=None)
 
 
-def adaptive(config: Config) -> Adaptive | None:
-    """AT-BPTT's window, where it is asked for."""
+def through_training(config: Config, epoch: int, chunk: int | None = None) -> RealLoss:
+    """How rat-bptt and at-bptt differentiate the loss on real images, of a resolved configuration.
+
+    epoch: outer steps in which as many real images are drawn as there are. chunk: real images at a time.
+    """
     b, iota = config.baseline, config.matching.differentiated_steps
+    adam = Adam(b.inner_lr) if b.inner == "adam" else None
     if b.window == "random":
-        return None
+        return RealLoss(adam, None, chunk)
     assert iota is not None, "resolve() has filled it in"
-    return Adaptive(max(1, iota // 4) if b.window_radius is None else b.window_radius, config.steps)
+    radius = max(1, iota // 4) if b.window_radius is None else b.window_radius
+    return RealLoss(adam, Adaptive(radius, config.steps, epoch if b.window_stages == "accuracy" else None), chunk)
