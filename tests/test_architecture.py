@@ -46,6 +46,7 @@ CORE_ORDER = [
     "sharpness",
     "combine",
     "descent",
+    "straight",
 ]
 MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES = 40

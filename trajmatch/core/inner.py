@@ -86,6 +86,13 @@ class Iterates:
                 self._between[j + 1] = theta
         return self._between[i]
 
+    def until(self, last: int) -> "Iterates":
+        """theta_first ... theta_last of them."""
+        found = Iterates(self.first, last, self._again)
+        found._kept = {i: theta for i, theta in self._kept.items() if i < last}
+        found.keep(last, self[last])
+        return found
+
     def part(self, first: int, last: int) -> "Iterates":
         """theta_first ... theta_last of them, all of which are kept."""
         found = Iterates(first, last, self._again)
@@ -102,10 +109,12 @@ def rollout(
     T: int,
     first: int = 0,
     kept: Collection[int] | None = None,
+    seen: Callable[[Tensor], None] | None = None,
 ) -> Iterates:
     """theta_first = start, theta_{i+1} = theta_i - eta u_i, ..., theta_T.
 
     kept: the steps whose iterates stay in memory (the first and the last always do); None keeps all T - first + 1.
+    seen: called with each iterate behind the first.
     Cost: T - first inner gradients; memory of one, beside the iterates.
     """
 
@@ -116,6 +125,8 @@ def rollout(
     thetas.keep(first, start)
     for i in range(first, T):
         theta = step(theta, i)
+        if seen is not None:
+            seen(theta)
         if kept is None or i + 1 == T or i + 1 in kept:
             thetas.keep(i + 1, theta)
     return thetas

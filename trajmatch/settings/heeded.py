@@ -57,6 +57,7 @@ RULES = (
     Heeded("matching.vasso_decay", lambda c, m: c.matching.sharpness == "vasso", SHARPNESS),
     Heeded("matching.combine matching.together matching.concurrent_from", lambda c, m: c.matching.segments != 1,
            "--matching.segments 1"),
+    Heeded("matching.waypoints", lambda c, m: c.matching.path == "straight", "--matching.path {c.matching.path}"),
     Heeded("matching.window_steps", lambda c, m: c.matching.window_start != c.matching.last_epoch,
            "a window that does not grow, whose --matching.window-start is --matching.last-epoch"),
     Heeded("matching.keep_every", lambda c, m: c.matching.estimator in ("adjoint", "truncated"),

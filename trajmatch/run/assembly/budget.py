@@ -31,7 +31,7 @@ def held_bytes(config: Config, device: torch.device, num_parameters: int, num_pi
     m = config.matching
     assert m.differentiated_steps is not None, "resolve() has filled it in"
     assert m.restart_step is not None
-    swept = m.differentiated_steps if m.estimator in ("adjoint", "truncated") else m.inner_steps
+    swept = m.differentiated_steps if m.estimator in ("adjoint", "truncated") and not m.early_stop else m.inner_steps
     kept = swept / m.keep_every + m.keep_every
     if m.sharpness != "none" and m.ascent == "fresh":  # trajectory 2, beside 1, whose ends the step size needs
         kept += m.inner_steps - m.restart_step

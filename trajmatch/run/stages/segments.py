@@ -167,8 +167,9 @@ def _sent(tasks: Sequence[Task]) -> list[Tensor]:
 
 def _also(rule: Rule, first: int, last: int) -> list[int]:
     """The iterates that the caller will want besides theta_first, which it has."""
-    reused = rule.sharpness is not None and not rule.stale and first < rule.tau < last
-    return [rule.tau, last] if reused else [last]
+    tau = rule.restart(last)
+    reused = rule.sharpness is not None and not rule.stale and first < tau < last
+    return [tau, last] if reused else [last]
 
 
 def _taken(task: Task, rule: Rule, last: int, tensors: list[Tensor]) -> tuple[Estimate, list[Tensor]]:
@@ -200,7 +201,7 @@ def _estimates(report: Report, piece: Piece, *given: Tensor) -> tuple[list[int],
             s, g, Y, *rest = rest
             start = rest.pop(0) if started else None
             problem = inner_problem(rule, student, len(X), piece.seed, piece.step, k)
-            e = estimate(Task(problem, s, g, X, Y, eta, rule.T, first, start, rule.kept()))
+            e = estimate(rule.task(problem, s, g, X, Y, eta)._replace(first=first, start=start))
             lasts.append(e.thetas.last)
             results += [*e.d, e.loss, e.q, *(e.thetas[i] for i in _also(rule, first, e.thetas.last))]
     return lasts, results

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from trajmatch.core.descent import brought_to
 from trajmatch.core.draws import generator
 from trajmatch.core.student import in_parts
 from trajmatch.data.networks.convnet import embedding
@@ -21,6 +22,7 @@ from trajmatch.run.assembly.setup import Setup
 def first_state(setup: Setup, trajectories: Sequence[Trajectory]) -> OuterState:
     """The state before the first outer step of a resolved configuration. Raises ValueError."""
     X, config = first_images(setup, trajectories), setup.config
+    X = brought_to(X, config.outer.image_norm) if config.outer.image_norm else X
     num_classes = setup.dataset.num_classes
     labels = class_labels(num_classes, config.ipc)
     if config.outer.labels == "learned":
