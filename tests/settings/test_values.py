@@ -374,6 +374,9 @@ def test_a_home_folder_is_found_in_files_and_behind_an_equals_sign(tmp_path: Pat
         ("--method dm --expert.epochs 90", "--expert.epochs has no effect with --method dm"),
         ("--matching.combine adaptive", "--matching.combine has no effect with --matching.segments 1"),
         ("--micro-batch 3 --memory 4GB", "--memory has no effect with --micro-batch"),
+        ("--matching.waypoints 2", "--matching.waypoints has no effect with --matching.path expert"),
+        ("--method rat-bptt --matching.early-stop", "--matching.early-stop has no effect with --method rat-bptt"),
+        ("--method herding --outer.image-norm 1", "--outer.image-norm has no effect with --method herding"),
         ("--expert.flat-radius 0.3", "--expert.flat-radius has no effect with --expert.flat no"),
     ],
 )

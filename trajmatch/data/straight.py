@@ -55,5 +55,5 @@ class Straight:
         return between(self.trajectory.row(a), self.trajectory.row(b), share, self.sizes)
 
     def segment(self, e: int, t: float, M: int) -> Segment:
-        """The segment from t to t + M of this expert, known as number e; it ends where the expert does at the latest."""
+        """The segment from t to t + M of this expert, known as number e; where the expert ends, it ends too."""
         return Segment(self.at(t), self.at(t + M), e, t)

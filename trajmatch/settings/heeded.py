@@ -66,7 +66,7 @@ RULES = (
            "--outer.labels {c.outer.labels}"),
     Heeded("outer.momentum", lambda c, m: m.steps != "real loss", "--method {c.method}, whose optimiser is Adam"),
     Heeded("outer.momentum", lambda c, m: m.condenses or c.outer.optimiser != "adam", "--outer.optimiser adam"),
-    Heeded("outer.lr_step_size outer.momentum_step_size", lambda c, m: m.steps != "condensation"),
+    Heeded("outer.lr_step_size outer.momentum_step_size outer.image_norm", lambda c, m: m.steps != "condensation"),
     Heeded("outer.lr_step_size outer.momentum_step_size", lambda c, m: c.matching.rate != "fixed",
            "--matching.rate fixed"),
     Heeded("deterministic", lambda c, m: c.device != "cpu", "--device cpu"),
