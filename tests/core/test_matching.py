@@ -10,9 +10,10 @@ from torch import Tensor
 from tests.oracles import ALL_FAMILIES, Y0, Quadratic, central_difference, random, relative_error, small
 from trajmatch.core.estimators import ESTIMATORS, Estimate, Estimator, Task, adjoint, stack, tesla, truncated, unrolled
 from trajmatch.core.hypergradient import Hypergradient
-from trajmatch.core.inner import rollout
+from trajmatch.core.inner import Problem, rollout
 from trajmatch.core.matching import hard, matching, nearest
 from trajmatch.core.rate import first_order_rate
+from trajmatch.core.student import plain
 
 T = len(ALL_FAMILIES)
 MIDDLE = 3
@@ -167,6 +168,19 @@ def test_the_last_of_equals_is_nearest_and_what_is_not_a_number_never() -> None:
     assert of(1.0, 2.0, 3.0) == 0
     assert of(3.0, 1.0, float("nan"), float("inf")) == 1
     assert of(float("nan"), float("inf")) == 1
+
+
+def test_the_nearest_is_so_by_the_sum_of_absolute_differences() -> None:
+    steps = torch.tensor([[1.0, 1.0], [-1.0, 0.7], [3.0, 0.0]], dtype=torch.float64)
+    student = plain(lambda theta, x, y: -(theta * x).sum() + 0 * y.sum())
+    problem = Problem(lambda X, Y, i: (X[i], Y), student)
+    s, g, one = torch.full((2,), 5.0).double(), torch.zeros(2).double(), torch.ones((), dtype=torch.float64)
+    task = Task(problem, s, g, steps, Y0, one, 3, first=0, start=g, early=True)
+    found = adjoint(task)
+    # theta_1 = (1, 1) is nearer by squares, theta_2 = (0, 1.7) by absolute differences.
+    assert found.thetas.last == 2
+    assert torch.allclose(found.thetas[2], torch.tensor([0.0, 1.7]).double(), atol=1e-7)
+    assert float(found.loss) == pytest.approx(1.7**2 / 50)
 
 
 def test_a_trajectory_that_leaves_the_numbers_is_matched_before_it_does() -> None:
