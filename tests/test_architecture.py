@@ -47,6 +47,7 @@ CORE_ORDER = [
     "combine",
     "descent",
     "adam",
+    "straight",
 ]
 MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES = 40

@@ -152,6 +152,22 @@ def test_every_estimator(name: str, held: Held) -> None:
     assert_never_waits(take, state)
 
 
+@pytest.mark.parametrize("name", ["adjoint", "unrolled", "truncated", "tesla"])
+def test_an_early_stop_is_read_once_in_a_trajectory(name: str, held: Held) -> None:
+    # Which iterate is the nearest decides what is differentiated.
+    words = {"matching__segments": 3, "matching__early_stop": True, "matching__masked_share": 0.5}
+    take, state = matching(held, method="contra", matching__estimator=name, **words)
+    device = waits(take, state)
+    assert device.reads == ["matching.nearest"] * 3
+    assert device.uploads == []
+
+
+def test_a_mask_a_straight_path_and_a_norm_are_not_waited_for(held: Held) -> None:
+    words = {"matching__masked_share": 0.5, "matching__path": "straight", "outer__image_norm": 1.0}
+    for optimiser in ("sgd", "adam"):
+        assert_never_waits(*matching(held, method="satm", outer__optimiser=optimiser, **words))
+
+
 @pytest.mark.parametrize("stale", [False, True])
 @pytest.mark.parametrize("kind", RULES_OF_SHARPNESS)
 def test_every_sharpness_rule(kind: Callable[[float], sharpness.Sharpness], stale: bool, held: Held) -> None:

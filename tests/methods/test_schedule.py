@@ -48,6 +48,26 @@ def test_one_segment_is_the_plain_choice() -> None:
     assert Window(0, 9).choose(4, 3, 8, 1) == Window(0, 9).choose(4, 3, 8)
 
 
+@pytest.mark.parametrize("K", [1, 2, 3])
+def test_continuous_starts_are_uniform_in_their_strata(K: int) -> None:
+    window = Window(1, 5, continuous=True)
+    chosen = [window.choose(4, 0, step, K) for step in range(600)]
+    for k in range(K):
+        starts = torch.tensor([one[k].t for one in chosen])
+        low, width = 1 + 4 * k / K, 4 / K
+        assert low <= float(starts.min()) < float(starts.max()) < low + width
+        # Five standard errors of the mean and of the second moment of a uniform number.
+        share = (starts - low) / width
+        assert abs(float(share.mean()) - 1 / 2) < 5 * (1 / 12 / 600) ** 0.5
+        assert abs(float(share.square().mean()) - 1 / 3) < 5 * (4 / 45 / 600) ** 0.5
+    # The experts are those of whole start epochs, and a window that grows is as wide.
+    assert [[e for e, _ in one] for one in chosen] == [
+        [e for e, _ in Window(1, 5).choose(4, 0, step, K)] for step in range(600)
+    ]
+    early = Window(0, 40, start=2, grows=1000, continuous=True)
+    assert max(t for step in range(20) for _, t in early.choose(4, 0, step, K)) < 2
+
+
 def test_a_growing_window_by_hand() -> None:
     window = Window(1, 21, start=11, grows=1000)
     assert [window.upper(step) for step in (0, 99, 100, 550, 999, 1000, 5000)] == [11, 11, 12, 16, 20, 21, 21]

@@ -85,6 +85,14 @@ def test_what_is_missing_is_said(folder: Path) -> None:
     assert "no rows" in write_report(folder).read_text()
 
 
+def test_where_matches_ended_is_said_where_the_log_knows(folder: Path) -> None:
+    assert "early stop" not in write_report(folder).read_text()
+    rows = [{"step": k + 1, "loss": 0.5, "end": ends} for k, ends in enumerate(([3, 6], [6, 5]))]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = write_report(folder).read_text()
+    assert "was matched after 5.0 inner steps on average (from 3 to 6; 50% of the trajectories at" in page
+
+
 def test_refusals(folder: Path) -> None:
     (folder / "summary.json").write_text("{")
     with pytest.raises(ValueError, match=r"summary\.json: this is not the summary of a run"):

@@ -33,6 +33,13 @@ CASES = {
         "--matching.differentiated-steps",
         "3",
     ],
+    **{
+        f"early-{method}-{K}": [
+            *("--method", method, "--matching.segments", str(K), "--matching.early-stop"),
+            *("--matching.masked-share", "0.25", "--matching.path", "straight"),
+        ]
+        for method, K in (("contra", 3), ("satm", 3), ("satm", 1), ("tesla", 4))
+    },
     "upgrad-3": ["--method", "contra", "--matching.segments", "3", "--matching.combine", "upgrad"],
     # A step of one segment, then of two: ranks 2 and 3 of four help the first rank, then one each.
     "chunks": ["--method", "satm-contra", "--matching.concurrent-from", "2", "--micro-batch", "3"],

@@ -379,6 +379,9 @@ def test_a_home_folder_is_found_in_files_and_behind_an_equals_sign(tmp_path: Pat
         ("--method at-bptt --outer.lr-step-size 1", "--outer.lr-step-size has no effect with --baseline.inner adam"),
         ("--method at-bptt --matching.rate exact", "--matching.rate has no effect with --baseline.inner adam"),
         ("--method rat-bptt --baseline.window-stages accuracy", "window-stages has no effect with --baseline.window"),
+        ("--matching.waypoints 2", "--matching.waypoints has no effect with --matching.path expert"),
+        ("--method rat-bptt --matching.early-stop", "--matching.early-stop has no effect with --method rat-bptt"),
+        ("--method herding --outer.image-norm 1", "--outer.image-norm has no effect with --method herding"),
         ("--expert.flat-radius 0.3", "--expert.flat-radius has no effect with --expert.flat no"),
     ],
 )

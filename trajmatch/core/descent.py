@@ -6,6 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+# Decay of the running mean of the direction's norms.
+NORM_DECAY = 0.9
+
 
 class Step(NamedTuple):
     """The new value and the optimiser's new moments (2, *shape)."""
@@ -44,6 +47,26 @@ class Adam:
         return Step(value - self.lr * m_hat / (v_hat.sqrt() + self.epsilon), torch.stack((m, v)))
 
 
+def brought_to(X: Tensor, norm: float) -> Tensor:
+    """Images X (n, c, h, w), each scaled to this norm; an image of zeros stays."""
+    lengths: Tensor = X.flatten(1).norm(dim=1)
+    return X * (norm / lengths.clamp_min(torch.finfo(X.dtype).tiny)).view(-1, 1, 1, 1)
+
+
 def new_moments(value: Tensor) -> Tensor:
     """Moments (2, *shape) of an optimiser that has taken no step."""
     return torch.zeros(2, *value.shape, dtype=value.dtype, device=value.device)
+
+
+def clipped(direction: Tensor, mean: Tensor, times: float) -> tuple[Tensor, Tensor]:
+    """The direction, made no longer than `times` the running mean () of its lengths in earlier steps; and the new mean.
+
+    The mean is of lengths after clipping, so that a spike of any size lifts the bound of the next step by no more than
+    a length at the bound does. The first length above 0 is taken as it is; one that is not finite does not count.
+    """
+    norm = direction.norm()
+    bound = times * torch.where(mean > 0, mean, norm)
+    shorter = direction * (bound / norm.clamp_min(1e-30)).clamp_max(1.0)
+    length = torch.where(mean > 0, torch.minimum(norm, bound), norm)
+    moved = NORM_DECAY * torch.where(mean > 0, mean, norm) + (1 - NORM_DECAY) * length
+    return shorter, torch.where(torch.isfinite(norm), moved, mean)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from trajmatch.core.hypergradient import Hypergradient, sweep
 from trajmatch.core.inner import Iterates, Problem, pulled_view, rollout
-from trajmatch.core.matching import matching
+from trajmatch.core.matching import matching, nearest
 from trajmatch.core.rate import first_order_rate, is_valid_rate
 from trajmatch.core.student import Student
 
@@ -29,6 +29,9 @@ class Task(NamedTuple):
     start:   (P,) that iterate, a constant; None starts the student from s at step 0.
     kept:    inner steps whose iterates stay in memory, None for all; the others are computed again when needed.
     stacked: whether the task is K tasks at once (`stack`), in which all tensors but eta have K in front.
+    early:   whether the trajectory ends at the iterate behind the first that is nearest to g, by the sum of absolute
+             differences, the last of equals (ATT, arXiv 2407.14245), and not at theta_T. Not of K tasks at once.
+    alpha:   share of the weights that L leaves out (`core.matching.hard`).
     """
 
     problem: Problem
@@ -42,6 +45,8 @@ class Task(NamedTuple):
     start: Tensor | None = None
     kept: Collection[int] | None = None
     stacked: bool = False
+    early: bool = False
+    alpha: float = 0.0
 
     @property
     def origin(self) -> Tensor:
@@ -49,14 +54,28 @@ class Task(NamedTuple):
         return self.s if self.start is None else self.start
 
     def rollout(self, T: int) -> Iterates:
-        """The iterates up to theta_T."""
-        return rollout(self.problem, self.origin, self.X, self.Y, self.eta, T, self.first, self.kept)
+        """The iterates up to the one that is matched: theta_T, or with an early stop one at or before it."""
+        about = self.problem, self.origin, self.X, self.Y, self.eta, T, self.first, self.kept
+        if not self.early:
+            return rollout(*about)
+        distances: list[Tensor] = []
+        thetas = rollout(*about, seen=lambda i, before, theta: distances.append(_apart(theta, self.g)))
+        return thetas.until(self.first + 1 + nearest(distances))
+
+    def matching(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """L and q of a student that arrived at theta."""
+        return matching(theta, self.s, self.g, self.alpha)
+
+
+def _apart(theta: Tensor, g: Tensor) -> Tensor:
+    """|theta - g|_1, a constant."""
+    return (theta.detach() - g).abs().sum()
 
 
 class Estimate(NamedTuple):
     """What an estimator gives for one task.
 
-    thetas: the iterates of the trajectory.
+    thetas: the iterates of the trajectory, up to the one that is matched.
     loss:   () the matching loss L.
     q:      (P,) cotangent of L at the last iterate.
     d:      dL/d(X, Y, eta).
@@ -83,6 +102,8 @@ def check(task: Task, iota: int = 1) -> None:
         return
     if task.eta.device.type == "cpu" and not bool(is_valid_rate(task.eta)):
         raise ValueError(f"eta is {float(task.eta)} and must be finite and positive")
+    if task.early and task.stacked:
+        raise ValueError("an early stop takes one segment at a time")
     X = task.X.detach().requires_grad_()
     with torch.enable_grad():
         z, _ = task.problem.view(X, task.Y.detach(), 0)
@@ -115,7 +136,7 @@ def unrolled(task: Task) -> Estimate:
         raise ValueError("unrolled takes one segment at a time")
     problem, start = task.problem, task.origin
     inputs = [t.detach().requires_grad_() for t in (task.X, task.Y, task.eta)]
-    thetas = Iterates(task.first, task.T, _never)
+    thetas, graph = Iterates(task.first, task.T, _never), list[Tensor]()
     thetas.keep(task.first, start)
     with torch.enable_grad():
         theta = start.detach().requires_grad_()
@@ -124,7 +145,12 @@ def unrolled(task: Task) -> Estimate:
             (u,) = torch.autograd.grad(problem.student.loss(theta, z, y), theta, create_graph=True)
             theta = theta - inputs[2] * u
             thetas.keep(i + 1, theta.detach())
-        L, q = matching(theta, task.s, task.g)
+            if task.early:
+                graph.append(theta)
+        if task.early:
+            k = nearest([_apart(one, task.g) for one in graph])
+            theta, thetas = graph[k], thetas.until(task.first + 1 + k)
+        L, q = task.matching(theta)
         dX, dY, deta = torch.autograd.grad(L, inputs, allow_unused=True, materialize_grads=True)
     return Estimate(thetas, L.detach(), q.detach(), Hypergradient(dX, dY, deta))
 
@@ -169,8 +195,9 @@ def random_window(iota: int, end: int) -> Estimator:
 
 def _swept(task: Task, iota: int, T: int) -> Estimate:
     thetas = task.rollout(T)
-    loss, q = matching(thetas[T], task.s, task.g)
-    d = sweep(task.problem, thetas, q, task.X, task.Y, task.eta, since=max(task.first, T - iota))
+    loss, q = task.matching(thetas[thetas.last])
+    since = max(task.first, thetas.last - iota)
+    d = sweep(task.problem, thetas, q, task.X, task.Y, task.eta, since)
     return Estimate(thetas, loss, q, d)
 
 
@@ -182,9 +209,9 @@ def tesla(task: Task, halved: bool = False) -> Estimate:
     a mixed derivative in the inputs alone.
     """
     check(task)
-    problem, X, Y, eta, T = task.problem, task.X, task.Y, task.eta, task.T
-    thetas = task.rollout(T)
-    loss, q = matching(thetas[T], task.s, task.g)
+    problem, X, Y, eta, thetas = task.problem, task.X, task.Y, task.eta, task.rollout(task.T)
+    T = thetas.last
+    loss, q = task.matching(thetas[T])
     dX, dY = torch.zeros_like(X), torch.zeros_like(Y)
     for i in reversed(range(task.first, T)):
         (z, y), pull = pulled_view(problem, X, Y, i)

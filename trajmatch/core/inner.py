@@ -88,6 +88,13 @@ class Iterates:
                 self._between[j + 1] = theta
         return self._between[i]
 
+    def until(self, last: int) -> "Iterates":
+        """theta_first ... theta_last of them."""
+        found = Iterates(self.first, last, self._again)
+        found._kept = {i: theta for i, theta in self._kept.items() if i < last}
+        found.keep(last, self[last])
+        return found
+
     def part(self, first: int, last: int) -> "Iterates":
         """theta_first ... theta_last of them, with those of them that are kept, and the two ends."""
         found = Iterates(first, last, self._again)

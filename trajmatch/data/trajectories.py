@@ -27,7 +27,7 @@ class Segment(NamedTuple):
     s: Tensor
     g: Tensor
     e: int
-    t: int
+    t: float
 
     def to(self, device: torch.device) -> "Segment":
         """The same on a device; a GPU does not wait for it."""
@@ -86,9 +86,9 @@ class Trajectory:
             raise ValueError(f"{self.path}: snapshot {k} has weights that are not finite; {REMEDY}")
         return row.clone()
 
-    def segment(self, e: int, t: int, M: int) -> Segment:
-        """The segment from snapshot t to t + M of this expert, known as number e."""
-        return Segment(self.row(t), self.row(t + M), e, t)
+    def segment(self, e: int, t: float, M: int) -> Segment:
+        """The segment from snapshot t, a whole number, to t + M of this expert, known as number e."""
+        return Segment(self.row(int(t)), self.row(int(t) + M), e, t)
 
 
 def _is_finite(row: Tensor) -> bool:

@@ -26,7 +26,7 @@ def panel(
     same ones, and differs in the set alone.
     """
     return [
-        Task(inner_problem(rule, student, len(X), derive(seed, "panel", e, t), 0), s, g, X, Y, eta, rule.T)
+        Task(inner_problem(rule, student, len(X), derive(seed, "panel", e, int(t)), 0), s, g, X, Y, eta, rule.T)
         for s, g, e, t in segments
     ]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from trajmatch.core.augment import draw
 from trajmatch.core.combine import combine, cosine_matrix, gramian
-from trajmatch.core.descent import Adam, Momentum
+from trajmatch.core.descent import Adam, Momentum, brought_to, clipped
 from trajmatch.core.draws import batches, generator, smoothing_noise
 from trajmatch.core.estimators import ESTIMATORS, Estimate, Estimator, Task, stack
 from trajmatch.core.hypergradient import Hypergradient
@@ -23,11 +23,9 @@ from trajmatch.core.sharpness import Sharpness, remembered
 from trajmatch.core.student import Student
 from trajmatch.data.trajectories import Segment
 from trajmatch.methods.segment_weights import weights
-from trajmatch.methods.state import OuterState, Record
+from trajmatch.methods.state import OuterState, Record, guarded
 
 FIXED = Momentum(0.0)
-# Decay of the running mean of the direction's norms.
-NORM_DECAY = 0.9
 
 
 @dataclass(frozen=True)
@@ -55,6 +53,9 @@ class Rule:
     label:      optimiser of learned labels.
     guard:      largest loss of a step that changes anything; None is no limit.
     together:   whether a student of K networks computes the K segments at once, and not one by one.
+    early:      whether a trajectory ends at its iterate that is nearest to the target, and not at theta_T.
+    alpha:      share of the weights, those that are nearest to their target, that the matching loss leaves out.
+    norm:       norm that every image is brought to after the step; None leaves it free.
     """
 
     T: int
@@ -78,11 +79,22 @@ class Rule:
     label: Momentum = FIXED
     guard: float | None = None
     together: bool = False
+    early: bool = False
+    alpha: float = 0.0
+    norm: float | None = None
 
     def kept(self) -> frozenset[int]:
         """The inner steps whose iterates stay in memory: those that the sweep and trajectory 2 will ask for."""
-        since = self.T - self.iota if self.estimator == "truncated" else 0
+        since = self.T - self.iota if self.estimator == "truncated" and not self.early else 0
         return frozenset((self.tau, *range(since, self.T, self.interval)))
+
+    def restart(self, end: int) -> int:
+        """The iterate from which trajectory 2 starts: as far before the end of trajectory 1 as tau is before T."""
+        return max(0, self.tau + end - self.T)
+
+    def task(self, problem: Problem, s: Tensor, g: Tensor, X: Tensor, Y: Tensor, eta: Tensor) -> Task:
+        """The task of one segment from its start."""
+        return Task(problem, s, g, X, Y, eta, self.T, kept=self.kept(), early=self.early, alpha=self.alpha)
 
 
 def probabilities(rule: Rule, state: OuterState) -> Tensor:
@@ -117,7 +129,7 @@ def tasks(rule: Rule, student: Student, state: OuterState, segments: Sequence[Se
     for k, (s, g, *_) in enumerate(segments):
         problem = inner_problem(rule, student, n, seed, step, k)
         labels = _teacher(student, g, state.X) if rule.labels == "teacher" else Y
-        made.append(Task(problem, s, g, state.X, labels, state.eta, rule.T, kept=rule.kept()))
+        made.append(rule.task(problem, s, g, state.X, labels, state.eta))
     return [stack(made, student.many)] if rule.together and student.many is not None and len(made) > 1 else made
 
 
@@ -203,8 +215,9 @@ def outer_step(
         eps, ascent = rule.sharpness.perturbation(one.d.X, X, state.ascent)
         # 4: trajectory 2 goes on from theta_tau on X + eps, with the same b_i and a_i
         on = [
-            task._replace(X=(X + eps).expand_as(task.X), first=rule.tau, start=found.thetas[rule.tau])
+            task._replace(X=(X + eps).expand_as(task.X), first=tau, start=found.thetas[tau])
             for task, found in zip(given, one.estimates, strict=True)
+            for tau in [rule.restart(found.thetas.last)]
         ]
         two = match(rule, estimate, on, seed, step, each)
         direction, loss_perturbed = rule.sharpness.direction(one.d.X, two.d.X), two.loss
@@ -220,8 +233,9 @@ def outer_step(
     if rule.guard is not None:
         # A loss that is not finite is above every guard: nothing of such a step stays, and it is no divergence.
         accepted = finite & (one.loss <= rule.guard)
-        after, healthy = _guarded(state, after, accepted), healthy | ~accepted
-    return after, Record(one.loss, loss_perturbed, norm, state.eta, one.conflict, healthy)
+        after, healthy = guarded(state, after, accepted), healthy | ~accepted
+    ends = tuple(e.thetas.last for e in one.estimates) if rule.early else None
+    return after, Record(one.loss, loss_perturbed, norm, state.eta, one.conflict, healthy, ends)
 
 
 def _noisy(rule: Rule, X: Tensor, seed: int, step: int) -> Tensor:
@@ -240,10 +254,11 @@ def descend(rule: Rule, state: OuterState, direction: Tensor, dY: Tensor, deta: 
         direction = direction * (rule.clip / direction.norm().clamp_min(1e-30)).clamp_max(1.0)
     mean = state.norm
     if rule.relative_clip is not None:
-        direction, mean = _clipped(direction, mean, rule.relative_clip)
+        direction, mean = clipped(direction, mean, rule.relative_clip)
     moved, image_moments = rule.images.step(state.X, direction, state.image_moments, count)
     # Not `if`: reading the scale would make a GPU wait.
     X = torch.where(state.scale == 1, moved, state.X + state.scale * (moved - state.X))
+    X = X if rule.norm is None else brought_to(X, rule.norm)
     log_eta, rate_moments = rule.rate.step(state.eta.log(), logarithmic(deta, state.eta), state.rate_moments, count)
     average = X if rule.ema is None else rule.ema * state.average + (1 - rule.ema) * X
     after = state._replace(
@@ -262,23 +277,3 @@ def descend(rule: Rule, state: OuterState, direction: Tensor, dY: Tensor, deta: 
         state.Y, Y * (dY - (Y * dY).sum(1, keepdim=True)), state.label_moments, count
     )
     return after._replace(Y=logits, label_moments=label_moments)
-
-
-def _clipped(direction: Tensor, mean: Tensor, times: float) -> tuple[Tensor, Tensor]:
-    """The direction, made no longer than `times` the running mean () of its lengths in earlier steps; and the new mean.
-
-    The mean is of lengths after clipping, so that a spike of any size lifts the bound of the next step by no more than
-    a length at the bound does. The first length above 0 is taken as it is; one that is not finite does not count.
-    """
-    norm = direction.norm()
-    bound = times * torch.where(mean > 0, mean, norm)
-    shorter = direction * (bound / norm.clamp_min(1e-30)).clamp_max(1.0)
-    length = torch.where(mean > 0, torch.minimum(norm, bound), norm)
-    moved = NORM_DECAY * torch.where(mean > 0, mean, norm) + (1 - NORM_DECAY) * length
-    return shorter, torch.where(torch.isfinite(norm), moved, mean)
-
-
-def _guarded(before: OuterState, after: OuterState, accepted: Tensor) -> OuterState:
-    """The state after where the step is accepted, else the one before; the step counts in both cases."""
-    names = [name for name in OuterState._fields if name != "steps"]  # which stay on the CPU
-    return after._replace(**{n: torch.where(accepted, getattr(after, n), getattr(before, n)) for n in names})

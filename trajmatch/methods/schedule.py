@@ -9,10 +9,10 @@ from trajmatch.core.draws import generator
 
 
 class Choice(NamedTuple):
-    """Expert e and start epoch t."""
+    """Expert e and start epoch t, which may lie between epochs where the expert's path is straight."""
 
     e: int
-    t: int
+    t: float
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Window:
     grows:    outer steps after which U is `last`.
     segments: K from step `since` on.
     since:    outer step before which K is 1.
+    continuous: whether any real number of the window may be drawn, and not whole ones alone (MCT, arXiv 2406.19827).
     """
 
     first: int
@@ -33,6 +34,7 @@ class Window:
     grows: int = 0
     segments: int = 1
     since: int = 0
+    continuous: bool = False
 
     def concurrent(self, step: int) -> int:
         """K at an outer step."""
@@ -58,6 +60,10 @@ class Window:
             experts = [order[k % num_experts] for k in range(K)]
         chosen = []
         for k, e in enumerate(experts):
+            if self.continuous:
+                start, end = (self.first + j * width / K for j in (k, k + 1))
+                chosen.append(Choice(e, start + (end - start) * float(torch.rand((), generator=source))))
+                continue
             low = self.first + k * width // K
             high = max(low + 1, self.first + (k + 1) * width // K)
             chosen.append(Choice(e, int(torch.randint(low, high, (), generator=source))))

@@ -51,6 +51,8 @@ class Record(NamedTuple):
     step_size:          eta before the step.
     conflict:           smallest cosine between two segments' hypergradients; None for one segment.
     healthy:            whether all that the step leaves is finite, and eta positive.
+    ends:               numbers of the iterates that trajectory 1 was matched at, one for each segment; None where that
+                        is theta_T.
     """
 
     loss: Tensor
@@ -59,6 +61,7 @@ class Record(NamedTuple):
     step_size: Tensor
     conflict: Tensor | None
     healthy: Tensor
+    ends: tuple[int, ...] | None = None
 
 
 def new_state(X: Tensor, Y: Tensor, eta: float) -> OuterState:
@@ -80,3 +83,9 @@ def new_state(X: Tensor, Y: Tensor, eta: float) -> OuterState:
         norm=torch.zeros_like(step_size),
         parts=X.new_empty(0),
     )
+
+
+def guarded(before: OuterState, after: OuterState, accepted: Tensor) -> OuterState:
+    """The state after where the step is accepted, else the one before; the step counts in both cases."""
+    names = [name for name in OuterState._fields if name != "steps"]  # which stay on the CPU
+    return after._replace(**{n: torch.where(accepted, getattr(after, n), getattr(before, n)) for n in names})

@@ -1,8 +1,9 @@
 """One self-contained page about a run: what was run, what came out, what it cost, how to repeat it. No torch here."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from trajmatch.data.checksums import identity
@@ -119,12 +120,24 @@ def _accuracies(scores: Record) -> str:
     return as_html(rows, {"set": "", "how": "how"})
 
 
+def _ends(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A sentence on where trajectories were matched, if they could end early."""
+    found = [end for row in rows for end in row.get("end") or []]
+    if not found:
+        return []
+    last = found.count(max(found)) / len(found)
+    return [
+        f"With the early stop a trajectory was matched after {fmean(found):.1f} inner steps on average (from "
+        f"{min(found)} to {max(found)}; {last:.0%} of the trajectories at the largest number)."
+    ]
+
+
 def _rows(summary: Record, folder: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """The rows of the log, none where it is not the log of this summary; and what is to be said of what is missing."""
     rows, left_out = read_metrics(folder / METRICS)
     if not left_out and rows and not is_of(summary, "log", log_digest(rows)):
         return [], [f"{METRICS} is not the log of this run, or rows of it are missing, and its curves are left out."]
-    notes = [] if rows else [f"{METRICS} has no rows."]
+    notes = _ends(rows) if rows else [f"{METRICS} has no rows."]
     return rows, [*notes, f"{METRICS}: {left_out}."] if left_out else notes
 
 

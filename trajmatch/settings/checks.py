@@ -106,7 +106,7 @@ def check_heeded(base: Config, config: Config) -> None:
     if not method.condenses:
         return
     names = ["lr_images", "optimiser"]
-    names += ["ema", "clip", "relative_clip", "guard"] if method.steps == "condensation" else []
+    names += ["ema", "clip", "relative_clip", "image_norm", "guard"] if method.steps == "condensation" else []
     for name in names:
         value = getattr(config.outer, name)
         if value != getattr(base.outer, name):
@@ -132,6 +132,14 @@ def _check_estimator(m: Matching) -> None:
         raise ValueError(
             f"--matching.estimator is {m.estimator}, which differentiates all {m.inner_steps} inner steps, and "
             f"--matching.differentiated-steps is {m.differentiated_steps}: leave one of them out"
+        )
+    if m.early_stop and (m.estimator == "random-window" or m.together == "yes"):
+        other = (
+            "estimator random-window, which draws" if m.estimator == "random-window" else "together yes, which needs"
+        )
+        raise ValueError(
+            f"--matching.early-stop chooses where a trajectory ends, and --matching.{other} one end of its own: leave "
+            "one of them out"
         )
     if m.halved and m.estimator != "tesla":
         raise ValueError(f"--matching.halved belongs to --matching.estimator tesla, which is {m.estimator} here")

@@ -111,6 +111,17 @@ class Matching:
     estimator: Literal["auto", "adjoint", "unrolled", "truncated", "tesla", "random-window"] = "auto"
     """How the hypergradient is estimated. auto is truncated where only the last steps are differentiated; elsewhere it
     is tesla for the method tesla, and adjoint, the exact value, for others."""
+    early_stop: bool = False
+    """Match the iterate that is nearest to the segment's end, by the sum of absolute differences, where that is not the
+    last inner step, as ATT does: what lies behind it is not differentiated."""
+    masked_share: ranges.Share = 0.0
+    """Share of the weights, those that came nearest to their target, that the matching loss leaves out in each step, as
+    PAD does (`alpha`); 0 leaves out none."""
+    path: Literal["expert", "straight"] = "expert"
+    """Match the expert's snapshots, or points on the straight line from its first to its last snapshot, as MCT does:
+    each layer goes along it at its own pace, and segments start between epochs too."""
+    waypoints: Annotated[int, ranges.Range(0, 1000)] = 0
+    """Snapshots between the first and the last, evenly spaced, that the straight path goes through, piece by piece."""
     halved: bool = False
     """Take half of what the estimator tesla gives, as the published program and its learning rates of the images do."""
     keep_every: ranges.Count = 1
@@ -156,6 +167,9 @@ class Outer:
     ema: ranges.Share | None = None
     """Decay of the moving average of the images that is delivered; 0 delivers the last images. None is an average that
     reaches back over a fifth of the steps for ftd, and 0 for others."""
+    image_norm: ranges.NotNegative = 0.0
+    """Norm that every image is scaled to in the network's input space, at the start and after each outer step; 1 is the
+    unit norm of RaT-BPTT's start, and 0 scales none. Shifts of colour in an augmentation do not shrink with it."""
     guard: ranges.NotNegative | None = None
     """Largest matching loss at which an outer step changes anything; 0 is no limit. None is 1 for datm and satm-da, and
     0 for others."""

@@ -262,6 +262,14 @@ def test_satm_as_a_rule_of_sharpness_is_sam_with_smoothing_for_any_method() -> N
         ("--expert.flat-radius 0", r"--expert\.flat-radius is 0\.0 and must be a positive number"),
         ("--matching.estimator tesla --matching.differentiated-steps 3", "differentiates all 6 inner steps"),
         ("--method satm --matching.estimator random-window", r"--matching\.restart-step is 4 and must be 0"),
+        (
+            "--matching.early-stop --matching.estimator random-window",
+            r"--matching\.early-stop .* --matching\.estimator random-window, which draws one end of its own",
+        ),
+        ("--matching.early-stop --matching.together yes --matching.segments 2", r"--matching\.together yes, .* one of"),
+        ("--matching.masked-share 1", r"--matching\.masked-share is 1\.0 and must be at least 0 and below 1"),
+        ("--matching.waypoints -1", r"--matching\.waypoints is -1 and must be at least 0"),
+        ("--outer.image-norm -1", r"--outer\.image-norm is -1\.0 and must be at least 0"),
         ("--method tesla --matching.mixed central-difference", "has no effect with --matching.estimator tesla"),
     ],
 )
@@ -332,11 +340,34 @@ def test_every_method_distils(name: str, experts: Path, flat: Path, tmp_path: Pa
     assert read_header(tmp_path / "r" / "distilled.safetensors")["info"]["method"] == name
 
 
-@pytest.mark.parametrize("name", ["datm", "satm-da", "tesla", "satm-contra"])
+PARTS = [
+    *("--matching.early-stop", "--matching.masked-share", "0.25", "--matching.path", "straight"),
+    *("--matching.waypoints", "1", "--outer.optimiser", "adam", "--outer.lr-images", "0.05", "--outer.image-norm", "5"),
+]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if METHODS[name].experts and not METHODS[name].still])
+def test_every_method_takes_every_part(name: str, experts: Path, flat: Path, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for folder in (experts, flat) for path in folder.glob("*.safetensors")}
+    succeed(*distill(name, experts, flat, 4, *PARTS, "--out", tmp_path / "r"))
+    X, log = read_tensors(tmp_path / "r" / "distilled.safetensors")["images"], rows(tmp_path / "r")
+    assert [len(one["end"]) for one in log] == [len(one["experts"]) for one in log]
+    assert all(1 <= end <= 6 for one in log for end in one["end"])
+    assert all(0 <= t < 3 for one in log for t in one["start_epochs"])
+    assert any(t != int(t) for one in log for t in one["start_epochs"])
+    if letters.rule(parsed("--method", name, "--steps", "4")).ema is None:
+        assert torch.allclose(X.flatten(1).norm(dim=1), torch.tensor(5.0), rtol=1e-5)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [*((name, []) for name in ("datm", "satm-da", "tesla", "satm-contra")), ("satm", PARTS)],
+)
 def test_an_interrupted_run_goes_on_to_the_identical_set(
-    name: str, experts: Path, flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, parts: list[str], experts: Path, flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = distill(name, experts, flat, 10, "--matching.window-steps", 8, "--out")
+    words = distill(name, experts, flat, 10, "--matching.window-steps", 8, *parts, "--out")
     succeed(*words, tmp_path / "whole")
     step, came = distill_stage.outer_step, []
 

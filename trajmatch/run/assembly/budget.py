@@ -45,7 +45,8 @@ def held_bytes(config: Config, device: torch.device, num_parameters: int, num_pi
 def _matching(config: Config, differentiated: int, restart: int) -> float:
     """Weights that the trajectories of a step keep at once, in numbers of networks."""
     m = config.matching
-    swept = differentiated if m.estimator in ("adjoint", "truncated") else m.inner_steps
+    partly = m.estimator in ("adjoint", "truncated") and not m.early_stop
+    swept = differentiated if partly else m.inner_steps
     kept = swept / m.keep_every + m.keep_every
     if m.sharpness != "none" and m.ascent == "fresh":  # trajectory 2, beside 1, whose ends the step size needs
         kept += m.inner_steps - restart

@@ -145,6 +145,7 @@ def _together(config: Config, device: torch.device, engine: Engine, work: float)
     m, parts = config.matching, engine.micro_batch
     if m.together == "auto":
         able = m.estimator != "unrolled" and m.mixed == "reverse-over-reverse" and config.memory is None
+        able = able and not m.early_stop  # each trajectory would have an end of its own
         small = engine.name == "compiled" and (m.segments or 1) >= FEW and work <= WORTH_STACKING
         return able and parts is None and (small or (device.type == "cuda" and not peers()))
     if m.together == "yes" and parts is not None:

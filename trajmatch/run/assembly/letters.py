@@ -36,7 +36,7 @@ def schedule(config: Config) -> Window:
     """Which segments are matched."""
     m = config.matching
     window = m.first_epoch, m.last_epoch, m.window_start, m.window_steps or 0
-    return Window(*window, m.segments or 1, m.concurrent_from or 0)
+    return Window(*window, m.segments or 1, m.concurrent_from or 0, m.path == "straight")
 
 
 def _sharpness(config: Config) -> Sharpness | None:
@@ -78,4 +78,7 @@ def rule(config: Config) -> Rule:
         labels="fixed" if o.labels == "hard" else o.labels,
         label=Momentum(o.lr_labels, o.momentum_labels),
         guard=o.guard or None,
+        early=m.early_stop,
+        alpha=m.masked_share,
+        norm=o.image_norm or None,
     )

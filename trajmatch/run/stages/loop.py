@@ -260,10 +260,11 @@ class Loop:
 
 def _row(step: int, record: Record, choices: list[Choice]) -> dict[str, Any] | None:
     """A step's line in the log, None where the step was not finite, and not left out for it by a guard."""
-    scalars = {name: value for name, value in record._asdict().items() if value is not None}
+    fields = [name for name in record._fields if name != "ends"]
+    scalars = {name: value for name in fields if (value := getattr(record, name)) is not None}
     # One transfer, and with it the only time in a step that this process waits for a GPU.
     values = torch.stack([value.to(record.loss.dtype) for value in scalars.values()]).tolist()
-    found = dict.fromkeys(record._fields) | dict(zip(scalars, values, strict=True))
+    found = dict.fromkeys(fields) | dict(zip(scalars, values, strict=True))
     if not found.pop("healthy"):
         return None
     return {
@@ -272,4 +273,6 @@ def _row(step: int, record: Record, choices: list[Choice]) -> dict[str, Any] | N
         **{name: value if value is None or isfinite(value) else None for name, value in found.items()},
         "experts": [e for e, _ in choices],
         "start_epochs": [t for _, t in choices],
+        # Only where a trajectory may end early: logs of before lack it.
+        **({} if record.ends is None else {"end": list(record.ends)}),
     }

@@ -167,8 +167,9 @@ def sent(tasks: Sequence[Task]) -> list[Tensor]:
 
 def _also(rule: Rule, first: int, last: int) -> list[int]:
     """The iterates that the caller will want besides theta_first, which it has."""
-    reused = rule.sharpness is not None and not rule.stale and first < rule.tau < last
-    return [rule.tau, last] if reused else [last]
+    tau = rule.restart(last)
+    reused = rule.sharpness is not None and not rule.stale and first < tau < last
+    return [tau, last] if reused else [last]
 
 
 def results_of(rule: Rule, first: int, e: Estimate) -> list[Tensor]:
@@ -205,7 +206,7 @@ def _estimates(report: Report, piece: Piece, *given: Tensor) -> tuple[list[int],
             s, g, Y, *rest = rest
             start = rest.pop(0) if started else None
             problem = inner_problem(rule, student, len(X), piece.seed, piece.step, k)
-            e = estimate(Task(problem, s, g, X, Y, eta, rule.T, first, start, rule.kept()))
+            e = estimate(rule.task(problem, s, g, X, Y, eta)._replace(first=first, start=start))
             lasts.append(e.thetas.last)
             results += results_of(rule, first, e)
     return lasts, results

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from trajmatch.core.descent import brought_to
 from trajmatch.core.draws import generator
 from trajmatch.core.student import in_parts
 from trajmatch.data.networks.convnet import embedding
@@ -16,11 +17,14 @@ from trajmatch.methods.selection import SELECTIONS, by_class
 from trajmatch.methods.state import OuterState, new_state
 from trajmatch.run.assembly.engine import WHOLE
 from trajmatch.run.assembly.setup import Setup
+from trajmatch.settings.methods import METHODS
 
 
 def first_state(setup: Setup, trajectories: Sequence[Trajectory]) -> OuterState:
     """The state before the first outer step of a resolved configuration. Raises ValueError."""
     X, config = first_images(setup, trajectories), setup.config
+    if config.outer.image_norm and METHODS[config.method].steps in ("matching", "real loss"):
+        X = brought_to(X, config.outer.image_norm)
     num_classes = setup.dataset.num_classes
     labels = class_labels(num_classes, config.ipc)
     if config.outer.labels == "learned":

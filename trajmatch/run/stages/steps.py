@@ -3,8 +3,9 @@
 Each maker is given the setup and the experts, and returns a function of the state, whatever was taken before.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from trajmatch.core.draws import derive, generator
 from trajmatch.core.student import Student, in_parts
 from trajmatch.core.vector import Layout, functional
 from trajmatch.data.networks.convnet import build, embedding
+from trajmatch.data.straight import Straight
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.machine.processes import cores
 from trajmatch.machine.ranks import peers
@@ -59,7 +61,7 @@ class Matching:
     """One step of trajectory matching: its segments, and what comes of them."""
 
     setup: Setup
-    trajectories: list[Trajectory]
+    trajectories: Sequence[Trajectory | Straight]
     rule: Rule
     student: Student
     schedule: Window
@@ -82,7 +84,17 @@ def matching_steps(setup: Setup, trajectories: list[Trajectory]) -> Steps:
     if student.forward is not None and about.labels == "teacher":
         student = student._replace(forward=in_parts(student.forward, setup.at_once()))
     each = Spread(about, chunks) if peers() else one_by_one
-    return Steps(Matching(setup, trajectories, about, student, schedule(setup.config), each), compute)
+    ways = paths(setup, trajectories)
+    return Steps(Matching(setup, ways, about, student, schedule(setup.config), each), compute)
+
+
+def paths(setup: Setup, trajectories: Sequence[Trajectory]) -> Sequence[Trajectory | Straight]:
+    """What the segments are of: the experts' own trajectories, or these made straight."""
+    m = setup.config.matching
+    if m.path == "expert":
+        return trajectories
+    sizes = tuple(prod(shape) for shape in Layout.of(setup.network).shapes)
+    return [Straight(one, sizes, m.waypoints) for one in trajectories]
 
 
 def condensation_steps(setup: Setup, _: list[Trajectory]) -> Steps:
