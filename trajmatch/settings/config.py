@@ -226,6 +226,9 @@ class Config:
     """The real images: digits, a folder of class folders, Parquet, .npz, CIFAR's python archive, or a Hub name."""
     ipc: ranges.Count = 1
     """Synthetic images per class."""
+    factor: Annotated[int, ranges.Range(1, 64)] = 1
+    """Cut each synthetic image into this many tiles along each side (`f`), each of which a network sees enlarged to a
+    whole image: f^2 images at the bytes of one (IDC). All mini-batches count the images that a network sees."""
     method: MethodName = "satm"
     """The method: section 5 of docs/method.md says what makes each of them."""
     steps: ranges.CountOrNone = 300

@@ -73,10 +73,10 @@ RULES = (
 )  # fmt: skip
 # What a verb does not do; a run does all of it.
 NOT_DONE = {
-    "experts": "ipc method steps precision micro_batch memory resume matching.* outer.* baseline.* evaluation.*",
-    "evaluate": "out steps precision micro_batch memory resume matching.* outer.[!s]* outer.seed outer.step_size "
-    "baseline.*",
-    "search": "out steps precision micro_batch memory resume matching.* outer.* baseline.* network.* "
+    "experts": "ipc factor method steps precision micro_batch memory resume matching.* outer.* baseline.* evaluation.*",
+    "evaluate": "out factor steps precision micro_batch memory resume matching.* outer.[!s]* outer.seed "
+    "outer.step_size baseline.*",
+    "search": "out factor steps precision micro_batch memory resume matching.* outer.* baseline.* network.* "
     "evaluation.networks evaluation.random_draws evaluation.validation_networks evaluation.whole_epochs",
     "continual": "resume outer.snapshot* evaluation.networks evaluation.random_draws evaluation.validation_networks "
     "evaluation.whole_epochs evaluation.workers",

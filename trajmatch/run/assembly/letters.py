@@ -78,4 +78,5 @@ def rule(config: Config) -> Rule:
         labels="fixed" if o.labels == "hard" else o.labels,
         label=Momentum(o.lr_labels, o.momentum_labels),
         guard=o.guard or None,
+        factor=config.factor,
     )

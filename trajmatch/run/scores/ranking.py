@@ -104,13 +104,13 @@ def _trials(
     """`count` networks of one kind at one rate; random images are drawn anew for each."""
     config, num_classes, trials = setup.config, setup.dataset.num_classes, []
     for i in range(count):
-        X, Y = synthetic.X, synthetic.Y
+        X, Y = synthetic.seen
         if key.startswith("random"):
             X, Y = random_set(setup, generator(config.seed, "random real images", i))
             if _is_soft(synthetic.Y):
                 Y = _soft(setup.on_cpu(), trajectories, X)
         elif key == "hard":
-            Y = one_hot(class_labels(num_classes, config.ipc), num_classes)
+            Y = one_hot(class_labels(num_classes, config.ipc * synthetic.factor**2), num_classes)
         one = set_trials(key, config, X, Y, rate, i + 1, split)[i]
         if key.endswith("otherwise"):
             other = () if one.recipe.families else families(STANDARD)

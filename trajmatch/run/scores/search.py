@@ -99,7 +99,7 @@ SOURCES = ("set", "random", "real")
 def _trials(setup: Setup, options: Search, synthetic: SyntheticSet, network: Network) -> list[Trial]:
     """What is trained of one network."""
     config, eta, count = setup.config, synthetic.eta, options.proxy_networks
-    trials = set_trials(f"set: {name(network)}", config, synthetic.X, synthetic.Y, eta, count, "validation")
+    trials = set_trials(f"set: {name(network)}", config, *synthetic.seen, eta, count, "validation")
     for i in range(count):
         X, Y = random_set(setup, generator(config.seed, "random real images", i))
         trials += set_trials(f"random: {name(network)}", config, X, Y, eta, i + 1, "validation")[i:]

@@ -52,7 +52,7 @@ def transfer(
 
 def _trials(config: Config, synthetic: SyntheticSet, name: str, rate: float, count: int, split: str) -> list[Trial]:
     """Networks of one name at one rate; the same seeds whatever the rate."""
-    trials = set_trials(f"{name} learned", config, synthetic.X, synthetic.Y, rate, count, split)
+    trials = set_trials(f"{name} learned", config, *synthetic.seen, rate, count, split)
     return [one._replace(network=replace(config.network, name=name)) for one in trials]
 
 

@@ -12,7 +12,7 @@ from trajmatch.data.checksums import remedy
 from trajmatch.data.file_names import SET
 from trajmatch.data.material import Material
 from trajmatch.data.snapshots import Snapshot, read_snapshot, snapshot_path, snapshot_settings
-from trajmatch.data.synthetic import SyntheticSet, class_labels, draw_real, one_hot
+from trajmatch.data.synthetic import SyntheticSet, class_labels, draw_real, one_hot, seen
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.machine.processes import Peak
 from trajmatch.measure.evaluate import Score
@@ -41,12 +41,13 @@ def evaluate(
     config = setup.config
     chosen = config.evaluation
     with bench(setup, folder, peak) as on:
-        first = set_trials("distilled", config, synthetic.X, synthetic.Y, synthetic.eta, chosen.networks)
+        first = set_trials("distilled", config, *synthetic.seen, synthetic.eta, chosen.networks)
         first += _random_trials(setup, synthetic.eta)
         candidates = list(candidates) if chosen.validation_networks else []
         for c in candidates:
             key = f"validation {c.step}"
-            first += set_trials(key, config, c.X, c.Y, float(c.eta), chosen.validation_networks, "validation")
+            images = seen(c.X, c.Y, synthetic.factor)
+            first += set_trials(key, config, *images, float(c.eta), chosen.validation_networks, "validation")
         if chosen.whole_epochs:
             first += whole_trials(config)
         found = on.accuracies(first)
@@ -130,7 +131,8 @@ def _choose(
         extra["held_out"] = False
     if best.step == config.steps:
         return {**last, "how": how, **extra}
-    found = on.accuracies(set_trials("chosen", config, best.X, best.Y, float(best.eta), config.evaluation.networks))
+    images = seen(best.X, best.Y, config.factor)
+    found = on.accuracies(set_trials("chosen", config, *images, float(best.eta), config.evaluation.networks))
     return {**Score.of(found["chosen"], how).record(), **extra}
 
 
@@ -148,5 +150,5 @@ def _check_of(path: Path, snapshot: Snapshot, like: SyntheticSet, file: Path) ->
     """Raise ValueError where a snapshot is of another run than the set beside it."""
     if held := snapshot_settings(path):
         check_same(path, held, file, set_settings(like.info.get("config", {})))
-    if len(snapshot.X) != len(like):
-        raise ValueError(f"{path} has {len(snapshot.X)} images and the set here {len(like)}; {remedy(path)}")
+    if len(snapshot.X) != len(like.X):
+        raise ValueError(f"{path} has {len(snapshot.X)} images and the set here {len(like.X)}; {remedy(path)}")

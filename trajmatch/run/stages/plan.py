@@ -267,7 +267,7 @@ def seconds_of_step(loop: Loop) -> float:
 def _evaluate(setup: Setup, path: Path) -> Stage:
     config, dataset, peak = setup.config, setup.dataset, Peak()
     e = config.evaluation
-    n = config.ipc * dataset.num_classes
+    n = config.ipc * config.factor**2 * dataset.num_classes
     workers = processes(e.workers, setup.device.type)
     probed, start = _probes(setup, path, workers, 1, n, peak)
     training = probed.begin + e.epochs * ceil(n / e.batch) * probed.step

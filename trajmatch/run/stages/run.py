@@ -226,6 +226,7 @@ class Run:
             "images": dataset.digest,
             "method": config.method,
             "ipc": config.ipc,
+            "factor": config.factor,
             "classes": list(dataset.classes),
             "device": f"{where} ({torch.cuda.get_device_name(where)})" if where.type == "cuda" else f"{where}",
             "torch": torch.__version__,
@@ -248,8 +249,7 @@ class Run:
             MADE_OF: made_of(self.folder, held if held.get(BELONGS) == self._belongs() else {}),
         }
         write_record(path, summary)
-        report = write_report(self.folder)
-        LOGGER.info(f"report: {report}")
+        LOGGER.info(f"report: {write_report(self.folder)}")
         return summary
 
 

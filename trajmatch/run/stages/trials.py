@@ -77,7 +77,7 @@ class Trial(NamedTuple):
 def set_trials(
     key: str, config: Config, X: Tensor, Y: Tensor, eta: float, count: int, split: str = "test"
 ) -> list[Trial]:
-    """`count` networks trained on a set at the learning rate eta."""
+    """`count` networks trained at the learning rate eta on a set, of which X and Y are what a network sees."""
     recipe = evaluation_training(config, eta)
     # Every set meets the same networks.
     return [Trial(key, X.numpy(), Y.numpy(), recipe, derive(config.seed, "evaluation", i), split) for i in range(count)]
