@@ -55,6 +55,7 @@ from trajmatch.machine.processes import Report, run_tasks
 from trajmatch.measure.evaluate import train_and_test
 from trajmatch.pages.step_log import read_metrics
 from trajmatch.run.assembly.engine import prepare_process
+from trajmatch.run.assembly.letters import evaluation_rate
 from trajmatch.run.assembly.setup import Setup, load_material
 from trajmatch.run.stages.evaluation import snapshots
 from trajmatch.run.stages.experts import open_experts
@@ -134,7 +135,8 @@ def score(about: Comparison, config: Config, of: SyntheticSet | Snapshot, split:
     """Accuracies of networks, by their numbers, trained on a set: the protocol of `trajmatch evaluate`."""
     setup, (x, y) = Setup(config, material(about)).on_cpu(), splits(about)[split]
     X, Y = seen(of.X, of.Y, config.factor)
-    trials = set_trials("", config, X, Y, float(of.eta), networks.stop)[networks.start :]
+    rate = evaluation_rate(config, float(of.eta))
+    trials = set_trials("", config, X, Y, rate, networks.stop)[networks.start :]
     return [train_and_test(setup.make(), X, Y, t.recipe, x, y, t.seed, setup.engine) for t in trials]
 
 

@@ -197,12 +197,17 @@ class Evaluation:
 
     networks: ranges.Few = 5
     """Networks trained on the distilled set."""
-    epochs: ranges.Count = 1000
-    """Epochs for which a network of a score is trained on the synthetic set."""
+    recipe: Literal["mtt", "adamw"] = "mtt"
+    """How a network of a score is trained: mtt is SGD at the learned step size, and at a tenth of it after half the
+    epochs; adamw is AdamW at 0.001, halved after each fifth of the epochs, with half of the mini-batches mixed by
+    CutMix. Scores of the two are not to be compared with each other."""
+    epochs: ranges.Count | None = None
+    """Epochs for which a network of a score is trained on the synthetic set; None is 1000 for the recipe mtt and 2000
+    for adamw."""
     momentum: ranges.Share = 0.9
-    """Momentum of SGD; the learning rate is the learned step size, and a tenth of that after half the epochs."""
+    """Momentum of SGD in the training of a network of a score; the recipe adamw has none."""
     weight_decay: ranges.NotNegative = 5e-4
-    """Weight decay of SGD on the synthetic set."""
+    """Weight decay in the training of a network of a score."""
     batch: ranges.Count = 256
     """Synthetic images per step of a network of a score."""
     augment: ranges.Families = "color_crop_cutout_flip_scale_rotate"

@@ -88,8 +88,8 @@ class Setup:
         return letters.expert_training(self.config)
 
     def evaluation_training(self, eta: float) -> Training:
-        """How networks are trained on a synthetic set at a learning rate."""
-        return letters.evaluation_training(self.config, eta)
+        """How networks are trained on a synthetic set whose learned step size is eta."""
+        return letters.evaluation_training(self.config, letters.evaluation_rate(self.config, eta))
 
     def outer_compute(self, count: int | None = None) -> Compute:
         """How the outer loop computes; count: stored images, where it is not the configuration's number."""

@@ -16,7 +16,7 @@ from trajmatch.settings.methods import METHODS
 PROTOCOL = ("images", "network", "expert", "experts", "evaluation", "factor")
 # These settings are told of every row, also where all rows have the same, unless all have these values: a set of tiles
 # has as many bytes as one without and more images, and scores of another recipe are no less likely to be confused.
-ORDINARY = {"factor": 1, "evaluation.recipe": "mtt"}
+ORDINARY: dict[str, Any] = {"factor": 1, "evaluation.recipe": "mtt"}
 SEEDS = ("seed", "outer.seed")
 # These settings have a column of their own.
 COLUMNS = ("method", "ipc")
@@ -160,6 +160,7 @@ def _ways(entries: Sequence[Entry], records: Sequence[Mapping[str, Any]]) -> dic
 def _measurement(entry: Entry, record: Mapping[str, Any]) -> dict[str, Any]:
     """How the scores of a record were measured, as far as it says so."""
     settings = {k: v for k, v in record.get("settings", {}).items() if k not in INCIDENTAL}
+    settings.setdefault("evaluation.recipe", ORDINARY["evaluation.recipe"])  # older versions knew one
     if "rates" in record:
         settings[RATES] = record["rates"]
     content = record.get("content")

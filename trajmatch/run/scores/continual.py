@@ -233,6 +233,7 @@ def _told(
 ) -> Path:
     """Write the result and the curve."""
     config, material = setup.config, setup.material
+    by = ", by the recipe adamw" if config.evaluation.recipe == "adamw" else ""
     curves = [[step[i] for step in order] for order in rows for i in range(len(order[0]))]
     after = band(curves)
     seen = [sum(len(group) for group in steps[0][: j + 1]) for j in range(len(steps[0]))]
@@ -248,7 +249,7 @@ def _told(
         "std": [deviation for _, deviation in after],
         "n": f"{len(rows)} orders x {len(rows[0][0])} networks",
         "how": f"accuracy on the test images of all classes seen ({len(material.dataset.test)} of all "
-        f"{material.dataset.num_classes} classes) of networks trained from scratch on the whole memory; "
+        f"{material.dataset.num_classes} classes) of networks trained from scratch on the whole memory{by}; "
         f"networks after each step: {len(rows[0][0])}, orders of classes: {len(rows)}; mean and population "
         "standard deviation over all of both",
         "config": {k: v for k, v in flatten(config).items() if k not in ("out", "resume", "experts")},

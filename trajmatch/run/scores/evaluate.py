@@ -24,7 +24,9 @@ from trajmatch.settings.options import Evaluate
 from trajmatch.settings.ranges import is_count
 
 # How the networks of a score are trained.
-PROTOCOL = {f"evaluation.{name}" for name in ("networks", "epochs", "momentum", "weight_decay", "batch", "augment")}
+PROTOCOL = {
+    f"evaluation.{name}" for name in ("recipe", "networks", "epochs", "momentum", "weight_decay", "batch", "augment")
+}
 
 
 def scores_file(file: Path, name: str) -> Path:
@@ -53,7 +55,7 @@ def evaluate_set(path: Path, config: Config, options: Evaluate) -> dict[str, Any
     if options.networks:
         scores = transfer.transfer(setup, synthetic, options, file.parent, Peak())
         found = {"networks": scores, "rates": list(options.rates)}
-        return keep(TRANSFER, found, transfer.lines(scores), f"{what} (learning rate)")
+        return keep(TRANSFER, found, transfer.lines(scores, config.evaluation.recipe), f"{what} (learning rate)")
     if options.sizes:
         scores = sizes.sizes(setup, synthetic, options.sizes, file.parent, Peak())
         return keep(SIZES, {"sizes": scores}, sizes.lines(scores), what)
@@ -98,6 +100,8 @@ def _with_others(place: Path, found: dict[str, Any]) -> dict[str, Any]:
     old = shapes.record(place, {"networks?": {}, "sizes?": {}}, "this record is damaged") if place.exists() else {}
     several = [key for key in ("networks", "sizes") if key in found]
     alike = {key: value for key, value in found.items() if key not in (*several, BELONGS)}
+    if "settings" in old:  # of an older version, which knew one recipe
+        old["settings"] = {"evaluation.recipe": "mtt", **old["settings"]}
     if other(old, found[BELONGS]) is not None or any(old.get(key) != value for key, value in alike.items()):
         if old:
             LOGGER.warning(f"{place}: what it held was measured in another way or of another set, and is replaced")

@@ -267,6 +267,7 @@ def seconds_of_step(loop: Loop) -> float:
 def _evaluate(setup: Setup, path: Path) -> Stage:
     config, dataset, peak = setup.config, setup.dataset, Peak()
     e = config.evaluation
+    assert e.epochs is not None, "resolve() has filled it in"
     n = config.ipc * config.factor**2 * dataset.num_classes
     workers = processes(e.workers, setup.device.type)
     probed, start = _probes(setup, path, workers, 1, n, peak)
