@@ -160,7 +160,7 @@ def _ways(entries: Sequence[Entry], records: Sequence[Mapping[str, Any]]) -> dic
 def _measurement(entry: Entry, record: Mapping[str, Any]) -> dict[str, Any]:
     """How the scores of a record were measured, as far as it says so."""
     settings = {k: v for k, v in record.get("settings", {}).items() if k not in INCIDENTAL}
-    settings.setdefault("evaluation.recipe", ORDINARY["evaluation.recipe"])  # older versions knew one
+    settings.setdefault("evaluation.recipe", ORDINARY["evaluation.recipe"])  # which is not recorded
     if "rates" in record:
         settings[RATES] = record["rates"]
     content = record.get("content")

@@ -24,9 +24,9 @@ from trajmatch.settings.options import Evaluate
 from trajmatch.settings.ranges import is_count
 
 # How the networks of a score are trained.
-PROTOCOL = {
-    f"evaluation.{name}" for name in ("recipe", "networks", "epochs", "momentum", "weight_decay", "batch", "augment")
-}
+RECIPE = "evaluation.recipe"
+PROTOCOL = {f"evaluation.{name}" for name in ("networks", "epochs", "momentum", "weight_decay", "batch", "augment")}
+PROTOCOL |= {RECIPE}
 
 
 def scores_file(file: Path, name: str) -> Path:
@@ -78,6 +78,8 @@ def _about(setup: Setup, synthetic: SyntheticSet, file: Path) -> dict[str, Any]:
     """What scores belong to: the set, the real images, and how networks are trained."""
     material = setup.material
     training = {key: value for key, value in settings(setup.config, ("evaluation",)).items() if key in PROTOCOL}
+    if training[RECIPE] == "mtt":  # older versions, which knew no other, did not say so
+        del training[RECIPE]
     belongs = {"set": identity(file), "data": material.content}
     found = {"set": str(file), "content": [content(synthetic), material.content], "settings": training}
     return {**found, BELONGS: belongs}
@@ -100,8 +102,6 @@ def _with_others(place: Path, found: dict[str, Any]) -> dict[str, Any]:
     old = shapes.record(place, {"networks?": {}, "sizes?": {}}, "this record is damaged") if place.exists() else {}
     several = [key for key in ("networks", "sizes") if key in found]
     alike = {key: value for key, value in found.items() if key not in (*several, BELONGS)}
-    if "settings" in old:  # of an older version, which knew one recipe
-        old["settings"] = {"evaluation.recipe": "mtt", **old["settings"]}
     if other(old, found[BELONGS]) is not None or any(old.get(key) != value for key, value in alike.items()):
         if old:
             LOGGER.warning(f"{place}: what it held was measured in another way or of another set, and is replaced")
