@@ -48,13 +48,14 @@ from trajmatch.data.files import write_json
 from trajmatch.data.images import Images
 from trajmatch.data.material import Material
 from trajmatch.data.snapshots import Snapshot
-from trajmatch.data.synthetic import SyntheticSet
+from trajmatch.data.synthetic import SyntheticSet, seen
 from trajmatch.machine.interrupts import handling, raise_interrupt
 from trajmatch.machine.memory import peak_memory_mb
 from trajmatch.machine.processes import Report, run_tasks
 from trajmatch.measure.evaluate import train_and_test
 from trajmatch.pages.step_log import read_metrics
 from trajmatch.run.assembly.engine import prepare_process
+from trajmatch.run.assembly.letters import evaluation_rate
 from trajmatch.run.assembly.setup import Setup, load_material
 from trajmatch.run.stages.evaluation import snapshots
 from trajmatch.run.stages.experts import open_experts
@@ -133,8 +134,10 @@ def run(about: Comparison, job: Job, report: Report | None = None) -> dict[str, 
 def score(about: Comparison, config: Config, of: SyntheticSet | Snapshot, split: str, networks: range) -> list[float]:
     """Accuracies of networks, by their numbers, trained on a set: the protocol of `trajmatch evaluate`."""
     setup, (x, y) = Setup(config, material(about)).on_cpu(), splits(about)[split]
-    trials = set_trials("", config, of.X, of.Y, float(of.eta), networks.stop)[networks.start :]
-    return [train_and_test(setup.make(), of.X, of.Y, t.recipe, x, y, t.seed, setup.engine) for t in trials]
+    X, Y = seen(of.X, of.Y, config.factor)
+    rate = evaluation_rate(config, float(of.eta))
+    trials = set_trials("", config, X, Y, rate, networks.stop)[networks.start :]
+    return [train_and_test(setup.make(), X, Y, t.recipe, x, y, t.seed, setup.engine) for t in trials]
 
 
 def score_set(about: Comparison, config: Config, folder: Path, networks: range) -> dict[str, Any]:

@@ -33,6 +33,8 @@ CORE_ORDER = [
     "vector",
     "draws",
     "augment",
+    "cutmix",
+    "tiles",
     "block",
     "convolution",
     "loss",

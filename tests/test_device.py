@@ -27,7 +27,7 @@ from trajmatch.methods.engines import PRECISIONS, Engine
 from trajmatch.methods.experts import Real, expert
 from trajmatch.methods.segment_weights import RULES
 from trajmatch.methods.state import OuterState
-from trajmatch.methods.training import Training, train
+from trajmatch.methods.training import AdamWTraining, Training, train
 from trajmatch.run.assembly import setup as assembly
 from trajmatch.run.assembly.setup import Setup
 from trajmatch.run.stages import experts as expert_stage
@@ -143,6 +143,14 @@ def test_steps_of_every_method(method: str, window: str, held: Held) -> None:
     assert device.uploads == []
 
 
+@pytest.mark.parametrize("method", ["satm", "tesla", "dsa", "dm", "rat-bptt"])
+def test_steps_on_tiles(method: str, held: Held) -> None:
+    few = {"steps": 2, "before": 1} if METHODS[method].condenses else {"steps": 2}
+    device = waits(*begun(held, config(method=method, factor=2, matching__batch=7)), **few)
+    assert set(device.reads) == READING.get((method, "random"), set())
+    assert device.uploads == []
+
+
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_every_estimator(name: str, held: Held) -> None:
     part = {"matching__differentiated_steps": 2} if name in ("truncated", "random-window") else {}
@@ -238,13 +246,16 @@ def images(n: int = 30) -> tuple[Tensor, Tensor]:
 RECIPE = Training(0.1, 2, 8, 0.9, 1e-3, families(STANDARD), lr_drop=0.5)
 
 
-@pytest.mark.parametrize("rule", [None, FlatGSAM()])
-def test_training_steps_never_wait(rule: FlatGSAM | None) -> None:
+ADAMW = AdamWTraining(0.1, 2, 8, weight_decay=1e-3, families=families(STANDARD), mix=1.0)
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, replace(RECIPE, sharpness=FlatGSAM()), ADAMW])
+def test_training_steps_never_wait(recipe: Training) -> None:
     network, theta = build(lambda: convnet((3, 16, 16), 4, 2, 8), 0)
     student, (x, y) = engines.student(network.to(META), Engine()), images()
     theta, labels = theta.to(META), F.one_hot(y, 4).to(x.dtype)
     with Device() as device:
-        steps = [now.step for now in train(student.gradient, theta, x, labels, replace(RECIPE, sharpness=rule), 0)]
+        steps = [now.step for now in train(student.gradient, theta, x, labels, recipe, 0)]
     assert steps == list(range(1, 9))
     assert (device.reads, device.uploads) == ([], [])
 

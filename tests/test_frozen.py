@@ -12,7 +12,7 @@ import pytest
 
 from trajmatch.core.draws import derive
 from trajmatch.core.sharpness import ASAM, GSAM, SAM, FlatGSAM, VaSSO
-from trajmatch.methods.training import Training
+from trajmatch.methods.training import AdamWTraining, Training
 from trajmatch.settings.checks import resolve
 from trajmatch.settings.config import Config
 from trajmatch.settings.flat import DISTILL_FIELDS, EVALUATE_FIELDS, EXPERT_FIELDS, settings
@@ -63,6 +63,10 @@ def test_the_texts_of_recipes_and_networks_stay_as_they_are() -> None:
     assert repr(Training(0.05, 3, sharpness=FlatGSAM())) == (
         "Training(lr=0.05, epochs=3, batch=256, momentum=0.0, weight_decay=0.0, families=(), lr_drop=None, "
         "sharpness=FlatGSAM(rho=0.01, alpha=0.3))"
+    )
+    assert repr(AdamWTraining(0.001, 3)) == (
+        "AdamWTraining(lr=0.001, epochs=3, batch=256, momentum=0.0, weight_decay=0.0, families=(), lr_drop=None, "
+        "sharpness=None, mix=0.5)"
     )
     assert [repr(rule) for rule in (SAM(0.1), ASAM(0.1), GSAM(0.1), VaSSO(0.1))] == [
         "SAM(rho=0.1)", "ASAM(rho=0.1, c=0.01)", "GSAM(rho=0.1, alpha=0.3)", "VaSSO(rho=0.1, k=0.2)",

@@ -1,13 +1,18 @@
 """The synthetic set's promises: exact numbers back, pixels not clamped, the right real images first."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from trajmatch.core.tiles import decoded, encoded
 from trajmatch.data import synthetic
+from trajmatch.data.files import read_header
 from trajmatch.data.images import Images
 from trajmatch.data.synthetic import SyntheticSet, class_labels, draw_real, initial_images, one_hot
+from trajmatch.data.tensors import read_tensors, save_tensors
 from trajmatch.data.whitening import InputSpace, fit
 
 KINDS = ["none", "channel", "zca"]
@@ -114,3 +119,66 @@ def test_sets_are_compared_by_identity() -> None:
     assert one == one
     assert one != two
     assert len({one, two}) == 2
+
+
+def cut(kind: str = "channel", factor: int = 2) -> SyntheticSet:
+    return replace(example(fit(kind, REAL.x)), factor=factor)
+
+
+def test_a_set_of_tiles_offers_what_is_stored_and_what_a_network_sees() -> None:
+    found = cut()
+    assert len(found) == 24
+    assert found.images.shape == (24, 3, 4, 4)
+    assert found.pixels.shape == (24, 3, 4, 4)
+    assert torch.equal(found.images, decoded(found.X, 2))
+    assert torch.equal(found.labels, found.Y.argmax(1).repeat_interleave(4))
+    image, label = found[-3]
+    assert torch.equal(image, found.images[21])
+    assert torch.equal(label, found.Y[5])
+    batches = list(torch.utils.data.DataLoader(found, batch_size=10, generator=torch.Generator()))
+    assert [len(images) for images, _ in batches] == [10, 10, 4]
+    assert torch.equal(torch.cat([labels for _, labels in batches]), found.seen[1])
+    images, labels = synthetic.leading(found, 1)
+    assert torch.equal(images, found.images[[*range(4), *range(8, 12), *range(16, 20)]])
+    assert torch.equal(labels, found.Y[::2].repeat_interleave(4, 0))
+
+
+def test_a_set_without_tiles_offers_one_and_the_same() -> None:
+    found = example(fit("zca", REAL.x))
+    assert found.images is found.X
+    assert found.seen[1] is found.Y
+    assert torch.equal(found.pixels, found.stored_pixels)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_stored_pixels_are_the_tiles_side_by_side(kind: str) -> None:
+    flat = torch.rand(24, 3, 1, 1, generator=torch.Generator().manual_seed(5)).expand(-1, -1, 4, 4)
+    space = fit(kind, REAL.x)
+    found = SyntheticSet(encoded(space.forward(flat), 2), example(space).Y, 0.1, ("a", "b", "c"), space, factor=2)
+    # Whitening does not leave an image of one colour as one: what is stored of it are its averages.
+    wanted = encoded(found.pixels if kind == "zca" else flat, 2)
+    torch.testing.assert_close(found.stored_pixels, wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("factor", [1, 2, 4])
+def test_the_factor_comes_back_and_stands_in_the_header(factor: int, tmp_path: Path) -> None:
+    wanted = cut(factor=factor)
+    synthetic.save(wanted, tmp_path / "x")
+    found = synthetic.load(tmp_path / "x")
+    assert found.factor == factor
+    assert torch.equal(found.images, wanted.images)
+    assert found.X.shape == wanted.X.shape
+    assert read_header(tmp_path / "x").get("factor") == (None if factor == 1 else factor)
+    assert (synthetic.content(found) == synthetic.content(cut(factor=1))) == (factor == 1)
+
+
+@pytest.mark.parametrize("factor", [0, 3, 8, 2.0, True, "2", None])
+def test_a_factor_that_cuts_no_image_is_refused(factor: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"not written, because its factor is {factor} and must"):
+        synthetic.save(cut(factor=factor), tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+    synthetic.save(cut(), tmp_path / "x")
+    header = read_header(tmp_path / "x") | {"factor": factor}
+    save_tensors(tmp_path / "y", read_tensors(tmp_path / "x"), header)
+    with pytest.raises(ValueError, match=f"y: this set cannot be used: its factor is {factor} and must"):
+        synthetic.load(tmp_path / "y")

@@ -5,12 +5,14 @@ import torch
 from torch import nn
 
 from tests.oracles import F64, random, relative_error
+from trajmatch.core.cutmix import cutmix, draw_cut
+from trajmatch.core.draws import generator
 from trajmatch.core.loss import cross_entropy, gradient
 from trajmatch.core.vector import Layout, functional
 from trajmatch.data.networks.convnet import build, convnet
 from trajmatch.methods.experts import Expert, Real, expert
 from trajmatch.methods.schedule import Choice, Window
-from trajmatch.methods.training import Training, accuracy, images_at_once, train
+from trajmatch.methods.training import AdamWTraining, Training, accuracy, images_at_once, train
 
 X, Y = random(10, 1, 8, 8, seed=1), torch.eye(3, dtype=F64)[torch.arange(10) % 3]
 
@@ -45,6 +47,56 @@ def test_train_against_torch_sgd_with_a_drop_that_restarts_momentum() -> None:
     wanted = Layout.of(theirs).join(dict(theirs.named_parameters())).detach()
     assert relative_error(wanted, theta.double()) > 1e-2
     assert relative_error(progress[-1].theta, wanted) < 1e-10
+
+
+@pytest.mark.parametrize("mix", [0.0, 0.5, 1.0])
+def test_train_against_torch_adamw_whose_rate_is_halved_at_every_fifth(mix: float) -> None:
+    def normless() -> nn.Module:
+        # A bias before a norm has no gradient but for rounding, which Adam's division would make visible.
+        return convnet((1, 8, 8), 3, depth=2, width=4, norm="none")
+
+    recipe = AdamWTraining(lr=0.01, epochs=7, batch=4, weight_decay=0.1, mix=mix)
+    ours, theta = build(normless, 0)
+    ours.double()
+    gradients = partial(gradient, cross_entropy(functional(ours)))
+    found = list(train(gradients, theta.double(), X, Y, recipe, seed=3))[-1].theta
+
+    theirs, _ = build(normless, 0)
+    theirs.double().requires_grad_()
+    optimiser = torch.optim.AdamW(theirs.parameters(), lr=0.01, weight_decay=0.1)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimiser, [1, 2, 4, 5], gamma=0.5)  # 7 k // 5
+    source, mixed = generator(3, "training"), 0
+    for _ in range(7):
+        for index in torch.randperm(10, generator=source).split(4):
+            torch.rand(len(index), 3, generator=source)  # the augmentation's numbers, of no effect here
+            cut = draw_cut(len(index), mix, source)
+            mixed += bool(len(cut.order))
+            z, y = cutmix(X[index], Y[index], cut)
+            optimiser.zero_grad()
+            nn.functional.cross_entropy(theirs(z), y).backward()
+            optimiser.step()
+        scheduler.step()
+    assert (mixed > 0) == (mix > 0)
+    assert (mixed < 21) == (mix < 1)
+    wanted = Layout.of(theirs).join(dict(theirs.named_parameters())).detach()
+    assert relative_error(wanted, theta.double()) > 1e-2
+    assert relative_error(found, wanted) < 1e-10
+
+
+def test_adamw_without_augmentation_mixes_nothing_either() -> None:
+    recipe = AdamWTraining(lr=0.01, epochs=1, families=("flip",))
+    assert recipe.augmented(("crop",)) == AdamWTraining(lr=0.01, epochs=1, families=("crop",))
+    assert recipe.augmented(()) == AdamWTraining(lr=0.01, epochs=1, mix=0.0)
+    assert Training(0.1, 1, families=("flip",)).augmented(()) == Training(0.1, 1)
+
+
+@pytest.mark.parametrize(("epochs", "rates"), [(1, [8.0]), (2, [8.0, 4]), (5, [8.0, 4, 2, 1, 0.5]), (3, [8.0, 4, 2])])
+def test_a_short_training_by_adamw_halves_its_rate_once_an_epoch_at_most(epochs: int, rates: list[float]) -> None:
+    recipe, lr, found = AdamWTraining(8.0, epochs), 8.0, []
+    for epoch in range(epochs):
+        lr, _ = recipe.at_epoch(epoch, lr, torch.zeros(2, 1))
+        found.append(lr)
+    assert found == rates
 
 
 def test_accuracy_counts_over_chunks() -> None:

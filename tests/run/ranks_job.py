@@ -43,6 +43,8 @@ CASES = {
     "upgrad-3": ["--method", "contra", "--matching.segments", "3", "--matching.combine", "upgrad"],
     # A step of one segment, then of two: ranks 2 and 3 of four help the first rank, then one each.
     "chunks": ["--method", "satm-contra", "--matching.concurrent-from", "2", "--micro-batch", "3"],
+    "tiles-3": ["--method", "satm-contra", "--matching.segments", "3", "--factor", "2", "--matching.batch", "12"],
+    "tiles-chunks": ["--method", "tesla", "--factor", "2", "--micro-batch", "9"],
     "chunks-tesla": ["--method", "tesla", "--micro-batch", "4"],
 }
 

@@ -12,6 +12,7 @@ from torch.func import vjp
 
 from trajmatch.core.augment import Draw, augment
 from trajmatch.core.student import Student
+from trajmatch.core.tiles import enlarged, tiles
 
 View = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 # (i, the iterate before step i, the one after it).
@@ -29,10 +30,16 @@ class Problem(NamedTuple):
     student: Student
 
 
-def training_view(b: list[Tensor], a: list[Draw]) -> View:
-    """The view of mini-batches b_i and augmentations a_i; where b_i takes the whole set, it copies nothing."""
+def training_view(b: list[Tensor], a: list[Draw], factor: int = 1) -> View:
+    """The view of mini-batches b_i and augmentations a_i; where b_i takes the whole set, it copies nothing.
+
+    factor: tiles along each side of an image, each of which is seen at full size (core/tiles.py); b_i counts tiles.
+    """
 
     def view(X: Tensor, Y: Tensor, i: int) -> tuple[Tensor, Tensor]:
+        if factor > 1:
+            index = b[i].to(X.device, non_blocking=True)
+            return augment(enlarged(tiles(X, factor)[index], factor), a[i]), Y[index // factor**2]
         if len(b[i]) < len(X) or not torch.equal(b[i], torch.arange(len(X))):
             index = b[i].to(X.device, non_blocking=True)  # a GPU need not wait for it
             X, Y = X[index], Y[index]

@@ -1,10 +1,12 @@
 """The synthetic set: images, labels and learned step size, in one file with all that is needed to use them.
 
-Legend: n = C * ipc images of c x h x w, C classes, sorted by class.
+Legend: n = C * ipc images of c x h x w, C classes, sorted by class; f tiles along each side of an image, each of which
+a network sees as an image of full size (core/tiles.py): m = f^2 n of them.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import blake2b
 from math import isfinite
 from pathlib import Path
@@ -16,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from trajmatch.core.draws import generator
+from trajmatch.core.tiles import decoded, encoded, repeated
 from trajmatch.data.checksums import remedy
 from trajmatch.data.file_names import SET
 from trajmatch.data.images import Images
@@ -31,12 +34,16 @@ NEAR = 1e-3
 class SyntheticSet(TorchDataset[tuple[Tensor, Tensor]]):
     """A distilled set, usable as a torch data set: `len(set)`, `set[i]` -> (image, label), `DataLoader(set)`.
 
-    X:       (n, c, h, w) images in the network's input space (normalised or whitened).
-    Y:       (n, C) class probabilities; hard labels are one-hot.
+    What it stores are X and Y; all else is of the m images that a network is to be trained on, which are the same where
+    the factor is 1.
+
+    X:       (n, c, h, w) stored images in the network's input space (normalised or whitened).
+    Y:       (n, C) their class probabilities; hard labels are one-hot.
     eta:     the learned step size, which is the learning rate to train with.
     classes: names of the C classes.
     space:   the map between pixels and X.
     info:    how the set was made.
+    factor:  f, the tiles along each side of a stored image, each of which is an image to a network.
     """
 
     X: Tensor
@@ -45,33 +52,46 @@ class SyntheticSet(TorchDataset[tuple[Tensor, Tensor]]):
     classes: tuple[str, ...]
     space: InputSpace = field(repr=False)
     info: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    factor: int = 1
 
     def __repr__(self) -> str:
         n, C = self.Y.shape
         made = " ".join(f"{key}={self.info[key]}" for key in ("dataset", "method", "ipc") if key in self.info)
         shape = " x ".join(map(str, self.X.shape[1:]))
-        return f"SyntheticSet({n} images of {shape}, {C} classes, eta={self.eta:.4g}, {made})"
+        cut = "" if self.factor == 1 else f" as {len(self)} tiles"
+        return f"SyntheticSet({n} images of {shape}{cut}, {C} classes, eta={self.eta:.4g}, {made})"
 
     def __len__(self) -> int:
-        return len(self.X)
+        return len(self.X) * self.factor**2
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.X[index], self.Y[index]
+        images, probabilities = self.seen
+        return images[index], probabilities[index]
+
+    @cached_property
+    def seen(self) -> tuple[Tensor, Tensor]:
+        """What a network is to be trained on: images (m, c, h, w) in its input space, class probabilities (m, C)."""
+        return seen(self.X, self.Y, self.factor)
 
     @property
     def images(self) -> Tensor:
-        """Images (n, c, h, w) in the network's input space, in which the network is to be trained on them."""
-        return self.X
+        """Images (m, c, h, w) in the network's input space, in which the network is to be trained on them."""
+        return self.seen[0]
 
     @property
     def pixels(self) -> Tensor:
-        """Images (n, c, h, w) as pixels. Those of real images lie in [0, 1], those of synthetic ones need not."""
-        return self.space.inverse(self.X)
+        """Images (m, c, h, w) as pixels. Those of real images lie in [0, 1], those of synthetic ones need not."""
+        return self.space.inverse(self.images)
+
+    @property
+    def stored_pixels(self) -> Tensor:
+        """The stored images (n, c, h, w) as pixels, their tiles side by side."""
+        return stored_pixels(self.space, self.X, self.factor)
 
     @property
     def labels(self) -> Tensor:
-        """The likeliest class (n,) of each image, int64."""
-        return self.Y.argmax(1)
+        """The likeliest class (m,) of each image, int64."""
+        return self.seen[1].argmax(1)
 
     @property
     def step_size(self) -> float:
@@ -83,20 +103,37 @@ class SyntheticSet(TorchDataset[tuple[Tensor, Tensor]]):
         return self.space.forward(pixels)
 
 
+def seen(X: Tensor, Y: Tensor, factor: int) -> tuple[Tensor, Tensor]:
+    """What a network sees of stored images X (n, c, h, w) with labels Y (n, C): (m, c, h, w) and (m, C)."""
+    return decoded(X, factor), repeated(Y, factor)
+
+
+def stored_pixels(space: InputSpace, X: Tensor, factor: int) -> Tensor:
+    """Stored images X (n, c, h, w) of an input space as pixels (n, c, h, w), their tiles side by side.
+
+    Whitening couples all pixels of an image that a network sees, so that tiles are taken back one by one.
+    """
+    if factor == 1 or space.kind != "zca":
+        return space.inverse(X)
+    return encoded(space.inverse(decoded(X, factor)), factor)
+
+
 def content(synthetic: SyntheticSet) -> str:
-    """Hash of images, labels and step size: what "the same set" means."""
+    """Hash of images, labels, step size and factor: what "the same set" means."""
     digest = blake2b(repr(synthetic.eta).encode(), digest_size=16)
     for tensor in (synthetic.X, synthetic.Y):
         digest.update(repr(tuple(tensor.shape)).encode() + tensor.contiguous().numpy().tobytes())
+    if synthetic.factor > 1:
+        digest.update(repr(synthetic.factor).encode())
     return digest.hexdigest()
 
 
 def leading(synthetic: SyntheticSet, size: int) -> tuple[Tensor, Tensor]:
-    """Images and labels of the first `size` images of each class, (C size, c, h, w) and (C size, C)."""
+    """What a network sees of the first `size` stored images of each class: images and class probabilities."""
     C = len(synthetic.classes)
-    ipc = len(synthetic) // C
+    ipc = len(synthetic.X) // C
     index = torch.arange(C)[:, None] * ipc + torch.arange(size)
-    return synthetic.X[index.flatten()], synthetic.Y[index.flatten()]
+    return seen(synthetic.X[index.flatten()], synthetic.Y[index.flatten()], synthetic.factor)
 
 
 def save(synthetic: SyntheticSet, path: Path) -> None:
@@ -112,12 +149,14 @@ def save(synthetic: SyntheticSet, path: Path) -> None:
         "labels": synthetic.Y,
         "step_size": torch.tensor(synthetic.eta, dtype=torch.float64),
     }
-    header = {
+    header: dict[str, Any] = {
         "kind": "synthetic set",
         "classes": list(synthetic.classes),
         "space": {"kind": synthetic.space.kind, "shape": list(synthetic.space.shape)},
         "info": dict(synthetic.info),
     }
+    if synthetic.factor > 1:
+        header["factor"] = synthetic.factor
     save_tensors(path, tensors, header)
 
 
@@ -140,7 +179,7 @@ def load(path: str | Path) -> SyntheticSet:
         raise ValueError(f"{path}: this set has no {error.args[0]}; {remedy(path)}") from None
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"{path}: this set cannot be used: {error}; {remedy(path)}") from None
-    found = SyntheticSet(X, Y, eta, tuple(header["classes"]), space, header["info"])
+    found = SyntheticSet(X, Y, eta, tuple(header["classes"]), space, header["info"], header.get("factor", 1))
     if (wrong := wrong_set(found)) is not None:
         raise ValueError(f"{path}: this set cannot be used: {wrong}; {remedy(path)}")
     return found
@@ -151,7 +190,18 @@ def wrong_set(synthetic: SyntheticSet) -> str | None:
     C, shape = len(synthetic.classes), tuple(synthetic.X.shape[1:])
     if synthetic.space.shape != shape:
         return f"its images are {shape} and its input space {synthetic.space.shape}"
+    if (wrong := wrong_factor(synthetic.factor, shape)) is not None:
+        return f"its factor is {synthetic.factor} and {wrong}"
     return wrong_values(synthetic.X, synthetic.Y, synthetic.eta, C) or synthetic.space.wrong()
+
+
+def wrong_factor(factor: Any, shape: tuple[int, ...]) -> str | None:
+    """What a factor must be where images of `shape` (c, h, w) can't be cut into so many tiles along each side."""
+    if type(factor) is not int or factor < 1:
+        return "must be a whole number of at least 1"
+    if any(side % factor for side in shape[1:]):
+        return f"must divide both sides of images of {shape[1]} x {shape[2]} pixels"
+    return None
 
 
 def wrong_values(X: Tensor, Y: Tensor, eta: float, num_classes: int | None = None) -> str | None:
@@ -190,10 +240,19 @@ def draw_real(images: Images, num_classes: int, ipc: int, source: torch.Generato
 
 
 def initial_images(
-    kind: Literal["real", "noise"], images: Images, space: InputSpace, num_classes: int, ipc: int, seed: int
+    kind: Literal["real", "noise"],
+    images: Images,
+    space: InputSpace,
+    num_classes: int,
+    ipc: int,
+    seed: int,
+    factor: int = 1,
 ) -> Tensor:
-    """Images (n, c, h, w) before the first outer step: random real ones, or Gaussian noise, in the input space."""
+    """Images (n, c, h, w) before the first outer step: random real ones, or Gaussian noise, in the input space.
+
+    Where the factor is above 1, each tile is another real image, shrunk.
+    """
     source = generator(seed, "initial images")
     if kind == "noise":
         return torch.randn(num_classes * ipc, *space.shape, generator=source)
-    return space.forward(images.x[draw_real(images, num_classes, ipc, source)])
+    return encoded(space.forward(images.x[draw_real(images, num_classes, ipc * factor**2, source)]), factor)

@@ -4,9 +4,8 @@ Legend: C classes of ipc synthetic images c x h x w, n = C ipc in all, sorted by
 step; P parameters of a network.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +15,7 @@ from trajmatch.core.augment import Draw, augment, draw
 from trajmatch.core.descent import Momentum
 from trajmatch.core.draws import derive, generator
 from trajmatch.core.student import Student
+from trajmatch.core.tiles import decoded, repeated
 from trajmatch.core.vector import Forward, Layout
 from trajmatch.methods.multisize import Parts, is_measured, moving, next_network, part_distances
 from trajmatch.methods.state import OuterState, Record
@@ -36,6 +36,7 @@ class Condensation:
     network:  how a network is trained on the synthetic images between two updates; None does not train it.
     parts:    whether the gradients of a leading part of the images are matched too (MDC, methods/multisize.py).
     interval: networks for which the leading part stays the same.
+    factor:   tiles along each side of an image, each of which a network sees as an image; 1 cuts nothing.
     """
 
     matched: str
@@ -45,6 +46,7 @@ class Condensation:
     network: Training | None = None
     parts: bool = False
     interval: int = 1
+    factor: int = 1
 
 
 def shared_draw(families: tuple[str, ...], source: torch.Generator) -> Draw:
@@ -113,11 +115,20 @@ def gradients_distance(
     return total
 
 
-def _measured(rule: Condensation, parts: Parts, distances: Callable[[], Tensor], like: Tensor) -> Parts:
+def _measured(
+    rule: Condensation,
+    parts: Parts,
+    features: Forward,
+    theta: Tensor,
+    synthetic: Sequence[Tensor],
+    real: Sequence[Tensor],
+    draws: Sequence[Draw],
+) -> Parts:
     """The parts after an update, where its network is measured with the distances in it."""
-    now, before, chosen = (tensor.to(like, non_blocking=True) for tensor in (parts.now, parts.before, parts.chosen))
+    now, before, chosen = (tensor.to(theta, non_blocking=True) for tensor in (parts.now, parts.before, parts.chosen))
     if is_measured(parts.networks - 1, rule.interval):
-        now = now + distances()
+        one, two = ([_seen(x, a) for x, a in zip(images, draws, strict=True)] for images in (synthetic, real))
+        now = now + part_distances(features, theta, one, two, rule.factor**2)
     return Parts(now, before, chosen, parts.size, parts.networks)
 
 
@@ -142,7 +153,7 @@ def condensation_step(
     seed:     of all draws of the run.
     features: the features that parts are measured by, where the rule matches parts.
     """
-    step, ipc = int(state.steps), len(state.X) // len(real)
+    step, ipc, tiles = int(state.steps), len(state.X) // len(real), rule.factor**2
     source = generator(seed, "condensation", step)
     draws = [shared_draw(rule.families, source) for _ in real]
     theta, parts = state.network, Parts.of(state.parts, ipc)
@@ -150,12 +161,12 @@ def condensation_step(
         theta, parts = fresh, next_network(parts, rule.interval)
     with torch.enable_grad():
         X = state.X.detach().requires_grad_()
-        synthetic = X.split(ipc)
+        synthetic = decoded(X, rule.factor).split(tiles * ipc)
         if rule.matched == MEAN_FEATURES:
             loss = feature_distance(forward, theta, synthetic, real, draws)
         else:
-            part = parts.size if rule.parts else 0
             wanted = real_gradients(student, theta, real, draws)
+            part = tiles * parts.size if rule.parts else 0
             loss = gradients_distance(forward, layout, theta, synthetic, wanted, draws, part)
         (d,) = torch.autograd.grad(loss, X)
     if rule.parts:
@@ -163,11 +174,11 @@ def condensation_step(
     moved, moments = _moved(rule, state, d)
     if rule.parts and features is not None:
         moved = torch.where(moves, moved, state.X)  # momentum does not move frozen images either
-        pairs = [[_seen(x, a) for x, a in zip(images, draws, strict=True)] for images in (state.X.split(ipc), real)]
-        parts = _measured(rule, parts, partial(part_distances, features, theta, *pairs), theta)
+        parts = _measured(rule, parts, features, theta, [x.detach() for x in synthetic], real, draws)
         state = state._replace(parts=parts.packed())
     if rule.network is not None and (step + 1) % rule.updates:
-        for now in train(student.gradient, theta, moved, state.Y, rule.network, derive(seed, "network", step)):
+        given = decoded(moved, rule.factor), repeated(state.Y, rule.factor)
+        for now in train(student.gradient, theta, *given, rule.network, derive(seed, "network", step)):
             theta = now.theta
     after = state._replace(X=moved, average=moved, image_moments=moments, network=theta, steps=state.steps + 1)
     return after, _record(loss.detach(), d.norm(), after)

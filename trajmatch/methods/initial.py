@@ -30,7 +30,8 @@ def correct_images(right: Iterable[Tensor], y: Tensor, num_classes: int, ipc: in
     label = min(range(num_classes), key=lambda k: len(chosen[k]))
     raise ValueError(
         f"--outer.initial is correct, and the experts classify only {len(chosen[label])} images of class number "
-        f"{label} correctly, where --ipc asks for {ipc}: train them longer, or start from real images"
+        f"{label} correctly, where --ipc (with the square of --factor) asks for {ipc}: train them longer, or start "
+        "from real images"
     )
 
 

@@ -69,19 +69,24 @@ def is_measured(network: int, interval: int) -> bool:
 
 
 @torch.no_grad()
-def part_distances(features: Forward, theta: Tensor, synthetic: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
+def part_distances(
+    features: Forward, theta: Tensor, synthetic: Sequence[Tensor], real: Sequence[Tensor], tiles: int = 1
+) -> Tensor:
     """For parts of 1 to ipc - 1 images: sum over classes of |mean features of the part - those of real images|^2.
 
-    synthetic: for each class (ipc, c, h, w), real: for each class (B, c, h, w). Returns (ipc - 1,).
+    synthetic: for each class (tiles ipc, c, h, w), real: for each class (B, c, h, w). Returns (ipc - 1,).
+    tiles: images that a network sees of each synthetic one.
     """
-    ipc = len(synthetic[0])
+    ipc = len(synthetic[0]) // tiles
     total = torch.zeros(ipc - 1, dtype=theta.dtype, device=theta.device)
     if ipc == 1:
         return total
     sizes = torch.arange(1, ipc, dtype=theta.dtype, device=theta.device)
     for x, r in zip(synthetic, real, strict=True):
         wanted = features(theta, r).flatten(1).mean(0)
-        means = _running_sums(features(theta, x[: ipc - 1]).flatten(1)) / sizes[:, None]
+        of_each = features(theta, x[: (ipc - 1) * tiles]).flatten(1)
+        of_each = of_each if tiles == 1 else of_each.unflatten(0, (-1, tiles)).mean(1)
+        means = _running_sums(of_each) / sizes[:, None]
         total = total + (means - wanted).square().sum(1)
     return total
 

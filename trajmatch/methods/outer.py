@@ -21,6 +21,7 @@ from trajmatch.core.inner import Problem, training_view
 from trajmatch.core.rate import first_order_rate, is_valid_rate, logarithmic
 from trajmatch.core.sharpness import Sharpness, remembered
 from trajmatch.core.student import Student
+from trajmatch.core.tiles import decoded
 from trajmatch.data.trajectories import Segment
 from trajmatch.methods.segment_weights import weights
 from trajmatch.methods.state import OuterState, Record, guarded
@@ -56,6 +57,7 @@ class Rule:
     early:      whether a trajectory ends at its iterate that is nearest to the target, and not at theta_T.
     alpha:      share of the weights, those that are nearest to their target, that the matching loss leaves out.
     norm:       norm that every image is brought to after the step; None leaves it free.
+    factor:     tiles along each side of an image, each of which a network sees as an image; 1 cuts nothing.
     """
 
     T: int
@@ -82,6 +84,7 @@ class Rule:
     early: bool = False
     alpha: float = 0.0
     norm: float | None = None
+    factor: int = 1
 
     def kept(self) -> frozenset[int]:
         """The inner steps whose iterates stay in memory: those that the sweep and trajectory 2 will ask for."""
@@ -112,11 +115,12 @@ def estimator(rule: Rule, seed: int, step: int) -> Estimator:
 
 
 def inner_problem(rule: Rule, student: Student, n: int, seed: int, step: int, k: int = 0) -> Problem:
-    """The inner problem of segment k in one outer step: its b_i and a_i, drawn from (seed, step, k)."""
+    """The inner problem of segment k in one outer step on n images: its b_i and a_i, drawn from (seed, step, k)."""
     source = generator(seed, "inner", step, *([k] if k else []))
-    stream = batches(n, rule.batch, source)
+    stream = batches(n * rule.factor**2, rule.batch, source)
     b = [next(stream) for _ in range(rule.T)]
-    return Problem(training_view(b, [draw(len(b_i), rule.families, source) for b_i in b]), student)
+    a = [draw(len(b_i), rule.families, source) for b_i in b]
+    return Problem(training_view(b, a, rule.factor), student)
 
 
 def tasks(rule: Rule, student: Student, state: OuterState, segments: Sequence[Segment], seed: int) -> list[Task]:
@@ -128,17 +132,18 @@ def tasks(rule: Rule, student: Student, state: OuterState, segments: Sequence[Se
     made = []
     for k, (s, g, *_) in enumerate(segments):
         problem = inner_problem(rule, student, n, seed, step, k)
-        labels = _teacher(student, g, state.X) if rule.labels == "teacher" else Y
+        labels = _teacher(student, g, state.X, rule.factor) if rule.labels == "teacher" else Y
         made.append(rule.task(problem, s, g, state.X, labels, state.eta))
     return [stack(made, student.many)] if rule.together and student.many is not None and len(made) > 1 else made
 
 
 @torch.no_grad()
-def _teacher(student: Student, theta: Tensor, X: Tensor) -> Tensor:
-    """softmax f(theta; X): the labels that an expert gives the synthetic images (TESLA)."""
+def _teacher(student: Student, theta: Tensor, X: Tensor, factor: int) -> Tensor:
+    """softmax f(theta; X): the labels that an expert gives the synthetic images (TESLA), means over their tiles."""
     if student.forward is None:
         raise ValueError("student: labels from a teacher need its `forward`")
-    return student.forward(theta, X).softmax(1)
+    labels = student.forward(theta, decoded(X, factor)).softmax(1)
+    return labels if factor == 1 else labels.unflatten(0, (len(X), -1)).mean(1)
 
 
 class Matched(NamedTuple):

@@ -106,6 +106,7 @@ REPORTED: Shape = {
     "accuracy": {"distilled": SCORE, "*": SCORE},
     "classes?": is_words,
     "commands?": is_words,
+    "factor?": is_count,
     **dict.fromkeys(("synthetic_images?", "whole_images?", "steps?", "step_size?", "peak_memory_mb?"), is_number),
 }
 EVALUATION: Shape = {

@@ -96,7 +96,10 @@ def _result(scores: Record, count: Any, real: int | None) -> str:
 
 
 def _made(summary: Record) -> str:
-    made = f"{summary['method'].upper()}, {summary['ipc']} per class, {summary.get('steps', '?')} outer steps, "
+    made = f"{summary['method'].upper()}, {summary['ipc']} per class, "
+    if (f := summary.get("factor", 1)) > 1:
+        made += f"each cut into {f} x {f} tiles, which a network sees as {f * f} images, "
+    made += f"{summary.get('steps', '?')} outer steps, "
     return made + (f"learned step size {summary['step_size']:.4g}" if "step_size" in summary else "")
 
 

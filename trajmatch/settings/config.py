@@ -223,12 +223,17 @@ class Evaluation:
 
     networks: ranges.Few = 5
     """Networks trained on the distilled set."""
-    epochs: ranges.Count = 1000
-    """Epochs for which a network of a score is trained on the synthetic set."""
+    recipe: Literal["mtt", "adamw"] = "mtt"
+    """How a network of a score is trained: mtt is SGD at the learned step size, and at a tenth of it after half the
+    epochs; adamw is AdamW at 0.001, halved after each fifth of the epochs, with half of the mini-batches mixed by
+    CutMix. Scores of the two are not to be compared with each other."""
+    epochs: ranges.Count | None = None
+    """Epochs for which a network of a score is trained on the synthetic set; None is 1000 for the recipe mtt and 2000
+    for adamw."""
     momentum: ranges.Share = 0.9
-    """Momentum of SGD; the learning rate is the learned step size, and a tenth of that after half the epochs."""
+    """Momentum of SGD in the training of a network of a score; the recipe adamw has none."""
     weight_decay: ranges.NotNegative = 5e-4
-    """Weight decay of SGD on the synthetic set."""
+    """Weight decay in the training of a network of a score."""
     batch: ranges.Count = 256
     """Synthetic images per step of a network of a score."""
     augment: ranges.Families = "color_crop_cutout_flip_scale_rotate"
@@ -252,6 +257,9 @@ class Config:
     """The real images: digits, a folder of class folders, Parquet, .npz, CIFAR's python archive, or a Hub name."""
     ipc: ranges.Count = 1
     """Synthetic images per class."""
+    factor: Annotated[int, ranges.Range(1, 64)] = 1
+    """Cut each synthetic image into this many tiles along each side (`f`), each of which a network sees enlarged to a
+    whole image: f^2 images at the bytes of one (IDC). All mini-batches count the images that a network sees."""
     method: MethodName = "satm"
     """The method: section 5 of docs/method.md says what makes each of them."""
     steps: ranges.CountOrNone = 300

@@ -9,7 +9,7 @@ from trajmatch.settings.methods import PLAIN
 
 # What each stage's result depends on, by field or group. What is not here may change freely between two calls.
 EXPERT_FIELDS = ("seed", "images", "network", "expert")
-DISTILL_FIELDS = (*EXPERT_FIELDS, "ipc", "method", "steps", "precision", "matching", "outer", "baseline")
+DISTILL_FIELDS = (*EXPERT_FIELDS, "ipc", "factor", "method", "steps", "precision", "matching", "outer", "baseline")
 EVALUATE_FIELDS = (*DISTILL_FIELDS, "evaluation")
 # These settings say how fast, where and how safely something is computed, and never what.
 INCIDENTAL = {"expert.workers", "expert.shard", "outer.checkpoint_seconds", "evaluation.workers"}

@@ -72,15 +72,16 @@ RULES = (
     Heeded("outer.lr_step_size outer.momentum_step_size outer.image_norm", lambda c, m: m.steps != "condensation"),
     Heeded("outer.lr_step_size outer.momentum_step_size", lambda c, m: c.matching.rate != "fixed",
            "--matching.rate fixed"),
+    Heeded("evaluation.momentum", lambda c, m: c.evaluation.recipe != "adamw", "--evaluation.recipe adamw"),
     Heeded("deterministic", lambda c, m: c.device != "cpu", "--device cpu"),
     Heeded("memory", lambda c, m: c.micro_batch is None, "--micro-batch, which goes before it"),
 )  # fmt: skip
 # What a verb does not do; a run does all of it.
 NOT_DONE = {
-    "experts": "ipc method steps precision micro_batch memory resume matching.* outer.* baseline.* evaluation.*",
-    "evaluate": "out steps precision micro_batch memory resume matching.* outer.[!s]* outer.seed outer.step_size "
-    "baseline.*",
-    "search": "out steps precision micro_batch memory resume matching.* outer.* baseline.* network.* "
+    "experts": "ipc factor method steps precision micro_batch memory resume matching.* outer.* baseline.* evaluation.*",
+    "evaluate": "out factor steps precision micro_batch memory resume matching.* outer.[!s]* outer.seed "
+    "outer.step_size baseline.*",
+    "search": "out factor steps precision micro_batch memory resume matching.* outer.* baseline.* network.* "
     "evaluation.networks evaluation.random_draws evaluation.validation_networks evaluation.whole_epochs",
     "continual": "resume outer.snapshot* evaluation.networks evaluation.random_draws evaluation.validation_networks "
     "evaluation.whole_epochs evaluation.workers",
@@ -114,7 +115,7 @@ def _of_verb(verb: str, options: Any, key: str) -> str | None:
 def _of_settings(verb: str, full: Config, options: Any, key: str) -> str | None:
     if verb == "evaluate" and key.startswith("network.") and getattr(options, "networks", None):
         return None
-    if verb in DONE and not key.startswith(("network.", "expert.flat_")):
+    if verb in DONE and not key.startswith(("network.", "expert.flat_", "evaluation.")):
         return None
     method = METHODS[full.method]
     of_it = (row for row in RULES if _is_any(key, row.patterns) and not _is_any(key, row.but))

@@ -72,6 +72,7 @@ OPEN: dict[str, Fill] = {
     "outer.relative_clip": 0.0,
     "outer.guard": 0.0,
     "expert.flat": "no",
+    "evaluation.epochs": lambda c: 2000 if c.evaluation.recipe == "adamw" else 1000,
     "matching.differentiated_steps": every_step,
     "matching.ascent": "fresh",
     "matching.restart_step": 0,

@@ -75,7 +75,7 @@ def cifar10_16px() -> Config:
         expert=Expert(epochs=10, lr=0.01, batch=256),
         matching=Matching(inner_steps=50, expert_epochs=2, last_epoch=2),
         outer=Outer(step_size=0.01, lr_images=1000.0, lr_step_size=0.02),
-        evaluation=Evaluation(networks=5, epochs=1000),
+        evaluation=Evaluation(networks=5),
     )
 
 

@@ -289,6 +289,30 @@ def test_what_was_measured_in_another_way_beside_is_not_averaged(tmp_path: Path,
     assert "those of other, measured with --evaluation.epochs not recorded, are not shown" in notes(tmp_path)[0]
 
 
+def test_scores_of_another_recipe_are_not_averaged(tmp_path: Path) -> None:
+    runs = [run(tmp_path / f"{k}", "mtt", 1, 0.5, seed=k) for k in range(3)]
+    transferred(runs[0], 0.2, settings={"evaluation.epochs": 300})  # of an older version, which knew mtt alone
+    transferred(runs[1], 0.4, settings={"evaluation.epochs": 300, "evaluation.recipe": "mtt"})
+    transferred(runs[2], 0.9, settings={"evaluation.epochs": 300, "evaluation.recipe": "adamw"})
+    (row,) = compared(tmp_path, *runs)
+    assert float(row["to mlp"]) == pytest.approx(30)
+    assert notes(tmp_path) == [
+        "Accuracies on other networks were measured with --evaluation.recipe mtt; those of 2, measured with "
+        "--evaluation.recipe adamw, are not shown"
+    ]
+
+
+def test_factor_and_recipe_are_told_of_every_row_unless_they_are_the_usual_ones(tmp_path: Path) -> None:
+    usual, tiles = run(tmp_path / "a", "mtt", 1, 0.5), run(tmp_path / "b", "mtt", 1, 0.6, factor=2)
+    other = run(tmp_path / "c", "mtt", 1, 0.7, **{"evaluation.recipe": "adamw"})
+    assert protocols(compared(tmp_path, usual)) == ["the same"]
+    assert protocols(compared(tmp_path, tiles)) == ["--factor 2"]
+    assert protocols(compared(tmp_path, other)) == ["--evaluation.recipe adamw"]
+    rows = {row["distilled"]: row["protocol"] for row in compared(tmp_path, usual, tiles, other)}
+    assert len(rows) == 3
+    assert all("--factor" in told and "--evaluation.recipe" in told for told in rows.values())
+
+
 def test_scores_are_compared_with_those_of_their_settings_and_rates(tmp_path: Path) -> None:
     runs = [run(tmp_path / f"{k}", "mtt", 1, 0.5, seed=k) for k in range(3)]
     settings = {"evaluation.epochs": 300, "evaluation.workers": 2}

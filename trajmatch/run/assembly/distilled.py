@@ -33,12 +33,13 @@ def opened_set(
             f"{file}: {changed}; leave it out, for other images would be tested on, some of which the set was made from"
         )
     synthetic = sets.load(file)
+    config = replace(config, factor=synthetic.factor)  # as it is cut
     material = Setup.load(config, networks=networks, sizes=sizes).material
     check_fit(synthetic, material, file)
-    if len(synthetic) != config.ipc * material.dataset.num_classes:
+    stored, num_classes = len(synthetic.X), material.dataset.num_classes
+    if stored != config.ipc * num_classes:
         raise ValueError(
-            f"--ipc is {config.ipc}, and {file} has {len(synthetic)} images of {material.dataset.num_classes} classes: "
-            "leave it out"
+            f"--ipc is {config.ipc}, and {file} has {stored} images of {num_classes} classes: leave it out"
         )
     own = synthetic.space.digest()
     seen = "" if own == material.space.digest() else f", seen through {own}"

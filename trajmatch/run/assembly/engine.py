@@ -67,7 +67,8 @@ def outer_compute(
 ) -> Compute:
     """How the outer loop of a resolved configuration computes. Raises ValueError for what can't be had here.
 
-    synthetic: shape of the synthetic images. data_bytes: what the real images and their input space take.
+    synthetic: shape of the synthetic images that a network sees. data_bytes: what the real images and their input space
+    take.
     """
     total, *rest = synthetic
     shape = (rest[0], rest[1], rest[2])

@@ -5,7 +5,7 @@ from trajmatch.core.descent import Adam, Momentum
 from trajmatch.core.sharpness import ASAM, GSAM, SAM, FlatGSAM, Sharpness, VaSSO
 from trajmatch.methods.outer import Rule
 from trajmatch.methods.schedule import Window
-from trajmatch.methods.training import Training
+from trajmatch.methods.training import AdamWTraining, Training
 from trajmatch.settings.config import Config
 
 
@@ -18,18 +18,23 @@ def expert_training(config: Config) -> Training:
     )
 
 
-def evaluation_training(config: Config, step_size: float) -> Training:
-    """How networks are trained on a synthetic set: by the published recipe, at the learned step size."""
+# The learning rate of the recipe adamw.
+ADAMW_RATE = 1e-3
+
+
+def evaluation_rate(config: Config, step_size: float) -> float:
+    """The learning rate at which a set is scored where no other is asked for: the learned step size, or AdamW's."""
+    return ADAMW_RATE if config.evaluation.recipe == "adamw" else step_size
+
+
+def evaluation_training(config: Config, rate: float) -> Training:
+    """How networks are trained on a synthetic set: by a published recipe, at a learning rate."""
     e = config.evaluation
-    return Training(
-        step_size,
-        e.epochs,
-        e.batch,
-        e.momentum,
-        e.weight_decay,
-        families(e.augment, "--evaluation.augment"),
-        lr_drop=0.5,
-    )
+    assert e.epochs is not None, "resolve() has filled it in"
+    seen = families(e.augment, "--evaluation.augment")
+    if e.recipe == "adamw":
+        return AdamWTraining(rate, e.epochs, e.batch, weight_decay=e.weight_decay, families=seen)
+    return Training(rate, e.epochs, e.batch, e.momentum, e.weight_decay, seen, lr_drop=0.5)
 
 
 def schedule(config: Config) -> Window:
@@ -81,4 +86,5 @@ def rule(config: Config) -> Rule:
         early=m.early_stop,
         alpha=m.masked_share,
         norm=o.image_norm or None,
+        factor=config.factor,
     )

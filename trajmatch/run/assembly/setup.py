@@ -17,6 +17,7 @@ from trajmatch.data.material import Material
 from trajmatch.data.networks.architectures import named
 from trajmatch.data.networks.check import check_network
 from trajmatch.data.networks.convnet import build, convnet
+from trajmatch.data.synthetic import wrong_factor
 from trajmatch.machine.determinism import prepare
 from trajmatch.machine.messages import LOGGER
 from trajmatch.methods.engines import Engine
@@ -87,11 +88,11 @@ class Setup:
         return letters.expert_training(self.config)
 
     def evaluation_training(self, eta: float) -> Training:
-        """How networks are trained on a synthetic set at a learning rate."""
-        return letters.evaluation_training(self.config, eta)
+        """How networks are trained on a synthetic set whose learned step size is eta."""
+        return letters.evaluation_training(self.config, letters.evaluation_rate(self.config, eta))
 
     def outer_compute(self, count: int | None = None) -> Compute:
-        """How the outer loop computes; count: synthetic images, where it is not the configuration's number."""
+        """How the outer loop computes; count: stored images, where it is not the configuration's number."""
         return outer_compute(self.config, self.network, self.device, self._synthetic(count), self.material.nbytes)
 
     def real_loss_engine(self, real: tuple[int, float]) -> Engine:
@@ -110,8 +111,9 @@ class Setup:
         return Setup(replace(self.config, device="cpu"), self.material)
 
     def _synthetic(self, count: int | None = None) -> tuple[int, int, int, int]:
-        """Shape of the synthetic images."""
-        return (count or self.config.ipc * self.dataset.num_classes, *self.dataset.shape)
+        """Shape of the synthetic images that a network sees."""
+        stored = count or self.config.ipc * self.dataset.num_classes
+        return (stored * self.config.factor**2, *self.dataset.shape)
 
 
 def device(name: str) -> torch.device:
@@ -177,13 +179,7 @@ def load_material(
         test_split=chosen.test_split,
     )
     LOGGER.info(dataset.read)
-    images.check_ipc(dataset, config.ipc)
-    batch, total = config.matching.batch, config.ipc * dataset.num_classes
-    if batch is not None and batch > total:
-        raise ValueError(
-            f"--matching.batch is {batch} and must be at most the {total} synthetic images ({config.ipc} for each of "
-            f"{dataset.num_classes} classes)"
-        )
+    check_size(config, dataset)
     for name in dict.fromkeys((config.network.name, *networks)):  # refused at once
         make = factory(replace(config.network, name=name), dataset.shape, dataset.num_classes)
         check_network(name, make, dataset.shape, dataset.num_classes, fewest_images(config, dataset, sizes))
@@ -195,10 +191,34 @@ def load_material(
     return Material(dataset, fit_once(chosen.normalise, dataset.train.x, content), content)
 
 
+def check_size(config: Config, dataset: Dataset) -> None:
+    """Raise ValueError for a set that the images can't fill, or tiles that they can't be cut into, or too few a step.
+
+    Every tile of an image starts as a real image of its own.
+    """
+    images.check_ipc(dataset, config.ipc)
+    factor, per_class = config.factor, config.ipc * config.factor**2
+    if (wrong := wrong_factor(factor, dataset.shape)) is not None:
+        raise ValueError(f"--factor is {factor} and {wrong} (--images.size)")
+    smallest = int(torch.bincount(dataset.train.y, minlength=dataset.num_classes).min())
+    if per_class > smallest and config.outer.initial != "noise":
+        raise ValueError(
+            f"--factor is {factor}, with which {per_class} real images of each class start as the tiles of --ipc "
+            f"{config.ipc}, and a class of {dataset.name} has {smallest}: lower one of them"
+        )
+    batch, total = config.matching.batch, per_class * dataset.num_classes
+    if batch is not None and batch > total:
+        raise ValueError(
+            f"--matching.batch is {batch} and must be at most the {total} synthetic images ({per_class} for each of "
+            f"{dataset.num_classes} classes)"
+        )
+
+
 def fewest_images(config: Config, dataset: Dataset, sizes: Sequence[int] = ()) -> int:
     """Images of the smallest mini-batch on which a network of a score is trained."""
     e, C = config.evaluation, dataset.num_classes
-    sets = [(ipc * C, e.batch) for ipc in (config.ipc, *sizes) if ipc > 0]
+    sets = [(ipc * C * config.factor**2, e.batch) for ipc in (config.ipc, *sizes) if ipc > 0]
+    sets += [(config.ipc * C, e.batch)]  # as many random real images
     sets += [(len(dataset.train), config.expert.batch)] if e.whole_epochs else []
     return min(total % batch or batch if total > batch else total for total, batch in sets)
 

@@ -13,7 +13,10 @@ from trajmatch.settings.methods import METHODS
 # These settings say from what a set was made and how it was scored. Where any two runs differ in one of them, every
 # row shows it. The other settings belong to the method: a row shows one of them where two runs of its method, data set
 # and size differ in it.
-PROTOCOL = ("images", "network", "expert", "experts", "evaluation")
+PROTOCOL = ("images", "network", "expert", "experts", "evaluation", "factor")
+# These settings are told of every row, also where all rows have the same, unless all have these values: a set of tiles
+# has as many bytes as one without and more images, and scores of another recipe are no less likely to be confused.
+ORDINARY: dict[str, Any] = {"factor": 1, "evaluation.recipe": "mtt"}
 SEEDS = ("seed", "outer.seed")
 # These settings have a column of their own.
 COLUMNS = ("method", "ipc")
@@ -73,6 +76,7 @@ def parts(entries: Sequence[Entry], seeds: bool = False) -> list[Parts]:
     keys = [key for key in dict.fromkeys(key for entry in entries for key in entry.settings) if _counts(key, seeds)]
     protocol = [key for key in keys if key.split(".")[0] in PROTOCOL or key == "seed"]
     common = {key for key in protocol if _differ(e.settings.get(key) for e in entries if _heeds(e, key))}
+    common |= {k for k, plain in ORDINARY.items() if any(entry.settings.get(k, plain) != plain for entry in entries)}
     # Names tell data sets apart: --data is shown only where one name has several.
     named: dict[str, list[Any]] = defaultdict(list)
     alike: dict[tuple[str, str, int], list[Entry]] = defaultdict(list)
@@ -156,6 +160,7 @@ def _ways(entries: Sequence[Entry], records: Sequence[Mapping[str, Any]]) -> dic
 def _measurement(entry: Entry, record: Mapping[str, Any]) -> dict[str, Any]:
     """How the scores of a record were measured, as far as it says so."""
     settings = {k: v for k, v in record.get("settings", {}).items() if k not in INCIDENTAL}
+    settings.setdefault("evaluation.recipe", ORDINARY["evaluation.recipe"])  # which is not recorded
     if "rates" in record:
         settings[RATES] = record["rates"]
     content = record.get("content")

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from trajmatch.core.draws import generator
+from trajmatch.core.tiles import decoded
 from trajmatch.data.grid import displayable
 from trajmatch.data.synthetic import class_labels
 from trajmatch.measure.nearest import nearest
@@ -26,14 +27,14 @@ def pieces(run: Opened, options: Diagnose) -> int:
 def look(run: Opened, options: Diagnose, advance: Callable[[int], None]) -> dict[str, Any]:
     """The distances of the run's images, and for comparison those of real test images, in pixels in [0, 1]."""
     dataset, space = run.setup.dataset, run.setup.material.space
-    pixels = space.inverse(run.last.X.cpu())
+    pixels = space.inverse(decoded(run.last.X.cpu(), run.rule.factor))
     real = _pixels(dataset.train.x)
     distance, index = nearest(pixels, real)
     advance(1)
     some = torch.randperm(len(dataset.test), generator=generator(SEED, "nearest"))[:COMPARED]
     between, _ = nearest(_pixels(dataset.test.x[some]), real)
     advance(1)
-    labels = class_labels(dataset.num_classes, run.config.ipc)
+    labels = class_labels(dataset.num_classes, run.config.ipc * run.rule.factor**2)
     shown = [int(k) for k in torch.linspace(0, len(pixels) - 1, min(SHOWN, len(pixels))).round()]
     return {
         "step": run.last.step,

@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import fmean, pstdev
 
 from trajmatch.core.draws import derive
+from trajmatch.data.synthetic import seen
 from trajmatch.measure.evaluate import train_and_test
 from trajmatch.methods.outer import probabilities
 from trajmatch.run.assembly.setup import Setup
@@ -36,7 +37,7 @@ def score(run: Opened, loop: Loop, networks: int, advance: Callable[[int], None]
     state, setup, test = loop.checkpoint.state, run.setup, run.setup.dataset.test
     make, engine, recipe = setup.make(), setup.engine, setup.evaluation_training(float(state.eta))
     x, y = setup.material.space.forward(test.x).to(setup.device), test.y.to(setup.device)
-    X, Y = state.average, probabilities(loop.rule, state)
+    X, Y = seen(state.average, probabilities(loop.rule, state), loop.rule.factor)
     found = []
     for i in range(networks):
         found.append(train_and_test(make, X, Y, recipe, x, y, derive(run.config.seed, "evaluation", i), engine))

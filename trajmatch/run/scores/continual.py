@@ -62,7 +62,7 @@ def continual(config: Config, options: Continual, folder: Path, command: str) ->
     _setup.cache_clear()  # the images may be others now
     setup = _setup(config)
     steps = [class_steps(setup.dataset.num_classes, options.class_steps, config.seed, k) for k in range(options.orders)]
-    batch, new = config.matching.batch, config.ipc * len(steps[0][0])
+    batch, new = config.matching.batch, config.ipc * config.factor**2 * len(steps[0][0])
     if batch is not None and batch > new:
         raise ValueError(f"--matching.batch is {batch} and must be at most the {new} images that a step condenses")
     if not (folder / PLACE.format(0, 0)).exists():
@@ -185,8 +185,8 @@ def _scores(setup: Setup, memory: list[tuple[list[int], SyntheticSet]], networks
     seen = [label for group, _ in memory for label in group]
     known = of_classes(material.dataset, seen)
     where = {label: k for k, label in enumerate(seen)}
-    X = torch.cat([one.X for _, one in memory])
-    Y = torch.cat([widened(one.Y, [where[label] for label in group], len(seen)) for group, one in memory])
+    X = torch.cat([one.images for _, one in memory])
+    Y = torch.cat([widened(one.seen[1], [where[label] for label in group], len(seen)) for group, one in memory])
     of_known, device = Setup(config, replace(material, dataset=known)), setup.device
     make, engine = of_known.make(), of_known.engine
     recipe = setup.evaluation_training(geometric_mean([one.eta for _, one in memory]))
@@ -233,6 +233,7 @@ def _told(
 ) -> Path:
     """Write the result and the curve."""
     config, material = setup.config, setup.material
+    by = ", by the recipe adamw" if config.evaluation.recipe == "adamw" else ""
     curves = [[step[i] for step in order] for order in rows for i in range(len(order[0]))]
     after = band(curves)
     seen = [sum(len(group) for group in steps[0][: j + 1]) for j in range(len(steps[0]))]
@@ -248,7 +249,7 @@ def _told(
         "std": [deviation for _, deviation in after],
         "n": f"{len(rows)} orders x {len(rows[0][0])} networks",
         "how": f"accuracy on the test images of all classes seen ({len(material.dataset.test)} of all "
-        f"{material.dataset.num_classes} classes) of networks trained from scratch on the whole memory; "
+        f"{material.dataset.num_classes} classes) of networks trained from scratch on the whole memory{by}; "
         f"networks after each step: {len(rows[0][0])}, orders of classes: {len(rows)}; mean and population "
         "standard deviation over all of both",
         "config": {k: v for k, v in flatten(config).items() if k not in ("out", "resume", "experts")},

@@ -24,7 +24,9 @@ from trajmatch.settings.options import Evaluate
 from trajmatch.settings.ranges import is_count
 
 # How the networks of a score are trained.
+RECIPE = "evaluation.recipe"
 PROTOCOL = {f"evaluation.{name}" for name in ("networks", "epochs", "momentum", "weight_decay", "batch", "augment")}
+PROTOCOL |= {RECIPE}
 
 
 def scores_file(file: Path, name: str) -> Path:
@@ -53,7 +55,7 @@ def evaluate_set(path: Path, config: Config, options: Evaluate) -> dict[str, Any
     if options.networks:
         scores = transfer.transfer(setup, synthetic, options, file.parent, Peak())
         found = {"networks": scores, "rates": list(options.rates)}
-        return keep(TRANSFER, found, transfer.lines(scores), f"{what} (learning rate)")
+        return keep(TRANSFER, found, transfer.lines(scores, config.evaluation.recipe), f"{what} (learning rate)")
     if options.sizes:
         scores = sizes.sizes(setup, synthetic, options.sizes, file.parent, Peak())
         return keep(SIZES, {"sizes": scores}, sizes.lines(scores), what)
@@ -76,6 +78,8 @@ def _about(setup: Setup, synthetic: SyntheticSet, file: Path) -> dict[str, Any]:
     """What scores belong to: the set, the real images, and how networks are trained."""
     material = setup.material
     training = {key: value for key, value in settings(setup.config, ("evaluation",)).items() if key in PROTOCOL}
+    if training[RECIPE] == "mtt":  # older versions, which knew no other, did not say so
+        del training[RECIPE]
     belongs = {"set": identity(file), "data": material.content}
     found = {"set": str(file), "content": [content(synthetic), material.content], "settings": training}
     return {**found, BELONGS: belongs}

@@ -1,7 +1,6 @@
 """DD-Ranking's scores of a set: every accuracy that they need, measured here under one protocol."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from trajmatch.measure import ranking
 from trajmatch.measure.evaluate import Score
 from trajmatch.methods import engines
 from trajmatch.pages.tables import as_text, score_lines
+from trajmatch.run.assembly.letters import evaluation_rate
 from trajmatch.run.assembly.setup import Setup
 from trajmatch.run.stages.evaluation import chosen_on, random_set, whole, whole_trials
 from trajmatch.run.stages.trials import Trial, bench, set_trials
@@ -42,15 +42,15 @@ def rank(
 ) -> dict[str, Any]:
     """HLR, IOR, LRS and ARS of a set, with the accuracies that they are made of.
 
-    Every accuracy is of `config.evaluation.networks` networks, at the learning rate of `rates` and
-    the set's own step size that one network likes best on validation images. The whole data set's is the experts', or
-    that of --evaluation.whole-epochs. Random images of a set with soft labels get the experts' mean probabilities.
+    Every accuracy is of `config.evaluation.networks` networks, at the learning rate of `rates` and the set's own step
+    size (or the recipe's rate) that one network likes best on validation images. The whole data set's is the experts',
+    or that of --evaluation.whole-epochs. Random images of a set with soft labels get the experts' mean probabilities.
     Raises ValueError where experts or validation images are missing.
     """
     _check(setup, synthetic, trajectories)
     config = setup.config
     e = config.evaluation
-    rates = tuple(dict.fromkeys((synthetic.eta, *rates)))
+    rates = tuple(dict.fromkeys((evaluation_rate(config, synthetic.eta), *rates)))
     makers = {key: partial(_trials, setup, synthetic, trajectories, key) for key in TITLES}
     with bench(setup, folder, peak) as on:
         tuned, found = on.tuned(makers, rates, e.networks, whole_trials(config) if e.whole_epochs else ())
@@ -104,17 +104,17 @@ def _trials(
     """`count` networks of one kind at one rate; random images are drawn anew for each."""
     config, num_classes, trials = setup.config, setup.dataset.num_classes, []
     for i in range(count):
-        X, Y = synthetic.X, synthetic.Y
+        X, Y = synthetic.seen
         if key.startswith("random"):
             X, Y = random_set(setup, generator(config.seed, "random real images", i))
             if _is_soft(synthetic.Y):
                 Y = _soft(setup.on_cpu(), trajectories, X)
         elif key == "hard":
-            Y = one_hot(class_labels(num_classes, config.ipc), num_classes)
+            Y = one_hot(class_labels(num_classes, config.ipc * synthetic.factor**2), num_classes)
         one = set_trials(key, config, X, Y, rate, i + 1, split)[i]
         if key.endswith("otherwise"):
             other = () if one.recipe.families else families(STANDARD)
-            one = one._replace(recipe=replace(one.recipe, families=other))
+            one = one._replace(recipe=one.recipe.augmented(other))
         trials.append(one)
     return trials
 

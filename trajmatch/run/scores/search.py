@@ -18,6 +18,7 @@ from trajmatch.machine.messages import LOGGER
 from trajmatch.measure.agreement import kendall, spearman
 from trajmatch.pages import records
 from trajmatch.pages.tables import as_text
+from trajmatch.run.assembly.letters import evaluation_rate
 from trajmatch.run.assembly.setup import Setup, factory
 from trajmatch.run.folder import commit
 from trajmatch.run.scores.evaluate import scores_file
@@ -98,11 +99,12 @@ SOURCES = ("set", "random", "real")
 
 def _trials(setup: Setup, options: Search, synthetic: SyntheticSet, network: Network) -> list[Trial]:
     """What is trained of one network."""
-    config, eta, count = setup.config, synthetic.eta, options.proxy_networks
-    trials = set_trials(f"set: {name(network)}", config, synthetic.X, synthetic.Y, eta, count, "validation")
+    config, count = setup.config, options.proxy_networks
+    rate = evaluation_rate(config, synthetic.eta)
+    trials = set_trials(f"set: {name(network)}", config, *synthetic.seen, rate, count, "validation")
     for i in range(count):
         X, Y = random_set(setup, generator(config.seed, "random real images", i))
-        trials += set_trials(f"random: {name(network)}", config, X, Y, eta, i + 1, "validation")[i:]
+        trials += set_trials(f"random: {name(network)}", config, X, Y, rate, i + 1, "validation")[i:]
     recipe = replace(
         setup.expert_training(), momentum=options.real_momentum, epochs=options.real_epochs, sharpness=None
     )
@@ -113,9 +115,12 @@ def _trials(setup: Setup, options: Search, synthetic: SyntheticSet, network: Net
 def _how(setup: Setup, options: Search, synthetic: SyntheticSet) -> dict[str, str]:
     """What was measured on what, for each of `SOURCES`, and how the choice was made."""
     material, dataset, training = setup.material, setup.dataset, setup.expert_training()
+    at = f"recipe at the set's step size {synthetic.eta:.4g}"
+    if setup.config.evaluation.recipe == "adamw":
+        at = f"recipe adamw at {evaluation_rate(setup.config, synthetic.eta):.4g}"
     return {
         "set": f"accuracy on {len(dataset.validation)} {chosen_on(material)}; mean of {options.proxy_networks} "
-        f"networks trained on the set, by the evaluation's recipe at the set's step size {synthetic.eta:.4g}",
+        f"networks trained on the set, by the evaluation's {at}",
         "random": f"accuracy on the same validation images; mean of {options.proxy_networks} networks trained in the "
         "same way on as many random real images, drawn anew for each",
         "real": f"accuracy on {len(dataset.test)} test images; one network trained on all {len(dataset.train)} "

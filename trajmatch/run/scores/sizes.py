@@ -8,6 +8,7 @@ from trajmatch.data.synthetic import SyntheticSet, leading
 from trajmatch.machine.processes import Peak
 from trajmatch.measure.evaluate import Score
 from trajmatch.pages.tables import as_text, mean_and_std
+from trajmatch.run.assembly.letters import evaluation_rate
 from trajmatch.run.assembly.setup import Setup
 from trajmatch.run.stages.evaluation import obtained
 from trajmatch.run.stages.trials import bench, set_trials
@@ -16,19 +17,20 @@ from trajmatch.run.stages.trials import bench, set_trials
 def sizes(
     setup: Setup, synthetic: SyntheticSet, wanted: Sequence[int], folder: Path, peak: Peak
 ) -> dict[str, dict[str, Any]]:
-    """Test accuracies by images per class, of the first so many of each class, at the set's step size.
+    """Test accuracies by images per class, of the first so many of each class, at the set's step size or the recipe's.
 
     folder: where a temporary file of the images may be put. Raises ValueError for sizes that the set does not have.
     """
     config, trials = setup.config, []
+    rate = evaluation_rate(config, synthetic.eta)
     for size in wanted:
         if not 1 <= size <= config.ipc:
             raise ValueError(f"--sizes has {size} and must be from 1 to the set's {config.ipc} images per class")
         X, Y = leading(synthetic, size)
-        trials += set_trials(str(size), config, X, Y, synthetic.eta, config.evaluation.networks)
+        trials += set_trials(str(size), config, X, Y, rate, config.evaluation.networks)
     with bench(setup, folder, peak) as on:
         found = on.accuracies(trials)
-    how = {size: obtained(config, synthetic.eta, f"the first {size} images of each class") for size in found}
+    how = {size: obtained(config, rate, f"the first {size} images of each class") for size in found}
     return {size: Score.of(values, how[size]).record() for size, values in found.items()}
 
 

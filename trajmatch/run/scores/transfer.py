@@ -10,6 +10,7 @@ from trajmatch.data.synthetic import SyntheticSet
 from trajmatch.machine.processes import Peak
 from trajmatch.measure.evaluate import Score
 from trajmatch.pages.tables import as_text, mean_and_std
+from trajmatch.run.assembly.letters import evaluation_rate
 from trajmatch.run.assembly.setup import Setup
 from trajmatch.run.stages.evaluation import chosen_on, obtained
 from trajmatch.run.stages.trials import Trial, bench, set_trials
@@ -18,6 +19,10 @@ from trajmatch.settings.config import Config
 from trajmatch.settings.flat import parsed
 from trajmatch.settings.options import Evaluate
 
+# The rate of a score that was not tuned, by recipe: what it is in a sentence, and the title of its column.
+RATES = {"mtt": "the set's learned step size", "adamw": "the recipe's own"}
+TITLES = {"mtt": "learned step size", "adamw": "rate of adamw"}
+
 
 def transfer(
     setup: Setup, synthetic: SyntheticSet, options: Evaluate, folder: Path, peak: Peak
@@ -25,7 +30,8 @@ def transfer(
     """Test accuracies by network, of `options.networks`: tuned, and at the learned step size.
 
     tuned: at that of `options.rates` which one network likes best on validation images; the network for which
-    the step size was learned is not tuned. learned: at the step size of the set, as the published programs do.
+    the step size was learned is not tuned. learned: at the step size of the set, as the published programs do, or at
+    the recipe's own rate.
     folder: where a temporary file of the images may be put. Raises ValueError where there are no validation images.
     """
     config, material = setup.config, setup.material
@@ -35,14 +41,13 @@ def transfer(
     own = resolve(parsed(dict(synthetic.info["config"]))).network
     foreign = [name for name in names if replace(config.network, name=name) != own]
     makers = {name: partial(_trials, config, synthetic, name) for name in names}
-    learned = [one for name in names for one in makers[name](synthetic.eta, e.networks, "test")]
+    own_rate = evaluation_rate(config, synthetic.eta)
+    learned = [one for name in names for one in makers[name](own_rate, e.networks, "test")]
     with bench(setup, folder, peak) as on:
         tuned, found = on.tuned({name: makers[name] for name in foreign}, rates, e.networks, learned)
     scores: dict[str, dict[str, Any]] = {}
     for name in names:
-        scores[name] = {
-            "learned": _score(config, found[f"{name} learned"], synthetic.eta, "the set's learned step size")
-        }
+        scores[name] = {"learned": _score(config, found[f"{name} learned"], own_rate, RATES[e.recipe])}
         if name in foreign:
             how = f"the best of {', '.join(map(str, rates))} by one network on {chosen_on(material)}"
             scores[name]["tuned"] = _score(config, tuned[name].accuracies, tuned[name].rate, how)
@@ -52,7 +57,7 @@ def transfer(
 
 def _trials(config: Config, synthetic: SyntheticSet, name: str, rate: float, count: int, split: str) -> list[Trial]:
     """Networks of one name at one rate; the same seeds whatever the rate."""
-    trials = set_trials(f"{name} learned", config, synthetic.X, synthetic.Y, rate, count, split)
+    trials = set_trials(f"{name} learned", config, *synthetic.seen, rate, count, split)
     return [one._replace(network=replace(config.network, name=name)) for one in trials]
 
 
@@ -60,7 +65,7 @@ def _score(config: Config, accuracies: Sequence[float], rate: float, how: str) -
     return {**Score.of(accuracies, f"{obtained(config, rate, 'the set')}; the rate is {how}").record(), "rate": rate}
 
 
-def lines(scores: dict[str, dict[str, Any]]) -> list[str]:
+def lines(scores: dict[str, dict[str, Any]], recipe: str) -> list[str]:
     """The scores as a table."""
 
     def cell(score: dict[str, Any] | None) -> str | None:
@@ -71,7 +76,7 @@ def lines(scores: dict[str, dict[str, Any]]) -> list[str]:
             {
                 "network": name,
                 "tuned rate": cell(of.get("tuned")),
-                "learned step size": cell(of["learned"]),
+                TITLES[recipe]: cell(of["learned"]),
                 "n": of["learned"]["n"],
             }
             for name, of in scores.items()

@@ -1,6 +1,7 @@
 """Scoring a synthetic set beside random real images and the whole dataset, many networks at once."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,12 @@ from trajmatch.data.checksums import remedy
 from trajmatch.data.file_names import SET
 from trajmatch.data.material import Material
 from trajmatch.data.snapshots import Snapshot, read_snapshot, snapshot_path, snapshot_settings
-from trajmatch.data.synthetic import SyntheticSet, class_labels, draw_real, one_hot
+from trajmatch.data.synthetic import SyntheticSet, class_labels, draw_real, one_hot, seen
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.machine.processes import Peak
 from trajmatch.measure.evaluate import Score
-from trajmatch.methods.training import Training
 from trajmatch.pages.made import check_same, set_settings
-from trajmatch.run.assembly.letters import expert_training
+from trajmatch.run.assembly.letters import evaluation_rate, evaluation_training, expert_training
 from trajmatch.run.assembly.setup import Setup
 from trajmatch.run.stages.loop import snapshot_steps
 from trajmatch.run.stages.trials import Bench, Trial, bench, real_trial, set_trials
@@ -39,44 +39,47 @@ def evaluate(
     once; the choice among candidates is made on validation images.
     """
     config = setup.config
-    chosen = config.evaluation
+    chosen, rate = config.evaluation, evaluation_rate(config, synthetic.eta)
     with bench(setup, folder, peak) as on:
-        first = set_trials("distilled", config, synthetic.X, synthetic.Y, synthetic.eta, chosen.networks)
-        first += _random_trials(setup, synthetic.eta)
+        first = set_trials("distilled", config, *synthetic.seen, rate, chosen.networks)
+        first += _random_trials(setup, rate)
         candidates = list(candidates) if chosen.validation_networks else []
         for c in candidates:
             key = f"validation {c.step}"
-            first += set_trials(key, config, c.X, c.Y, float(c.eta), chosen.validation_networks, "validation")
+            images = seen(c.X, c.Y, synthetic.factor)
+            at = evaluation_rate(config, float(c.eta))
+            first += set_trials(key, config, *images, at, chosen.validation_networks, "validation")
         if chosen.whole_epochs:
             first += whole_trials(config)
         found = on.accuracies(first)
-        scores = {
-            "distilled": Score.of(found["distilled"], obtained(config, synthetic.eta, "the last iterate")).record()
-        }
+        scores = {"distilled": Score.of(found["distilled"], obtained(config, rate, "the last iterate")).record()}
         if candidates:
             scores["chosen"] = _choose(on, candidates, found, scores["distilled"])
         if "random" in found:
-            how = f"{obtained(config, synthetic.eta, 'random real images')}; a new draw for each"
+            how = f"{obtained(config, rate, 'random real images')}; a new draw for each"
             scores["random"] = Score.of(found["random"], how).record()
         if (of_all := whole(config, found, trajectories)) is not None:
             scores["whole"] = of_all.record()
     return scores
 
 
-def obtained(config: Config, eta: float, what: str) -> str:
+def obtained(config: Config, rate: float, what: str) -> str:
     """How the accuracy of a set was obtained, in words."""
     e = config.evaluation
+    how = f"at {rate:.4g} (a tenth from half-time), momentum {e.momentum:g}"
+    if e.recipe == "adamw":
+        how = f"of AdamW at {rate:.4g} (halved after each fifth), CutMix in half of the mini-batches"
     return (
-        f"networks trained from scratch on {what}, {e.epochs} epochs at {eta:.4g} (a tenth from half-time), momentum "
-        f"{e.momentum:g}, weight decay {e.weight_decay:g}, augmentation {e.augment}; tested once on all test images"
+        f"networks trained from scratch on {what}, {e.epochs} epochs {how}, weight decay {e.weight_decay:g}, "
+        f"augmentation {e.augment}; tested once on all test images"
     )
 
 
-def _random_trials(setup: Setup, eta: float) -> list[Trial]:
+def _random_trials(setup: Setup, rate: float) -> list[Trial]:
     config, trials = setup.config, []
     for i in range(config.evaluation.random_draws):
         X, Y = random_set(setup, generator(config.seed, "random real images", i))
-        trials += set_trials("random", config, X, Y, eta, i + 1)[i:]
+        trials += set_trials("random", config, X, Y, rate, i + 1)[i:]
     return trials
 
 
@@ -95,9 +98,10 @@ def chosen_on(material: Material) -> str:
 
 def whole_trials(config: Config) -> list[Trial]:
     """The network on all training images of --evaluation.whole-epochs."""
-    e, recipe = config.evaluation, expert_training(config)
-    assert e.whole_epochs is not None
-    recipe = Training(recipe.lr, e.whole_epochs, recipe.batch, e.momentum, e.weight_decay, recipe.families, lr_drop=0.5)
+    epochs, of_expert = config.evaluation.whole_epochs, expert_training(config)
+    assert epochs is not None
+    recipe = evaluation_training(config, evaluation_rate(config, of_expert.lr))
+    recipe = replace(recipe, epochs=epochs, batch=of_expert.batch, families=of_expert.families)
     return [real_trial("whole", recipe, derive(config.seed, "whole"))]
 
 
@@ -105,7 +109,8 @@ def whole(config: Config, found: dict[str, list[float]], trajectories: Sequence[
     """The score of the whole data set: by `whole_trials` where they were done, else the experts', None without any."""
     if "whole" in found:
         epochs = config.evaluation.whole_epochs
-        return Score.of(found["whole"], f"one network trained on all training images for {epochs} epochs")
+        by = " of AdamW with CutMix" if config.evaluation.recipe == "adamw" else ""
+        return Score.of(found["whole"], f"one network trained on all training images for {epochs} epochs{by}")
     if not trajectories:
         return None
     accuracies = [float(t.header["test_accuracy"][-1]) for t in trajectories]
@@ -124,13 +129,15 @@ def _choose(
         str(c.step): sum(found[f"validation {c.step}"]) / len(found[f"validation {c.step}"]) for c in candidates
     }
     extra: dict[str, Any] = {"step": best.step, "validation": validation}
-    how = obtained(config, float(best.eta), f"the images of step {best.step}")
+    rate = evaluation_rate(config, float(best.eta))
+    how = obtained(config, rate, f"the images of step {best.step}")
     how += f"; the step was chosen on {chosen_on(material)}"
     if not material.dataset.held_out:
         extra["held_out"] = False
     if best.step == config.steps:
         return {**last, "how": how, **extra}
-    found = on.accuracies(set_trials("chosen", config, best.X, best.Y, float(best.eta), config.evaluation.networks))
+    images = seen(best.X, best.Y, config.factor)
+    found = on.accuracies(set_trials("chosen", config, *images, rate, config.evaluation.networks))
     return {**Score.of(found["chosen"], how).record(), **extra}
 
 
@@ -148,5 +155,5 @@ def _check_of(path: Path, snapshot: Snapshot, like: SyntheticSet, file: Path) ->
     """Raise ValueError where a snapshot is of another run than the set beside it."""
     if held := snapshot_settings(path):
         check_same(path, held, file, set_settings(like.info.get("config", {})))
-    if len(snapshot.X) != len(like):
-        raise ValueError(f"{path} has {len(snapshot.X)} images and the set here {len(like)}; {remedy(path)}")
+    if len(snapshot.X) != len(like.X):
+        raise ValueError(f"{path} has {len(snapshot.X)} images and the set here {len(like.X)}; {remedy(path)}")

@@ -12,7 +12,7 @@ import torch
 from trajmatch.data.file_names import AFTER, BEFORE, CHECKPOINT, METRICS, SET, SNAPSHOTS
 from trajmatch.data.grid import displayable, image_grid, save_png
 from trajmatch.data.snapshots import Snapshot, save_snapshot, snapshot_path
-from trajmatch.data.synthetic import SyntheticSet, class_labels, save
+from trajmatch.data.synthetic import SyntheticSet, class_labels, save, stored_pixels
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.machine.determinism import deterministic
 from trajmatch.machine.interrupts import deferred
@@ -125,7 +125,7 @@ def draw_pictures(setup: Setup, trajectories: list[Trajectory], synthetic: Synth
     for name in (BEFORE, AFTER):
         if not (folder / name).exists():
             X = first_images(setup.on_cpu(), trajectories) if name == BEFORE else synthetic.X
-            pixels = displayable(setup.material.space.inverse(X))
+            pixels = displayable(stored_pixels(setup.material.space, X, synthetic.factor))
             save_png(image_grid(pixels, labels, synthetic.classes), folder / name)
 
 
@@ -149,7 +149,7 @@ def delivered(setup: Setup, state: OuterState) -> SyntheticSet:
         "config": flatten(config),
     }
     X, Y = state.average.cpu(), probabilities(letters.rule(config), state).cpu()
-    return SyntheticSet(X, Y, float(state.eta), material.dataset.classes, material.space, info)
+    return SyntheticSet(X, Y, float(state.eta), material.dataset.classes, material.space, info, config.factor)
 
 
 class Loop:
@@ -186,7 +186,7 @@ class Loop:
 
     def sharing(self) -> str:
         """How a step's work is shared out over the ranks of a job, in words."""
-        config, images = self.config, self.config.matching.batch or len(self.first.X)
+        config, images = self.config, self.config.matching.batch or len(self.first.X) * self.config.factor**2
         if METHODS[config.method].condenses:
             return f"ranks: {len(peers()) + 1}, of which one takes the steps of {config.method}, and the others wait"
         segments = 1 if self.compute.together else self.compute.segments

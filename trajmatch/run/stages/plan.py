@@ -187,7 +187,8 @@ def _experts(setup: Setup, path: Path, count: int, ranks: int, base: float) -> S
 def _evaluate(setup: Setup, path: Path, ranks: int, base: float) -> Stage:
     config, dataset, peak = setup.config, setup.dataset, Peak()
     e = config.evaluation
-    n = config.ipc * dataset.num_classes
+    assert e.epochs is not None, "resolve() has filled it in"
+    n = config.ipc * config.factor**2 * dataset.num_classes
     workers = processes(e.workers, setup.device.type)
     probed, start = _probes(setup, path, workers, 1, n, peak)
     training = probed.begin + e.epochs * ceil(n / e.batch) * probed.step

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from trajmatch.core.descent import brought_to
 from trajmatch.core.draws import generator
 from trajmatch.core.student import in_parts
+from trajmatch.core.tiles import decoded, encoded, repeated
 from trajmatch.data.networks.convnet import embedding
 from trajmatch.data.synthetic import class_labels, initial_images, one_hot
 from trajmatch.data.trajectories import Trajectory
@@ -28,8 +29,10 @@ def first_state(setup: Setup, trajectories: Sequence[Trajectory]) -> OuterState:
     num_classes = setup.dataset.num_classes
     labels = class_labels(num_classes, config.ipc)
     if config.outer.labels == "learned":
-        logits = list(_outputs(setup, trajectories, lambda: [X]))
-        Y = label_logits(torch.stack(logits), labels)
+        logits = list(_outputs(setup, trajectories, lambda: [decoded(X, config.factor)]))
+        Y = label_logits(torch.stack(logits), repeated(labels, config.factor))
+        if config.factor > 1:  # a label for each stored image: the mean over its tiles
+            Y = Y.unflatten(0, (len(X), -1)).mean(1)
     else:
         Y = one_hot(labels, num_classes)
     return new_state(X.to(setup.device), Y.to(setup.device), config.outer.step_size)
@@ -39,19 +42,21 @@ def first_images(setup: Setup, trajectories: Sequence[Trajectory]) -> Tensor:
     """X (n, c, h, w) before the first outer step. Raises ValueError."""
     config, material, seed = setup.config, setup.material, setup.seed
     train, kind, num_classes = setup.dataset.train, config.outer.initial, setup.dataset.num_classes
+    factor, count = config.factor, config.ipc * config.factor**2
 
     def parts() -> Iterator[Tensor]:
         return map(material.space.forward, train.x.split(WHOLE))
 
     if kind == "real" or kind == "noise":
-        return initial_images(kind, train, material.space, num_classes, config.ipc, seed)
+        return initial_images(kind, train, material.space, num_classes, config.ipc, seed, factor)
     if kind in SELECTIONS:
         (features,) = _outputs(setup, trajectories[:1], parts, embedding)
-        return material.space.forward(train.x[by_class(kind, features, train.y, num_classes, config.ipc)])
+        chosen = by_class(kind, features, train.y, num_classes, count)
+        return encoded(material.space.forward(train.x[chosen]), factor)
     logits = _outputs(setup, trajectories, parts)
     right = (of_expert.argmax(1) == train.y for of_expert in logits)
-    index = correct_images(right, train.y, num_classes, config.ipc, generator(seed, "initial images"))
-    return material.space.forward(train.x[index])
+    index = correct_images(right, train.y, num_classes, count, generator(seed, "initial images"))
+    return encoded(material.space.forward(train.x[index]), factor)
 
 
 @torch.no_grad()

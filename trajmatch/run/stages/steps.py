@@ -172,13 +172,13 @@ def condensation(config: Config) -> Condensation:
     b, o, method = config.baseline, config.outer, METHODS[config.method]
     seen = families(config.matching.augment, "--matching.augment") if method.augments else ()
     if method.features:
-        return Condensation(MEAN_FEATURES, Momentum(b.lr_images or 1.0, o.momentum), seen)
+        return Condensation(MEAN_FEATURES, Momentum(b.lr_images or 1.0, o.momentum), seen, factor=config.factor)
     updates, epochs = LOOPS[max(ipc for ipc in LOOPS if ipc <= config.ipc)]
     network = Training(b.lr, b.epochs or epochs, BATCH, families=seen)
     images = Momentum(b.lr_images or 0.1, o.momentum)
     updates = b.updates or updates
     interval = max(1, -(-config.steps // updates) // INTERVALS)
-    return Condensation(GRADIENTS, images, seen, updates, network, method.parts, interval)
+    return Condensation(GRADIENTS, images, seen, updates, network, method.parts, interval, config.factor)
 
 
 def real_loss(config: Config) -> Rule:

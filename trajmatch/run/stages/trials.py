@@ -75,10 +75,10 @@ class Trial(NamedTuple):
 
 
 def set_trials(
-    key: str, config: Config, X: Tensor, Y: Tensor, eta: float, count: int, split: str = "test"
+    key: str, config: Config, X: Tensor, Y: Tensor, rate: float, count: int, split: str = "test"
 ) -> list[Trial]:
-    """`count` networks trained on a set at the learning rate eta."""
-    recipe = evaluation_training(config, eta)
+    """`count` networks trained at a learning rate on a set, of which X and Y are what a network sees."""
+    recipe = evaluation_training(config, rate)
     # Every set meets the same networks.
     return [Trial(key, X.numpy(), Y.numpy(), recipe, derive(config.seed, "evaluation", i), split) for i in range(count)]
 
