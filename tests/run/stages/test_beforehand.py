@@ -86,7 +86,7 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
     def trained(*arguments: object, **named: object) -> None:
         raise AssertionError("an expert was to be trained")
 
-    monkeypatch.setattr(expert_stage, "run_tasks", trained)
+    monkeypatch.setattr(expert_stage, "run_over_ranks", trained)
 
 
 @pytest.mark.parametrize(
