@@ -26,8 +26,9 @@ from trajmatch.machine.messages import LOGGER
 
 # How `block.cpp` calls its precisions.
 DTYPES = {dtype: str(dtype).removeprefix("torch.") for dtype in block.DTYPES}
-FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno")
-X86 = ("-mprefer-vector-width=512",)
+FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno")
+NATIVE = ("-march=native",)
+X86 = (*NATIVE, "-mprefer-vector-width=512")
 
 
 class _Shape(ctypes.Structure):
@@ -164,7 +165,7 @@ def compiled_kernels() -> CompiledKernels | str:
     if not compiler:
         return "no C++ compiler was found (g++, clang++ or the one named in CXX)"
     source = resources.files("trajmatch.data.networks").joinpath("block.cpp").read_bytes()
-    about = f"{_machine()} {named} {_release(compiler[0])} {FLAGS} {X86}"
+    about = f"{_machine()} {named} {_release(compiler[0])} {FLAGS} {_target()}"
     key = blake2b(source + about.encode(), digest_size=4).hexdigest()
     errors = ""
     for folder in (cache_folder(), Path(tempfile.gettempdir()) / f"trajmatch-{_user()}"):
@@ -254,6 +255,16 @@ def _is_writable(folder: Path) -> bool:
     return there.is_dir() and os.access(there, os.W_OK)
 
 
+def _target() -> tuple[str, ...]:
+    """The compiler's flags for a kind of processor: those of $TRAJMATCH_TARGET, or of this one.
+
+    With `-mavx2 -mfma` a newer processor runs what an older one would (docs/performance.md says how it is measured).
+    """
+    if named := os.environ.get("TRAJMATCH_TARGET", "").split():
+        return tuple(named)
+    return X86 if platform.machine() in ("x86_64", "AMD64") else NATIVE
+
+
 def _machine() -> str:
     """What the code is built for: a home folder may be shared by machines of several kinds."""
     try:
@@ -276,8 +287,7 @@ def _build(compiler: list[str], source: bytes, path: Path) -> str:
         code.write_bytes(source)
         # With OpenMP where the compiler has it; the library resolves to the one that torch has loaded.
         for threads in (("-fopenmp",), ()):
-            machine = X86 if platform.machine() in ("x86_64", "AMD64") else ()
-            command = [*compiler, *FLAGS, *machine, *threads, str(code), "-o", str(built)]
+            command = [*compiler, *FLAGS, *_target(), *threads, str(code), "-o", str(built)]
             done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
             if done.returncode == 0 and built.exists():
                 with replacing(path.with_name(f"{path.name}{checksum(built.read_bytes())}.so")) as temporary:
