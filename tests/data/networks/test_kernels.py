@@ -13,6 +13,7 @@ import pytest
 
 from trajmatch.data.networks import kernels
 from trajmatch.data.networks.kernels import DTYPES, CompiledKernels, cache_folder, compiled_kernels
+from trajmatch.machine import processor
 
 build_anew = compiled_kernels.__wrapped__
 Compiler = Callable[..., Path]
@@ -145,7 +146,7 @@ def test_each_compiler_machine_and_source_has_its_own_library(
     build_anew()
     compiler(name="other")
     build_anew()
-    monkeypatch.setattr(kernels, "_machine", lambda: "a machine of another kind")
+    monkeypatch.setattr(processor, "described", lambda: "a machine of another kind")
     build_anew()
     (cache.parent / "block.cpp").write_text("// of a later version")
     monkeypatch.setattr(resources, "files", lambda package: cache.parent)

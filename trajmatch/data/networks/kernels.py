@@ -1,9 +1,8 @@
-"""The block's kernels: `block.cpp`, built once for this machine by its own C++ compiler, called through ctypes."""
+"""The kernels in C++, built once for this machine by its own compiler, called through ctypes."""
 
 import ctypes
 import functools
 import os
-import platform
 import shlex
 import shutil
 import subprocess
@@ -21,14 +20,15 @@ from trajmatch.core import block
 from trajmatch.core.block import channels_last
 from trajmatch.data.checksums import checksum
 from trajmatch.data.files import replacing
+from trajmatch.machine import processor
 from trajmatch.machine.litter import scratch_folder
 from trajmatch.machine.messages import LOGGER
 
 # How `block.cpp` calls its precisions.
 DTYPES = {dtype: str(dtype).removeprefix("torch.") for dtype in block.DTYPES}
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno")
-NATIVE = ("-march=native",)
-X86 = (*NATIVE, "-mprefer-vector-width=512")
+# One library of them all, in this order.
+SOURCES = ("block.cpp", "products.cpp", "convolutions.cpp", "chain.cpp")
 
 
 class _Shape(ctypes.Structure):
@@ -154,7 +154,7 @@ def _fake_curvature(v: Tensor, vw: Tensor, vb: Tensor, gp: Tensor, c: Tensor, *r
 
 @functools.cache
 def compiled_kernels() -> CompiledKernels | str:
-    """The kernels, built at the first call on a machine (two seconds); or, where they cannot be, why, in words."""
+    """The kernels, built at the first call on a machine (six seconds); or, where they cannot be, why, in words."""
     named = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++", "c++")), "")
     try:
         compiler = shlex.split(named)
@@ -164,8 +164,9 @@ def compiled_kernels() -> CompiledKernels | str:
         return f"the C++ compiler '{named}' that CXX names was not found"
     if not compiler:
         return "no C++ compiler was found (g++, clang++ or the one named in CXX)"
-    source = resources.files("trajmatch.data.networks").joinpath("block.cpp").read_bytes()
-    about = f"{_machine()} {named} {_release(compiler[0])} {FLAGS} {_target()}"
+    folder_of_sources = resources.files("trajmatch.data.networks")
+    source = b"".join(folder_of_sources.joinpath(name).read_bytes() for name in SOURCES)
+    about = f"{processor.described()} {named} {_release(compiler[0])} {FLAGS} {processor.compiler_flags()}"
     key = blake2b(source + about.encode(), digest_size=4).hexdigest()
     errors = ""
     for folder in (cache_folder(), Path(tempfile.gettempdir()) / f"trajmatch-{_user()}"):
@@ -255,27 +256,6 @@ def _is_writable(folder: Path) -> bool:
     return there.is_dir() and os.access(there, os.W_OK)
 
 
-def _target() -> tuple[str, ...]:
-    """The compiler's flags for a kind of processor: those of $TRAJMATCH_TARGET, or of this one.
-
-    With `-mavx2 -mfma` a newer processor runs what an older one would (docs/performance.md says how it is measured).
-    """
-    if named := os.environ.get("TRAJMATCH_TARGET", "").split():
-        return tuple(named)
-    return X86 if platform.machine() in ("x86_64", "AMD64") else NATIVE
-
-
-def _machine() -> str:
-    """What the code is built for: a home folder may be shared by machines of several kinds."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        known = {line.partition(":")[0].strip(): line for line in lines}
-        flags = " ".join(known.get(name, "") for name in ("model name", "flags", "CPU part", "Features"))
-    except OSError:
-        flags = platform.processor()
-    return f"{platform.system()} {platform.machine()} {flags}"
-
-
 def _build(compiler: list[str], source: bytes, path: Path) -> str:
     """Compile into `path` with a checksum behind it, whole or not at all; the compiler's complaint, or nothing.
 
@@ -287,7 +267,7 @@ def _build(compiler: list[str], source: bytes, path: Path) -> str:
         code.write_bytes(source)
         # With OpenMP where the compiler has it; the library resolves to the one that torch has loaded.
         for threads in (("-fopenmp",), ()):
-            command = [*compiler, *FLAGS, *_target(), *threads, str(code), "-o", str(built)]
+            command = [*compiler, *FLAGS, *processor.compiler_flags(), *threads, str(code), "-o", str(built)]
             done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
             if done.returncode == 0 and built.exists():
                 with replacing(path.with_name(f"{path.name}{checksum(built.read_bytes())}.so")) as temporary:

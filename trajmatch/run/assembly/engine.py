@@ -78,7 +78,7 @@ def outer_compute(
         _check_unrolled(config)
         inner_steps = 0  # its one graph through all steps is not compiled
     auto = config.engine == "auto"
-    name, why = engines.choose(network, device, inner_steps) if auto else (config.engine, "as asked")
+    name, why = engines.choose(network, device, inner_steps, config.precision) if auto else (config.engine, "as asked")
     parts = config.micro_batch
     if parts is None and config.memory is not None:
         num_parameters = sum(p.numel() for p in network.parameters())
