@@ -28,7 +28,6 @@ from trajmatch.core.vector import Forward, functional
 from trajmatch.data.networks import chain
 from trajmatch.data.networks.fused import fused
 from trajmatch.data.networks.kernels import CompiledKernels, compiled_kernels
-from trajmatch.machine.processor import has_bfloat16
 
 PRECISIONS = ("float32", "bf16-sweep", "bf16", "tf32")
 # Compiling takes half a minute and saves about three milliseconds per inner step (docs/LOG.md).
@@ -109,11 +108,6 @@ def check(engine: Engine, network: nn.Module, device: torch.device, shape: tuple
         raise ValueError(f"--engine is fused, but {why}; eager always works")
     if engine.precision == "tf32" and device.type != "cuda":
         raise ValueError(f"--precision is tf32, which CUDA has and {device.type} does not; bf16-sweep works everywhere")
-    if engine.precision in ("bf16", "bf16-sweep") and device.type == "cpu" and not has_bfloat16():
-        raise ValueError(
-            f"--precision is {engine.precision}, for which this processor has no instructions (x86 has them from "
-            "AVX512_BF16 or AMX on): it would take up to ten times as long as float32, which is the precision to choose"
-        )
     if engine.precision != "float32" and _is_before_ampere(device):
         raise ValueError(
             f"--precision is {engine.precision}, which {torch.cuda.get_device_name(device)} does not have (GPUs from "

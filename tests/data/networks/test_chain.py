@@ -13,7 +13,7 @@ from trajmatch.core.student import Student, plain
 from trajmatch.core.vector import functional
 from trajmatch.data.networks import chain
 from trajmatch.data.networks.chain import Chain
-from trajmatch.data.networks.convnet import InstanceNorm, build, convnet, keep_frozen
+from trajmatch.data.networks.convnet import InstanceNorm, build, convnet, drawn, keep_frozen
 from trajmatch.data.networks.kernels import CompiledKernels, compiled_kernels
 from trajmatch.methods.engines import Engine, student
 
@@ -159,8 +159,8 @@ def other_networks() -> dict[str, Callable[[], nn.Module]]:
     def convolution(**options: Any) -> nn.Conv2d:
         return nn.Conv2d(3, 6, **{"kernel_size": 3, "padding": 1, **options})
 
-    def block(first: nn.Module) -> Callable[[], nn.Module]:
-        return lambda: blocks(first, InstanceNorm(6), nn.ReLU(), nn.AvgPool2d(2))
+    def block(**options: Any) -> Callable[[], nn.Module]:
+        return lambda: blocks(convolution(**options), InstanceNorm(6), nn.ReLU(), nn.AvgPool2d(2))
 
     return {
         "group norm": lambda: convnet((3, 8, 8), 4, 2, 8, "group"),
@@ -168,13 +168,13 @@ def other_networks() -> dict[str, Callable[[], nn.Module]]:
         "max pooling": lambda: convnet((3, 8, 8), 4, 2, 8, "instance", "max"),
         "frozen": with_frozen,
         "watched": watched,
-        "stride": block(convolution(stride=2)),
-        "kernel": block(convolution(kernel_size=5)),
-        "dilated": block(convolution(dilation=2)),
-        "grouped": block(nn.Conv2d(3, 6, 3, padding=1, groups=3)),
-        "reflected": block(convolution(padding_mode="reflect")),
-        "same": block(convolution(padding="same")),
-        "no bias": block(convolution(bias=False)),
+        "stride": block(stride=2),
+        "kernel": block(kernel_size=5),
+        "dilated": block(dilation=2),
+        "grouped": block(groups=3),
+        "reflected": block(padding_mode="reflect"),
+        "same": block(padding="same"),
+        "no bias": block(bias=False),
         "no blocks": lambda: blocks(flat=192),
         "nothing": nn.Sequential,
     }
@@ -182,13 +182,13 @@ def other_networks() -> dict[str, Callable[[], nn.Module]]:
 
 @pytest.mark.parametrize("name", other_networks())
 def test_other_networks_are_no_chains(name: str, kernels: CompiledKernels) -> None:
-    network = other_networks()[name]()
+    network = drawn(other_networks()[name], 0)
     assert chain.chain(network, kernels) is None
 
 
 def test_what_the_kernels_do_not_take_is_left_to_autograd(kernels: CompiledKernels) -> None:
     network = build(lambda: convnet((3, 8, 8), 4, 2, 6), 0)[0].double()
-    found, (theta, z, y, a) = found_in(network, kernels), values(network, 3, (3, 8, 8), 4)
+    found, (theta, z, y, _) = found_in(network, kernels), values(network, 3, (3, 8, 8), 4)
     for wrong in (
         (theta, z.float(), y),
         (theta.to(torch.bfloat16), z.to(torch.bfloat16), y.to(torch.bfloat16)),
