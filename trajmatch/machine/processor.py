@@ -29,9 +29,11 @@ def described() -> str:
 
 
 def kind() -> str:
-    """The widest vectors that torch uses here and whether bfloat16 has instructions: AVX2, AVX512 with bfloat16."""
+    """The widest vectors that torch uses here and what multiplies bfloat16: AVX2, AVX512 with bfloat16, with AMX."""
     vectors = torch.backends.cpu.get_cpu_capability()
-    return f"{vectors} with bfloat16" if platform.machine() in X86_NAMES and has_bfloat16() else vectors
+    if platform.machine() not in X86_NAMES or not has_bfloat16():
+        return vectors
+    return f"{vectors} with {'AMX' if 'amx_bf16' in _known().get('flags', '').split() else 'bfloat16'}"
 
 
 def has_bfloat16() -> bool:
