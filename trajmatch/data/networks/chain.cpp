@@ -70,7 +70,7 @@ template <typename T> class Chain {
     std::vector<std::unique_ptr<Room<T>>> rooms;
     const T *theta = nullptr, *a = nullptr;
     T* out = nullptr;
-    Buffer<T> x, dx, q, q_below, linear, a_linear, d_linear, prob, go, go_bar, o_bar, weight;
+    Buffer<T> x, cols, dx, q, q_below, linear, a_linear, d_linear, prob, go, go_bar, o_bar, weight;
 
     int64_t pixels() const { return layers[0].C * layers[0].h * layers[0].w; }
     Shape shape(const Layer& s) const { return {m, s.H, s.W, s.O, s.pool, s.eps}; }
@@ -115,6 +115,7 @@ template <typename T> class Chain {
         }
         const int64_t count = std::min(some, n), size = classes * features;
         x.grow(count * pixels()), dx.grow(count * pixels());
+        cols.grow(count * layers[0].H * layers[0].W * 9 * layers[0].C);
         for (Buffer<T>* b : {&prob, &go, &go_bar, &o_bar}) b->grow(count * classes);
         weight.grow(count);
         linear.grow(size);
@@ -127,7 +128,10 @@ template <typename T> class Chain {
         }
     }
 
-    void images_in(const T* z) { swap_channels(z, x, false); }
+    void images_in(const T* z) {
+        swap_channels(z, x, false);
+        columns<T>(frame(), x, cols);
+    }
     void images_out(T* z) { swap_channels(dx, z, true); }
     void swap_channels(const T* from, T* to, bool first) const {
         const int64_t C = layers[0].C, k = layers[0].h * layers[0].w;
@@ -155,14 +159,16 @@ template <typename T> class Chain {
         for (int64_t i = 0; i < m; ++i)
             for (int64_t k = 0; k < classes; ++k)
 #pragma omp simd
-                for (int64_t f = 0; f < features; ++f) to[i * features + f] += from[i * classes + k] * W[k * features + f];
+                for (int64_t f = 0; f < features; ++f)
+                    to[i * features + f] += from[i * classes + k] * W[k * features + f];
     }
     void outer(const T* rows, const T* from, T* W) const {
 #pragma omp parallel for schedule(static)
         for (int64_t k = 0; k < classes; ++k)
             for (int64_t i = 0; i < m; ++i)
 #pragma omp simd
-                for (int64_t f = 0; f < features; ++f) W[k * features + f] += rows[i * classes + k] * from[i * features + f];
+                for (int64_t f = 0; f < features; ++f)
+                    W[k * features + f] += rows[i * classes + k] * from[i * features + f];
     }
     void sum_into(const T* from, int64_t width, T* to) const {
         for (int64_t i = 0; i < m; ++i)
@@ -173,7 +179,7 @@ template <typename T> class Chain {
         for (size_t i = 0; i < layers.size(); ++i) {
             const Layer& s = layers[i];
             Room<T>& r = *rooms[i];
-            if (i == 0) convolve_first<T>(frame(), s.O, x, r.w, r.c);
+            if (i == 0) convolve_first<T>(frame(), s.O, cols, r.w, r.c);
             else convolve<T>(tiles(s), s.C, s.O, {{rooms[i - 1]->p, r.w}}, r.c);
             const T* scale = theta + s.shift();
             forward<T>(shape(s), r.c, scale, scale + s.O, r.p, r.mean, r.rstd);
@@ -207,7 +213,7 @@ template <typename T> class Chain {
             gradient<T>(shape(s), r.gp, r.c, scale, scale + s.O, r.mean, r.rstd, r.gc, r.S1, r.S2);
             if (plain) {
                 sum_into(r.S2, s.O, out + s.shift()), sum_into(r.S1, s.O, out + s.shift() + s.O);
-                if (i == 0) weigh_first<T>(frame(), s.O, x, r.gc, r.dw);
+                if (i == 0) weigh_first<T>(frame(), s.O, cols, r.gc, r.dw);
                 else weigh<T>(tiles(s), s.C, s.O, {{rooms[i - 1]->p, r.gc}}, r.dw);
             }
             if (i > 0) convolve<T>(tiles(s), s.O, s.C, {{r.gc, r.w_turned}}, rooms[i - 1]->gp);
@@ -219,7 +225,7 @@ template <typename T> class Chain {
         for (size_t i = 0; i < layers.size(); ++i) {
             const Layer& s = layers[i];
             Room<T>& r = *rooms[i];
-            if (i == 0) convolve_first<T>(frame(), s.O, x, r.a, r.v);
+            if (i == 0) convolve_first<T>(frame(), s.O, cols, r.a, r.v);
             else convolve<T>(tiles(s), s.C, s.O, {{rooms[i - 1]->p, r.a}, {rooms[i - 1]->gp, r.w}}, r.v);
             const T *scale = theta + s.shift(), *along = a + s.shift();
             curvature<T>(shape(s), r.v, along, along + s.O, r.gp, r.c, scale, scale + s.O, r.mean, r.rstd, r.S1, r.S2,
@@ -259,7 +265,7 @@ template <typename T> class Chain {
             gradient<T, true>(shape(s), here, r.c, scale, scale + s.O, r.mean, r.rstd, r.v, r.S1, r.S2);
             if (out != nullptr) {
                 sum_into(r.S2, s.O, out + s.shift()), sum_into(r.S1, s.O, out + s.shift() + s.O);
-                if (i == 0) weigh_first<T>(frame(), s.O, x, r.v, r.dw);
+                if (i == 0) weigh_first<T>(frame(), s.O, cols, r.v, r.dw);
                 else weigh<T>(tiles(s), s.C, s.O, {{rooms[i - 1]->gp, r.gc}, {rooms[i - 1]->p, r.v}}, r.dw);
             }
             if (i == 0) back_first<T>(frame(), s.O, {{r.gc, r.a_turned}, {r.v, r.w_turned}}, dx);
@@ -279,8 +285,8 @@ template <typename T> class Chain {
 };
 
 template <typename T>
-int chain(const int64_t* plan, const double* eps, const T* theta, const T* z, const T* y, const T* a, T* d_theta, T* d_z,
-          T* d_y) {
+int chain(const int64_t* plan, const double* eps, const T* theta, const T* z, const T* y, const T* a, T* d_theta,
+          T* d_z, T* d_y) {
     try {
         Chain<T>(plan, eps).run(theta, z, y, a, d_theta, d_z, d_y);
         return 0;

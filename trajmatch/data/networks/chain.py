@@ -17,8 +17,8 @@ from trajmatch.data.networks.fused import halves, in_order, is_just
 from trajmatch.data.networks.kernels import CompiledKernels
 
 DTYPES = {torch.float32: "float32", torch.float64: "float64"}
-# Numbers that images hold at once on their way through the network: about what a processor's last cache keeps.
-AT_ONCE = 3_000_000
+# Numbers that images hold at once on their way through the network: 5 MB, which a core's caches keep (docs/LOG.md).
+AT_ONCE = 1_200_000
 
 
 class Block(NamedTuple):

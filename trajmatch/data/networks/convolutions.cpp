@@ -69,31 +69,43 @@ struct Frame {
 };
 constexpr int64_t OUTPUTS = 8 * ROWS;  // at a time
 
-template <typename T> void columns(const Frame& s, const T* x, int64_t first, int64_t last, T* out) {
-    std::fill_n(out, (last - first) * 9 * s.C, T(0));
-    for (int64_t t = first; t < last; ++t, out += 9 * s.C)
-        s.each(t, [&](int64_t number, int64_t pixel) {
-            for (int64_t c = 0; c < s.C; ++c) out[number + c] = x[pixel + c];
-        });
+// The columns (outputs, 9 C) of all outputs, which every form of the layer reads.
+template <typename T> void columns(const Frame& s, const T* x, T* out) {
+    const int64_t K = 9 * s.C;
+#pragma omp parallel for schedule(static)
+    for (int64_t t = 0; t < s.count(); ++t) {
+        T* to = out + t * K;
+        const int64_t i = t / (s.H() * s.W()), row = t / s.W() % s.H() - s.pad, column = t % s.W() - s.pad;
+        const T* from = x + ((i * s.h + row) * s.w + column) * s.C;
+        if (row >= 0 && column >= 0 && row + 3 <= s.h && column + 3 <= s.w) {
+            if (s.C == 3) {  // colour: lengths that the compiler knows
+                for (int64_t k = 0; k < 3; ++k) std::memcpy(to + 9 * k, from + k * s.w * 3, 9 * sizeof(T));
+            } else {
+                for (int64_t k = 0; k < 3; ++k) std::copy_n(from + k * s.w * s.C, 3 * s.C, to + 3 * k * s.C);
+            }
+            continue;
+        }
+        std::fill_n(to, K, T(0));
+        s.each(t, [&](int64_t number, int64_t pixel) { std::copy_n(x + pixel, s.C, to + number); });
+    }
 }
 
-// Rows of `width` numbers into rows of `wide`, or from them; or into panels.
+// Rows of `width` numbers out of rows of `wide`.
 template <typename T> void rows_out(int64_t many, int64_t width, const T* from, int64_t wide, T* to) {
     for (int64_t t = 0; t < many; ++t) std::copy_n(from + t * wide, width, to + t * width);
 }
 
-// y (n, H, W, O) = conv(x, w), w in panels (9 C, O).
-template <typename T> void convolve_first(const Frame& s, int64_t O, const T* x, const T* w, T* y) {
+// y (n, H, W, O) = conv of the images whose columns are A, w in panels (9 C, O).
+template <typename T> void convolve_first(const Frame& s, int64_t O, const T* A, const T* w, T* y) {
     const int64_t wide = padded<T>(O), K = 9 * s.C, blocks = (s.count() + OUTPUTS - 1) / OUTPUTS;
 #pragma omp parallel
     {
-        Buffer<T> A(OUTPUTS * K), C(OUTPUTS * wide);
+        Buffer<T> C(OUTPUTS * wide);
 #pragma omp for schedule(static)
         for (int64_t b = 0; b < blocks; ++b) {
             const int64_t first = b * OUTPUTS, last = std::min(first + OUTPUTS, s.count());
-            columns<T>(s, x, first, last, A);
             T* to = wide == O ? y + first * O : static_cast<T*>(C);
-            product<T>(last - first, wide, K, A, K, 1, w, to, wide, false);
+            product<T>(last - first, wide, K, A + first * K, K, 1, w, to, wide, false);
             if (wide != O) rows_out<T>(last - first, O, to, wide, y + first * O);
         }
     }
@@ -124,24 +136,23 @@ template <typename T> void back_first(const Frame& s, int64_t O, Terms<T> terms,
     }
 }
 
-// dw (9 C, padded O) += the weights' gradient.
-template <typename T> void weigh_first(const Frame& s, int64_t O, const T* x, const T* g, T* dw) {
+// dw (9 C, padded O) += the weights' gradient for images whose columns are A.
+template <typename T> void weigh_first(const Frame& s, int64_t O, const T* A, const T* g, T* dw) {
     constexpr int64_t WIDE = Lanes<T>::WIDE;
     const int64_t wide = padded<T>(O), K = 9 * s.C;
 #pragma omp parallel
     {
-        Buffer<T> A(OUTPUTS * K), B(OUTPUTS * WIDE);
+        Buffer<T> B(OUTPUTS * WIDE);
 #pragma omp for schedule(static)
         for (int64_t j = 0; j < wide; j += WIDE)
             for (int64_t first = 0; first < s.count(); first += OUTPUTS) {
                 const int64_t many = std::min(OUTPUTS, s.count() - first), width = std::min(WIDE, O - j);
-                columns<T>(s, x, first, first + many, A);
                 T* to = B;
                 for (int64_t t = 0; t < many; ++t, to += WIDE) {
                     std::copy_n(g + (first + t) * O + j, width, to);
                     std::fill(to + width, to + WIDE, T(0));
                 }
-                product<T>(K, WIDE, many, A, 1, K, B, dw + j, wide, true);
+                product<T>(K, WIDE, many, A + first * K, 1, K, B, dw + j, wide, true);
             }
     }
 }

@@ -7,7 +7,7 @@
 //
 // so that conv, the input's gradient (a conv with w turned round) and the weights' gradient are 16 matrix products
 // each, with 4/9 of the multiplications. A first layer of few channels is one product over columns of 9 c numbers.
-// Right-hand sides lie in panels of WIDE columns, filled up with zeros; tiles go by in blocks that stay in a core's cache.
+// Right-hand sides lie in panels of WIDE columns, filled up with zeros; tiles go by in blocks that stay in the cache.
 #include <algorithm>
 #include <cstdlib>
 #include <new>
@@ -180,7 +180,7 @@ void outputs(const Tiles& s, int64_t C, const T* M, int64_t ld, int64_t gap, int
     });
 }
 
-// M[k,t,o] = A g A' in panels of `many` rows; nothing = 0 beyond the image.
+// M[k,t,o] = A g A' in panels of `many` rows; absent: a row of zeros.
 template <typename T>
 void spread(const Tiles& s, int64_t C, const T* g, int64_t first, int64_t last, T* M, int64_t many, int64_t gap,
             const T* absent) {
@@ -196,7 +196,8 @@ void spread(const Tiles& s, int64_t C, const T* g, int64_t first, int64_t last, 
             const int64_t width = std::min(WIDE, C - j);
 #pragma omp simd
             for (int64_t c = 0; c < width; ++c) {
-                const T m[4][2] = {{p[c], q[c]}, {p[c] + r[c], q[c] + v[c]}, {p[c] - r[c], q[c] - v[c]}, {-r[c], -v[c]}};
+                const T m[4][2] = {
+                    {p[c], q[c]}, {p[c] + r[c], q[c] + v[c]}, {p[c] - r[c], q[c] - v[c]}, {-r[c], -v[c]}};
 #pragma GCC unroll 4
                 for (int a = 0; a < 4; ++a) {
                     out[(4 * a + 0) * gap + c] = m[a][0];
