@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from trajmatch.machine import processor
 from trajmatch.pages.tables import as_markdown, three_digits
 from trajmatch.run.folder import commit
 
@@ -46,6 +47,7 @@ def machine(device: torch.device, threads: int) -> dict[str, Any]:
         name = models[0].split(":", 1)[1].strip() if models else platform.processor() or platform.machine()
     return {
         "device": f"{name} ({device})",
+        **({"processor": processor.kind()} if device.type == "cpu" else {}),
         "threads": threads,
         "torch": torch.__version__,
         "commit": commit(),

@@ -25,12 +25,13 @@ from benchmarks import measure, pictures
 from trajmatch.core.draws import generator
 from trajmatch.core.estimators import Task, adjoint
 from trajmatch.core.hypergradient import Hypergradient
-from trajmatch.data.files import write_json
+from trajmatch.data.files import read_json, write_json
 from trajmatch.data.networks.convnet import build, convnet
 from trajmatch.data.tensors import read_tensors, save_tensors
 from trajmatch.machine.memory import peak_over_base
 from trajmatch.machine.precision import precision
 from trajmatch.machine.processes import cores
+from trajmatch.machine.processor import has_bfloat16
 from trajmatch.measure import cost
 from trajmatch.methods import engines
 from trajmatch.methods.engines import Engine
@@ -62,19 +63,33 @@ class Case:
     memory_steps: int
     rounds: int
     width: int = 128
+    pixels: int = 32
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of one image."""
+        return 3, self.pixels, self.pixels
 
 
 CASES = (Case(10, 50, 50, 50, 5), Case(100, 30, 10, 30, 5), Case(500, 80, 3, 3, 3))
-QUICK = (Case(10, 50, 8, 50, 5), Case(100, 30, 2, 10, 3))
+QUICK = (Case(10, 50, 6, 20, 3), Case(100, 30, 1, 2, 3))
 UNROLLED, TESLA = Side("unrolled"), Side("tesla")
 
 
 def sides(device: torch.device, case: Case, quick: bool, few: bool = False) -> list[Side]:
-    """The rows of a case; those of `--quick` are compiled in one precision alone, those of `--few` have one."""
+    """The rows of a case; those of `--quick` are not compiled, and in bfloat16 only where it has instructions.
+
+    Those of `--few` have one precision.
+    """
     fused = ["fused"] if device.type == "cpu" else []
-    low = ["bf16-sweep", "bf16"] + (["tf32"] if device.type == "cuda" else [])
+    low = ["bf16-sweep", "bf16"] if device.type != "cpu" or has_bfloat16() else []
+    low += ["tf32"] if device.type == "cuda" else []
     made = [UNROLLED, TESLA]
-    made += [Side("adjoint", engine) for engine in ("eager", *fused, "compiled")]
+    made += [
+        Side("adjoint", engine)
+        for engine in ("eager", *fused, "compiled")
+        if not (quick and fused and engine == "compiled")
+    ]
     best = fused[0] if fused else "compiled"
     if few:
         return [*made, Side("truncated", best)]
@@ -82,7 +97,7 @@ def sides(device: torch.device, case: Case, quick: bool, few: bool = False) -> l
         Side("adjoint", engine, precision)
         for precision in low
         for engine in (*fused, "compiled")
-        if not (quick and engine == "compiled")
+        if not (quick and fused and engine == "compiled")
     ]
     made += [Side(estimator, best) for estimator in ("truncated", "random-window", "tesla", "unrolled")]
     if case.batch > 20:
@@ -99,13 +114,13 @@ class Segment(NamedTuple):
     g: Tensor
 
 
-def segment(data: str, width: int, num_images: int = 1000) -> Segment:
+def segment(data: str, width: int, pixels: int = 32, num_images: int = 1000) -> Segment:
     """A segment of an expert: s after one epoch, g after three."""
-    config = Config(data=data, images=Images(size=32, colour="rgb", normalise="channel"))
+    config = Config(data=data, images=Images(size=pixels, colour="rgb", normalise="channel"))
     material = setup.load_material(config)
     chosen = torch.randperm(len(material.dataset.train), generator=generator(0, "benchmark"))[:num_images]
     x, y = material.space.forward(material.dataset.train.x[chosen]), material.dataset.train.y[chosen]
-    network, theta = build(lambda: convnet((3, 32, 32), 10, 3, width), 0)
+    network, theta = build(lambda: convnet((3, pixels, pixels), 10, 3, width), 0)
     engine = Engine(engines.choose(network, torch.device("cpu"), 0)[0])
     recipe = Training(0.01, 3, 64, families=cost.FAMILIES)
     student = engines.student(network, engine)
@@ -115,7 +130,7 @@ def segment(data: str, width: int, num_images: int = 1000) -> Segment:
 
 def task(case: Case, side: Side, found: Segment, device: torch.device, T: int, dtype: torch.dtype) -> Task:
     """The inner problem: `batch` real images as the synthetic ones, all of them in every step, augmented."""
-    network, _ = build(lambda: convnet((3, 32, 32), 10, 3, case.width), 0)
+    network, _ = build(lambda: convnet(case.shape, 10, 3, case.width), 0)
     network = network.to(device, dtype)
     student = engines.student(network, Engine(side.engine, side.precision, micro_batch=side.micro_batch))
     X, Y = found.x[: case.batch].to(device, dtype), torch.eye(10, dtype=dtype)[found.y[: case.batch]].to(device)
@@ -223,6 +238,15 @@ COLUMNS = {
     "relative_error": "error",
     "cosine": "cosine",
 }
+BESIDE = {
+    **{key: COLUMNS[key] for key in ("estimator", "engine", "precision", "micro_batch")},
+    "batch": "batch",
+    "speedup_vs_unrolled": "x unrolled",
+    "committed_speedup_vs_unrolled": "committed",
+    "speedup_vs_tesla": "x tesla",
+    "committed_speedup_vs_tesla": "committed there",
+}
+RESULTS = Path(__file__).parent / "results"
 
 
 def text(about: dict[str, Any], rows: list[dict[str, Any]]) -> str:
@@ -236,6 +260,33 @@ def text(about: dict[str, Any], rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def network(width: int, pixels: int) -> str:
+    """The network of a run in words, by which committed tables are found."""
+    return f"ConvNetD3, width {width}, {pixels} x {pixels}"
+
+
+def committed(about: dict[str, Any], rows: list[dict[str, Any]], folder: Path) -> str:
+    """These speed-ups beside those of the committed table of this kind of processor and network."""
+    keys = "processor", "network"
+    for path in sorted(folder.glob("outer_step-*.json")):
+        there = read_json(path, measure.has("about", "rows"), "take it from the repository again")
+        if all(there["about"].get(key) == about.get(key) for key in keys):
+            known = {_name(row): row for row in there["rows"]}
+            both = [{**row, **_beside(known[_name(row)])} for row in rows if _name(row) in known]
+            made = f"{there['about']['device']}, threads {there['about']['threads']}"
+            return f"Beside {path.name} ({made}):\n\n{measure.table(both, BESIDE)}"
+    kind = ", ".join(str(about.get(key)) for key in keys)
+    return f"No table of this kind is committed ({kind}): see --json and {folder}."
+
+
+def _name(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[key] for key in ("estimator", "engine", "precision", "micro_batch", "batch"))
+
+
+def _beside(row: dict[str, Any]) -> dict[str, Any]:
+    return {f"committed_{key}": row[key] for key in ("speedup_vs_unrolled", "speedup_vs_tesla")}
+
+
 def arguments(words: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.outer_step", description=(__doc__ or "").split("\n")[0])
@@ -246,6 +297,7 @@ def arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=cores())
     parser.add_argument("--width", type=int, default=128, help="channels of the ConvNet (default: 128)")
+    parser.add_argument("--pixels", type=int, default=32, help="sides of the images (default: 32)")
     parser.add_argument("--batch", type=int, nargs="*", help="only the cases of these batch sizes")
     parser.add_argument("--few", action="store_true", help="the references, adjoint and truncated alone, in float32")
     parser.add_argument("--whole", action="store_true", help="time, and take memory of, all inner steps of every case")
@@ -263,21 +315,22 @@ def main(words: list[str] | None = None) -> None:
     prepare_process()
     torch.set_num_threads(given.threads)
     device = setup.device(given.device)
-    cases = [replace(case, width=given.width) for case in (QUICK if given.quick else CASES)]
+    cases = [replace(case, width=given.width, pixels=given.pixels) for case in (QUICK if given.quick else CASES)]
     cases = [replace(case, inner_steps=given.inner_steps or case.inner_steps) for case in cases]
     if given.whole:
         cases = [replace(case, timed_steps=case.inner_steps, memory_steps=case.inner_steps) for case in cases]
     with TemporaryDirectory() as scratch:
         data = Path(scratch) / "segment.safetensors"
-        save_tensors(data, segment(given.data, given.width)._asdict(), {})
+        save_tensors(data, segment(given.data, given.width, given.pixels)._asdict(), {})
         rows = [
             row
             for case in cases
             if given.batch is None or case.batch in given.batch
             for row in run_case(case, sides(device, case, given.quick, given.few), data, device, given.threads)
         ]
-    about = {**measure.machine(device, given.threads), "network": f"ConvNetD3, width {given.width}, 32 x 32"}
+    about = {**measure.machine(device, given.threads), "network": network(given.width, given.pixels)}
     print(text(about, rows))
+    print(f"\n{committed(about, rows, RESULTS)}")
     if given.json:
         write_json(given.json, {"about": about, "rows": rows})
     if given.plot:

@@ -89,7 +89,7 @@ def main(words: list[str] | None = None) -> None:
     torch.set_num_threads(cores())
     T, device = given.inner_steps, torch.device("cpu")
     case = Case(given.batch, T, T, T, 1, given.width)
-    found = segment(given.data, given.width, max(300, given.batch))
+    found = segment(given.data, given.width, num_images=max(300, given.batch))
     run = step(case, Side("adjoint", given.engine, given.precision), found, device, T)
     run()
     with Counted() as counter:

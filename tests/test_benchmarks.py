@@ -35,7 +35,25 @@ def test_a_table() -> None:
     ]
 
 
-def test_every_case_has_both_references_and_every_engine_and_precision() -> None:
+def test_rows_stand_beside_the_committed_table_of_their_kind(tmp_path: Path) -> None:
+    side = asdict(Side("adjoint", "fused"))
+    row = {**side, "batch": 10, "speedup_vs_unrolled": 2.0, "speedup_vs_tesla": 2.5}
+    about = {"device": "A", "processor": "AVX2", "threads": 2, "network": outer_step.network(32, 16)}
+    assert outer_step.committed(about, [row], tmp_path).startswith("No table of this kind is committed (AVX2, ConvNet")
+    for name, kind, value in (("a", "AVX512", 7.0), ("b", "AVX2", 1.75)):
+        there = {"about": {**about, "processor": kind}, "rows": [{**row, "speedup_vs_unrolled": value}]}
+        (tmp_path / f"outer_step-{name}.json").write_text(json.dumps(there))
+    found = outer_step.committed(about, [row, {**row, "batch": 100}], tmp_path)
+    assert found.startswith("Beside outer_step-b.json (A, threads 2):")
+    (line,) = found.splitlines()[4:]  # of batch 10 alone, which that table has
+    assert [word.strip() for word in line.split("|")[5:10]] == ["10", "2", "1.75", "2.5", "2.5"]
+
+
+def test_every_case_has_both_references_and_every_engine_and_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outer_step, "has_bfloat16", lambda: False)
+    assert {s.precision for s in outer_step.sides(CPU, Case(100, 30, 10, 30, 5), False)} == {"float32"}
+    assert "compiled" not in {s.engine for s in outer_step.sides(CPU, Case(10, 1, 1, 1, 1), True)}
+    monkeypatch.setattr(outer_step, "has_bfloat16", lambda: True)
     sides = outer_step.sides(CPU, Case(100, 30, 10, 30, 5), quick=False)
     assert sides[:2] == [UNROLLED, TESLA]
     assert len(set(sides)) == len(sides)

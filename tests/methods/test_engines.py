@@ -109,7 +109,7 @@ def test_the_fused_student_uses_its_kernels(kernels: Any, monkeypatch: pytest.Mo
     for name in ("forward", "gradient", "curvature"):
         real = getattr(kernels, name)
         monkeypatch.setattr(kernels, name, lambda *args, name=name, real=real: called.append(name) or real(*args))
-    network, values = small(), arguments(small())
+    network, values = small(pooling="max"), arguments(small())  # no chain, which would be one call
 
     def kernels_of(derivative: Callable[..., object], count: int) -> set[str]:
         called.clear()
@@ -219,6 +219,15 @@ def test_the_choice_where_there_is_a_compiler(device: torch.device, norm: str, s
     assert name == chosen
     too_few = NOTHING if norm == "group" else TOO_FEW
     assert why == (too_few if steps < 100 else f"{steps} inner steps are worth half a minute of compiling")
+
+
+@pytest.mark.usefixtures("kernels")
+def test_a_chain_s_float32_is_never_compiled() -> None:
+    why = "one call takes a ConvNet's derivatives, faster than compiled code"
+    for steps in (0, 10**9):
+        assert choose(small(), CPU, steps) == ("fused", why)
+    assert choose(small(), CPU, 0, "bf16") == ("fused", TOO_FEW)
+    assert choose(small(pooling="max"), CPU, 0) == ("fused", TOO_FEW)
 
 
 @pytest.mark.parametrize("steps", [0, 99, 100, 10**9])

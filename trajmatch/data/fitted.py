@@ -9,8 +9,8 @@ from torch import Tensor
 from trajmatch.data import cache
 from trajmatch.data.cache import Kept
 from trajmatch.data.whitening import InputSpace, fitted
-from trajmatch.machine.caches import processor
 from trajmatch.machine.messages import LOGGER
+from trajmatch.machine.processor import described
 
 # Dimensions from which on a ZCA is kept: the fit of fewer takes no second.
 WORTH = 512
@@ -46,7 +46,7 @@ def _key(kind: str, x: Tensor, content: str) -> dict[str, str]:
         "code": _code(),
         "torch": torch.__version__,
         "threads": str(torch.get_num_threads()),
-        "machine": processor(),
+        "machine": described(),
     }
 
 

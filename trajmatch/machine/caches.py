@@ -2,7 +2,6 @@
 
 import functools
 import os
-import platform
 import tempfile
 from pathlib import Path
 
@@ -57,14 +56,3 @@ def _is_writable(folder: Path) -> bool:
 def user() -> int:
     """The number of this user."""
     return os.getuid() if hasattr(os, "getuid") else 0  # as `stat` says on systems without user numbers
-
-
-def processor() -> str:
-    """What code and numbers are made on: a home folder may be shared by machines of several kinds."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        known = {line.partition(":")[0].strip(): line for line in lines}
-        flags = " ".join(known.get(name, "") for name in ("model name", "flags", "CPU part", "Features"))
-    except OSError:
-        flags = platform.processor()
-    return f"{platform.system()} {platform.machine()} {flags}"

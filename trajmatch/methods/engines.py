@@ -3,7 +3,8 @@
 eager     torch's own operations, on any device and any network.
 fused     on a CPU, for networks with [convolution, instance norm, ReLU, pooling]: kernels that do norm, ReLU and
           pooling in one pass (data/networks/kernels.py), and convolutions with fast second derivatives
-          (core/convolution.py).
+          (core/convolution.py). A network that is nothing but such blocks and a linear layer has its derivatives in
+          float32 by one call (data/networks/chain.py).
 compiled  whole derivatives through torch.compile, of the fused network where there is one.
 
 docs/performance.md has what each of them gains.
@@ -24,8 +25,9 @@ from trajmatch.core.loss import cross_entropy, gradient, lowered
 from trajmatch.core.mixed import MIXED, inputs_alone
 from trajmatch.core.student import Student, micro_batched, stacked
 from trajmatch.core.vector import Forward, functional
+from trajmatch.data.networks import chain
 from trajmatch.data.networks.fused import fused
-from trajmatch.data.networks.kernels import compiled_kernels
+from trajmatch.data.networks.kernels import CompiledKernels, compiled_kernels
 
 PRECISIONS = ("float32", "bf16-sweep", "bf16", "tf32")
 # Compiling takes half a minute and saves about three milliseconds per inner step (docs/LOG.md).
@@ -57,8 +59,10 @@ class Engine:
 EAGER = Engine()
 
 
-def choose(network: nn.Module, device: torch.device, inner_steps: int) -> tuple[str, str]:
+def choose(network: nn.Module, device: torch.device, inner_steps: int, precision: str = "float32") -> tuple[str, str]:
     """The fastest engine for this many inner steps, a function of its arguments and the machine; and why, in words."""
+    if device.type == "cpu" and precision == "float32" and _chain(network) is not None:
+        return "fused", "one call takes a ConvNet's derivatives, faster than compiled code"
     compiler = no_compiler(device)
     if inner_steps >= WORTH_COMPILING and compiler is None:
         return "compiled", f"{inner_steps} inner steps are worth half a minute of compiling"
@@ -152,9 +156,28 @@ def student(network: nn.Module, engine: Engine, together: bool = False) -> Stude
         _made(engine, partial(inputs_alone, swept)),
         outputs,
     )
+    if engine.name == "fused" and (found := _chain(network)) is not None:
+        made = _by_one_call(made, found, engine)
     if engine.micro_batch is not None:
         return micro_batched(made, engine.micro_batch)
     return made._replace(many=_many(network, engine)) if together else made
+
+
+def _chain(network: nn.Module) -> chain.Chain | None:
+    """The network as a chain of blocks, where it is one and the kernels are there."""
+    kernels = compiled_kernels()
+    return chain.chain(network, kernels) if isinstance(kernels, CompiledKernels) else None
+
+
+def _by_one_call(made: Student, found: chain.Chain, engine: Engine) -> Student:
+    """The student with those derivatives by one call each that are not rounded and not taken another way."""
+    if not engine.rounds(sweep=False):
+        made = made._replace(gradient=chain.gradient(found, made.gradient))
+    if not engine.rounds(sweep=True) and engine.mixed == "reverse-over-reverse":
+        made = made._replace(
+            mixed=chain.mixed(found, made.mixed), inputs_alone=chain.inputs_alone(found, made.inputs_alone)
+        )
+    return made
 
 
 def _many(network: nn.Module, engine: Engine) -> Student:

@@ -13,7 +13,7 @@ import pytest
 
 from trajmatch.data.networks import kernels
 from trajmatch.data.networks.kernels import DTYPES, CompiledKernels, compiled_kernels
-from trajmatch.machine import caches
+from trajmatch.machine import caches, processor
 from trajmatch.machine.caches import cache_folder
 
 build_anew = compiled_kernels.__wrapped__
@@ -147,12 +147,15 @@ def test_each_compiler_machine_and_source_has_its_own_library(
     build_anew()
     compiler(name="other")
     build_anew()
-    monkeypatch.setattr(kernels, "processor", lambda: "a machine of another kind")
+    monkeypatch.setattr(processor, "described", lambda: "a machine of another kind")
     build_anew()
-    (cache.parent / "block.cpp").write_text("// of a later version")
+    monkeypatch.setenv("TRAJMATCH_TARGET", "-mavx2 -mfma")
+    build_anew()
+    for name in kernels.SOURCES:
+        (cache.parent / name).write_text("// of a later version")
     monkeypatch.setattr(resources, "files", lambda package: cache.parent)
     build_anew()
-    assert len(files(cache)) == 4
+    assert len(files(cache)) == 5
 
 
 def test_without_openmp_it_is_built_without_threads(cache: Path, compiler: Compiler, tmp_path: Path) -> None:

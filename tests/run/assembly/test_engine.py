@@ -218,18 +218,29 @@ def test_what_an_engine_can_not_do_is_refused() -> None:
         decide(Config(precision="tf32"))
 
 
+@pytest.mark.parametrize("precision", ["bf16", "bf16-sweep"])
+def test_bfloat16_without_its_instructions_is_refused(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compute, "has_bfloat16", lambda: True)
+    assert decide(Config(precision=precision)).engine.precision == precision
+    monkeypatch.setattr(compute, "has_bfloat16", lambda: False)
+    with pytest.raises(ValueError, match=rf"^--precision is {precision}, for which this processor has no instructions"):
+        decide(Config(precision=precision))
+    assert decide(Config()).engine.precision == "float32"
+    assert decide(Config(precision=precision), device=CUDA).engine.precision == precision
+
+
 def test_the_engine_is_chosen_by_the_inner_steps_of_the_whole_run(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def chosen(net: nn.Module, device: torch.device, inner_steps: int) -> tuple[str, str]:
-        seen.append((device, inner_steps))
+    def chosen(net: nn.Module, device: torch.device, inner_steps: int, precision: str) -> tuple[str, str]:
+        seen.append((device, inner_steps, precision))
         return "eager", "because"
 
     monkeypatch.setattr(engines, "choose", chosen)
     found = decide(Config(steps=30, matching=Matching(inner_steps=7), precision="bf16"))
     assert (found.engine, found.why) == (Engine("eager", "bf16"), "because")
     decide(Config(steps=30, method="contra", matching=Matching(inner_steps=7, segments=4)))
-    assert seen == [(CPU, 210), (CPU, 840)]
+    assert seen == [(CPU, 210, "bf16"), (CPU, 840, "float32")]
     mixed = decide(Config(engine="eager", matching=Matching(mixed="forward-over-reverse")))
     assert (mixed.engine, mixed.why) == (Engine(mixed="forward-over-reverse"), "as asked")
     assert len(seen) == 2

@@ -117,7 +117,8 @@ void forward(const Shape& s, const T* c, const typename Sum<T>::type* w, const t
     });
 }
 
-template <typename T>
+// Add: gc is added to what is there.
+template <typename T, bool Add = false>
 void gradient(const Shape& s, const T* gp, const T* c, const typename Sum<T>::type* w, const typename Sum<T>::type* b,
               const typename Sum<T>::type* mean, const typename Sum<T>::type* rstd, T* gc,
               typename Sum<T>::type* S1, typename Sum<T>::type* S2) {
@@ -151,7 +152,8 @@ void gradient(const Shape& s, const T* gp, const T* c, const typename Sum<T>::ty
             for (int64_t j = 0; j < m; ++j) {
                 const A xh = (get(x[at + j]) - mu[j]) * r[j];
                 const A gy = (wj[j] * xh + bj[j] <= A(0) ? A(0) : A(1)) * get(g[into + j]) * share;
-                put(out[at + j], scale[j] * (gy - s1[j] - xh * s2[j]));
+                const A here = scale[j] * (gy - s1[j] - xh * s2[j]);
+                put(out[at + j], Add ? get(out[at + j]) + here : here);
             }
         });
     });

@@ -55,10 +55,10 @@ def fused(network: nn.Module, kernels: Kernels | None, weigh: bool = True) -> nn
         return None
     places = Counter(id(child) for parent in twin.modules() for child in parent._modules.values())
     repeated = {module for module, count in places.items() if count > 1}  # what follows one place need not the other
-    found = [_fuse(sequence, kernels, repeated) for sequence in list(twin.modules()) if _in_order(sequence)]
+    found = [_fuse(sequence, kernels, repeated) for sequence in list(twin.modules()) if in_order(sequence)]
     if not any(found):
         return None
-    first = next(iter(twin.children())) if _in_order(twin) else None
+    first = next(iter(twin.children())) if in_order(twin) else None
     for parent in list(twin.modules()):
         for name, child in parent.named_children():
             plain = type(child) is nn.Conv2d and child.padding_mode == "zeros" and not isinstance(child.padding, str)
@@ -70,7 +70,7 @@ def fused(network: nn.Module, kernels: Kernels | None, weigh: bool = True) -> nn
     return twin
 
 
-def _in_order(module: nn.Module) -> TypeGuard[nn.Sequential]:
+def in_order(module: nn.Module) -> TypeGuard[nn.Sequential]:
     """Whether this runs its children one after another, and nothing else."""
     return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
 
@@ -82,7 +82,7 @@ def _hooked(module: nn.Module) -> bool:
     )
 
 
-def _is(module: nn.Module, kind: type[nn.Module]) -> bool:
+def is_just(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Whether a module computes just what `kind` does."""
     return isinstance(module, kind) and type(module).forward is kind.forward and not _hooked(module)
 
@@ -92,11 +92,11 @@ def _fuse(sequence: nn.Sequential, kernels: Kernels | None, repeated: set[int]) 
     found = False
     for i in range(len(sequence) - 1):
         norm, relu = sequence[i], sequence[i + 1]
-        if not _is(norm, nn.GroupNorm) or not _is(relu, nn.ReLU) or id(norm) in repeated:
+        if not is_just(norm, nn.GroupNorm) or not is_just(relu, nn.ReLU) or id(norm) in repeated:
             continue
         assert isinstance(norm, nn.GroupNorm)
         if norm.num_groups == norm.num_channels and norm.affine:
-            pool = 2 if i + 2 < len(sequence) and _halves(sequence[i + 2]) else 1
+            pool = 2 if i + 2 < len(sequence) and halves(sequence[i + 2]) else 1
             sequence[i] = FusedBlock(norm, pool, kernels)
             for j in range(i + 1, i + 1 + pool):
                 sequence[j] = nn.Identity()
@@ -104,8 +104,8 @@ def _fuse(sequence: nn.Sequential, kernels: Kernels | None, repeated: set[int]) 
     return found
 
 
-def _halves(module: nn.Module) -> bool:
-    if not _is(module, nn.AvgPool2d):
+def halves(module: nn.Module) -> bool:
+    if not is_just(module, nn.AvgPool2d):
         return False
     assert isinstance(module, nn.AvgPool2d)
     if module.ceil_mode or module.divisor_override:
@@ -114,7 +114,7 @@ def _halves(module: nn.Module) -> bool:
 
 
 def _next(parent: nn.Module, name: str) -> nn.Module | None:
-    children = list(parent.named_children()) if _in_order(parent) else []
+    children = list(parent.named_children()) if in_order(parent) else []
     names = [n for n, _ in children]
     after = names.index(name) + 1 if name in names else len(children)
     return children[after][1] if after < len(children) else None

@@ -1,9 +1,8 @@
-"""The block's kernels: `block.cpp`, built once for this machine by its own C++ compiler, called through ctypes."""
+"""The kernels in C++, built once for this machine by its own compiler, called through ctypes."""
 
 import ctypes
 import functools
 import os
-import platform
 import shlex
 import shutil
 import subprocess
@@ -21,14 +20,16 @@ from trajmatch.core import block
 from trajmatch.core.block import channels_last
 from trajmatch.data.checksums import checksum
 from trajmatch.data.files import replacing
-from trajmatch.machine.caches import cache_folder, processor, user
+from trajmatch.machine import processor
+from trajmatch.machine.caches import cache_folder, user
 from trajmatch.machine.litter import scratch_folder
 from trajmatch.machine.messages import LOGGER
 
 # How `block.cpp` calls its precisions.
 DTYPES = {dtype: str(dtype).removeprefix("torch.") for dtype in block.DTYPES}
-FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno")
-X86 = ("-mprefer-vector-width=512",)
+FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno")
+# One library of them all, in this order.
+SOURCES = ("block.cpp", "products.cpp", "convolutions.cpp", "chain.cpp")
 
 
 class _Shape(ctypes.Structure):
@@ -154,7 +155,7 @@ def _fake_curvature(v: Tensor, vw: Tensor, vb: Tensor, gp: Tensor, c: Tensor, *r
 
 @functools.cache
 def compiled_kernels() -> CompiledKernels | str:
-    """The kernels, built at the first call on a machine (two seconds); or, where they cannot be, why, in words."""
+    """The kernels, built at the first call on a machine (six seconds); or, where they cannot be, why, in words."""
     named = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++", "c++")), "")
     try:
         compiler = shlex.split(named)
@@ -164,8 +165,9 @@ def compiled_kernels() -> CompiledKernels | str:
         return f"the C++ compiler '{named}' that CXX names was not found"
     if not compiler:
         return "no C++ compiler was found (g++, clang++ or the one named in CXX)"
-    source = resources.files("trajmatch.data.networks").joinpath("block.cpp").read_bytes()
-    about = f"{processor()} {named} {_release(compiler[0])} {FLAGS} {X86}"
+    folder_of_sources = resources.files("trajmatch.data.networks")
+    source = b"".join(folder_of_sources.joinpath(name).read_bytes() for name in SOURCES)
+    about = f"{processor.described()} {named} {_release(compiler[0])} {FLAGS} {processor.compiler_flags()}"
     key = blake2b(source + about.encode(), digest_size=4).hexdigest()
     errors = ""
     for folder in (cache_folder(), Path(tempfile.gettempdir()) / f"trajmatch-{user()}"):
@@ -217,8 +219,7 @@ def _build(compiler: list[str], source: bytes, path: Path) -> str:
         code.write_bytes(source)
         # With OpenMP where the compiler has it; the library resolves to the one that torch has loaded.
         for threads in (("-fopenmp",), ()):
-            machine = X86 if platform.machine() in ("x86_64", "AMD64") else ()
-            command = [*compiler, *FLAGS, *machine, *threads, str(code), "-o", str(built)]
+            command = [*compiler, *FLAGS, *processor.compiler_flags(), *threads, str(code), "-o", str(built)]
             done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
             if done.returncode == 0 and built.exists():
                 with replacing(path.with_name(f"{path.name}{checksum(built.read_bytes())}.so")) as temporary:

@@ -18,6 +18,7 @@ from trajmatch.data.networks.kernels import cache_folder
 from trajmatch.machine.memory import keep_freed_memory
 from trajmatch.machine.precision import set_precision
 from trajmatch.machine.processes import cores
+from trajmatch.machine.processor import has_bfloat16
 from trajmatch.machine.ranks import peers
 from trajmatch.methods import engines
 from trajmatch.methods.engines import Engine
@@ -78,8 +79,9 @@ def outer_compute(
     if unrolled:
         _check_unrolled(config)
         inner_steps = 0  # its one graph through all steps is not compiled
+    _check_precision(config.precision, device)
     auto = config.engine == "auto"
-    name, why = engines.choose(network, device, inner_steps) if auto else (config.engine, "as asked")
+    name, why = engines.choose(network, device, inner_steps, config.precision) if auto else (config.engine, "as asked")
     parts = config.micro_batch
     if parts is None and config.memory is not None:
         num_parameters = sum(p.numel() for p in network.parameters())
@@ -170,6 +172,15 @@ def _check_unrolled(config: Config) -> None:
                 f"{flag} is {value}, which --matching.estimator unrolled can't have, for it keeps one graph through "
                 "all inner steps: adjoint gives the same hypergradient"
             )
+
+
+def _check_precision(precision: str, device: torch.device) -> None:
+    """Refuse a precision that only costs time here. A run that took float32 in its place would be another run."""
+    if precision in ("bf16", "bf16-sweep") and device.type == "cpu" and not has_bfloat16():
+        raise ValueError(
+            f"--precision is {precision}, for which this processor has no instructions (on x86 AVX512_BF16 or AMX): it "
+            "would take up to ten times as long as float32, which is the precision to choose here"
+        )
 
 
 def training_engine(config: Config, network: nn.Module, device: torch.device) -> Engine:
