@@ -127,8 +127,8 @@ def _served(state: _Serving, known: Sequence[Peer]) -> int:
         try:
             words, tensors = peer.asked_for()
         except (OSError, EOFError, RuntimeError):
-            if peer.rank == 0:
-                return 1
+            if peer.rank == 0:  # it may have said that it ends, where tensors were still to come
+                return _how_it_ended(peer)
             known = [other for other in known if other is not peer]  # rank 0 notices, and decides
             continue
         if words == END:
