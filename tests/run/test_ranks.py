@@ -125,7 +125,7 @@ def hurt(experts: Path, tmp_path: Path) -> Iterator[tuple[Path, "list[subprocess
     """Two ranks in the midst of 400 outer steps of three segments; none of them is left at the end."""
     folder = tmp_path / "run"
     words = command("distill", "--experts", experts, "--out", folder, *LONG)
-    started = ranks(2, *words, TRAJMATCH_RANK_TIMEOUT=4)
+    started = ranks(2, *words, TRAJMATCH_RANK_TIMEOUT=8)
     try:
         wait_for(folder, 3, started)
         yield folder, started
