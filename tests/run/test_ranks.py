@@ -22,6 +22,13 @@ def environment(**others: object) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", **{name: str(value) for name, value in others.items()}}
 
 
+def program_of(folder: Path, name: str, first: str) -> str:
+    """Write a module that does something first and then is trajmatch; returns the PYTHONPATH that finds it."""
+    last = "import runpy\nimport sys\n\nsys.argv[0] = 'trajmatch'\nrunpy.run_module('trajmatch', run_name='__main__')\n"
+    (folder / f"{name}.py").write_text(f"{first}{last}")
+    return f"{folder}:{os.environ.get('PYTHONPATH', '')}:{os.getcwd()}"
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -202,18 +209,16 @@ def test_the_others_end_where_rank_0_is_killed(hurt: tuple[Path, "list[subproces
 
 
 def test_what_a_rank_raises_is_said_once_with_its_name(experts: Path, tmp_path: Path) -> None:
-    broken = tmp_path / "broken.py"
-    broken.write_text(
-        "import os\nimport runpy\nimport sys\n\nimport trajmatch.run.stages.segments as segments\n\n\n"
+    path = program_of(
+        tmp_path,
+        "broken",
+        "import os\n\nimport trajmatch.run.stages.segments as segments\n\n\n"
         "def fail(*given):\n    raise RuntimeError('the card has fallen off')\n\n\n"
-        "if os.environ['RANK'] == '1':\n    segments.estimator = fail\n"
-        "sys.argv[0] = 'trajmatch'\nrunpy.run_module('trajmatch', run_name='__main__')\n"
+        "if os.environ['RANK'] == '1':\n    segments.estimator = fail\n",
     )
     folder = tmp_path / "run"
     words = command("distill", "--experts", experts, "--out", folder, *LONG)
-    started = ranks(
-        2, *words, program="broken", PYTHONPATH=f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}:{os.getcwd()}"
-    )
+    started = ranks(2, *words, program="broken", PYTHONPATH=path)
     (code, errors), (other, _) = ended(started)
     assert (code, other) == (1, 0), errors
     (said,) = sentences(errors)
@@ -237,15 +242,14 @@ def test_wrong_settings_are_said_by_rank_0_alone(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_at_rank_0_ends_all_and_keeps_what_was_there(experts: Path, tmp_path: Path) -> None:
-    small = tmp_path / "small.py"
-    small.write_text(
-        "import os\nimport resource\nimport runpy\nimport sys\n\n"
-        "if os.environ['RANK'] == '0':\n    resource.setrlimit(resource.RLIMIT_FSIZE, (30000, 30000))\n"
-        "sys.argv[0] = 'trajmatch'\nrunpy.run_module('trajmatch', run_name='__main__')\n"
+    path = program_of(
+        tmp_path,
+        "small",
+        "import os\nimport resource\n\n"
+        "if os.environ['RANK'] == '0':\n    resource.setrlimit(resource.RLIMIT_FSIZE, (30000, 30000))\n",
     )
     folder = tmp_path / "run"
     words = command("distill", "--experts", experts, "--out", folder, *LONG, "--outer.checkpoint-seconds", "0.1")
-    path = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}:{os.getcwd()}"
     (code, errors), (other, _) = ended(ranks(2, *words, program="small", PYTHONPATH=path))
     assert (code, other) == (2, 0), errors
     assert len(sentences(errors)) == 1
@@ -298,7 +302,7 @@ def test_a_verb_that_takes_no_ranks_is_rank_0s_alone() -> None:
 
 
 DYING = """
-import os, runpy, signal, sys, threading, time
+import os, signal, threading, time
 from pathlib import Path
 
 
@@ -311,18 +315,15 @@ def die():
 
 if os.environ['TORCHELASTIC_RESTART_COUNT'] == '0' and os.environ['RANK'] == os.environ['VICTIM']:
     threading.Thread(target=die, daemon=True).start()
-sys.argv[0] = 'trajmatch'
-runpy.run_module('trajmatch', run_name='__main__')
 """
 
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_torchrun_starts_a_job_again_and_it_goes_on(victim: int, experts: Path, tmp_path: Path) -> None:
-    (tmp_path / "dying.py").write_text(DYING)
+    path = program_of(tmp_path, "dying", DYING)
     words = ["--experts", experts, "--steps", "40", "--method", "contra", "--outer.checkpoint-seconds", "0"]
     again, straight = tmp_path / "again", tmp_path / "straight"
     succeed(*command("distill", *words, "--out", straight))
-    path = f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}:{os.getcwd()}"
     started = torchrun(
         2, "dying", *command("distill", *words, "--out", again, "--resume"),
         options=("--max-restarts", "1"), PYTHONPATH=path, LOG=again / "metrics.jsonl", VICTIM=victim,

@@ -1,4 +1,4 @@
-"""Where what is made for this machine is kept for later commands, and what tells this machine apart. No torch here."""
+"""Where what is made for this machine is kept for later commands. No torch here."""
 
 import functools
 import os

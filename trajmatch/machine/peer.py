@@ -102,17 +102,20 @@ class Peer:
         except RuntimeError as error:
             raise self.lost(f"has not taken its tensors ({_first_line(error)})") from None
 
-    def answer(self, listen: Listen = lambda value: None, timed: bool = True) -> Answer:
+    def answer(self) -> Answer:
         """What was asked for: a value, and tensors. Raises what the rank raised, or RankLostError.
 
-        listen: is told what the rank reports meanwhile. timed: the answer may take no longer than `limit`.
+        It may take no longer than `limit`. What the rank reports meanwhile is not heard.
         """
-        while (found := self.message(listen, 0.2, timed)) is None:
+        while (found := self.message(lambda value: None, 0.2, timed=True)) is None:
             holding.check()
         return found
 
     def message(self, listen: Listen, seconds: float, timed: bool = False) -> Answer | None:
-        """Take a message that comes within so many seconds; the answer, where it is that. Raises as `answer`."""
+        """Take a message that comes within so many seconds; the answer, where it is that. Raises as `answer`.
+
+        listen: is told what the rank reports. timed: the answer may take no longer than `limit`.
+        """
         if not wait([self.connection], seconds):
             now = time.monotonic()
             if timed and now - self.asked > limit():
@@ -168,7 +171,7 @@ def _form(tensors: Sequence[Tensor]) -> Form:
 def _strides(tensor: Tensor) -> tuple[int, ...]:
     """Its strides; those of a contiguous one where it has overlaps, as an expanded tensor does."""
     expanded = any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return tensor.contiguous().stride() if expanded else tensor.stride()
+    return torch.empty(tensor.shape, device="meta").stride() if expanded else tensor.stride()
 
 
 def _packed(tensors: Sequence[Tensor]) -> Tensor:

@@ -172,13 +172,12 @@ class Loop:
             loaded = load_checkpoint(path, about, self.first)
             found = (loaded.state, loaded.anchor, loaded.older)
             state, anchor, older = (OuterState(*self._placed(one)) for one in found)
-            self.checkpoint = Checkpoint(state, anchor, older, loaded.seconds, about, loaded.threads)
             if config.outer.threads is None and loaded.threads is not None:
                 # On another machine, or beside other ranks, another number would change the last bits.
                 self.compute = replace(self.compute, threads=loaded.threads)
+            self.checkpoint = Checkpoint(state, anchor, older, loaded.seconds, about, self.compute.threads)
         else:
-            self.checkpoint = Checkpoint(self.first, self.first, self.first, 0.0, about)
-        self.checkpoint = replace(self.checkpoint, threads=self.compute.threads)
+            self.checkpoint = Checkpoint(self.first, self.first, self.first, 0.0, about, self.compute.threads)
         truncate_metrics(folder / METRICS, self.checkpoint.step)
 
     def _placed(self, state: OuterState) -> list[torch.Tensor]:
