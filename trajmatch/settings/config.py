@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from trajmatch.settings import ranges
+from trajmatch.settings.baseline import Baseline
+from trajmatch.settings.evaluation import Evaluation
 from trajmatch.settings.inputs import Images, Network
 
 Sharpness = Literal["auto", "none", "sam", "asam", "gsam", "vasso", "satm"]
@@ -181,72 +183,6 @@ class Outer:
     """Sets that are kept along the way, evenly spaced, among which validation images choose; the last set is one."""
     snapshot_at: tuple[ranges.Count, ...] = ()
     """Outer steps after which the set is kept, beside those of --outer.snapshots."""
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """How dc, dsa, mdc, dm, rat-bptt and at-bptt work, which match no trajectories. The momentum of all but the last
-    two is --outer.momentum."""
-
-    lr_images: ranges.Positive | None = None
-    """Learning rate of the images; None is 1 for dm, 0.1 for dc, dsa and mdc, 0.001 (Adam's) for rat-bptt, and 0.02
-    (Adam's) for at-bptt."""
-    batch: ranges.Count = 256
-    """Real images of each class in a step of dc, dsa, mdc, dm, rat-bptt and at-bptt."""
-    updates: ranges.Count | None = None
-    """Image updates for each network of dc, dsa and mdc; None is 1, 10, 20, 30, 40 or 50, from 1, 2, 20, 30, 40 or 50
-    images per class on."""
-    epochs: ranges.Count | None = None
-    """Epochs of training of a network of dc, dsa and mdc between two image updates; None is 1, 50, 25, 20, 15 or 10,
-    from 1, 2, 20, 30, 40 or 50 images per class on."""
-    lr: ranges.Positive = 0.01
-    """Learning rate of the networks of dc, dsa and mdc on the synthetic images."""
-    inner: Literal["auto", "sgd", "adam"] = "auto"
-    """Inner optimiser of rat-bptt and at-bptt: SGD at the step size that is learned, or Adam, as published, at a fixed
-    rate. auto is adam for at-bptt and sgd for others."""
-    inner_lr: ranges.Positive = 0.001
-    """Learning rate of Adam as the inner optimiser; the set's step size is what scores train by, by SGD."""
-    window: Literal["auto", "random", "adaptive"] = "auto"
-    """Inner steps that rat-bptt and at-bptt differentiate: a random window, or AT-BPTT's, chosen by the gradients on
-    the way. auto is adaptive for at-bptt and random for others."""
-    window_radius: ranges.CountOrNone | None = None
-    """Most steps by which AT-BPTT's window differs from --matching.differentiated-steps; None is a quarter of them."""
-    window_stages: Literal["auto", "thirds", "accuracy"] = "auto"
-    """When AT-BPTT's window goes from its early to its middle and its late stage: after a third and two thirds of the
-    steps, or, as published, when the accuracy on real batches has stopped rising. auto is accuracy for at-bptt and
-    thirds for others."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """How a set is scored: networks trained on it from scratch, tested on real images."""
-
-    networks: ranges.Few = 5
-    """Networks trained on the distilled set."""
-    recipe: Literal["mtt", "adamw"] = "mtt"
-    """How a network of a score is trained: mtt is SGD at the learned step size, and at a tenth of it after half the
-    epochs; adamw is AdamW at 0.001, halved after each fifth of the epochs, with half of the mini-batches mixed by
-    CutMix. Scores of the two are not to be compared with each other."""
-    epochs: ranges.Count | None = None
-    """Epochs for which a network of a score is trained on the synthetic set; None is 1000 for the recipe mtt and 2000
-    for adamw."""
-    momentum: ranges.Share = 0.9
-    """Momentum of SGD in the training of a network of a score; the recipe adamw has none."""
-    weight_decay: ranges.NotNegative = 5e-4
-    """Weight decay in the training of a network of a score."""
-    batch: ranges.Count = 256
-    """Synthetic images per step of a network of a score."""
-    augment: ranges.Families = "color_crop_cutout_flip_scale_rotate"
-    """Families of augmentation in the training of a network of a score, joined by '_', or none."""
-    random_draws: Annotated[int, ranges.Range(0, 10_000)] = 5
-    """Draws of random real images, on each of which one network is trained as on the set; 0 leaves these scores out."""
-    validation_networks: Annotated[int, ranges.Range(0, 10_000)] = 2
-    """Networks per snapshot by which one snapshot is chosen on validation images; 0 leaves the choice out."""
-    whole_epochs: ranges.Count | None = None
-    """Epochs for which one network is trained on all training images; None takes the experts' final test accuracy."""
-    workers: ranges.Threads | None = None
-    """Processes that train networks at once, one thread each; None takes one per core (one on a GPU). The accuracies do
-    not depend on it."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from difflib import get_close_matches
 
-from trajmatch.settings.config import Config, Evaluation, Expert, Matching, MethodName, Outer
+from trajmatch.settings.config import Config, Expert, Matching, MethodName, Outer
+from trajmatch.settings.evaluation import Evaluation
 from trajmatch.settings.inputs import Images, Network
 from trajmatch.settings.published import CELLS, needs, preset_of, row
 

@@ -9,7 +9,9 @@ from dataclasses import replace
 from math import sqrt
 from typing import NamedTuple
 
-from trajmatch.settings.config import Baseline, Config, Evaluation, Expert, Matching, MethodName, Outer
+from trajmatch.settings.baseline import Baseline
+from trajmatch.settings.config import Config, Expert, Matching, MethodName, Outer
+from trajmatch.settings.evaluation import Evaluation
 from trajmatch.settings.inputs import Images, Network
 
 

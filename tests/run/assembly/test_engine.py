@@ -14,8 +14,9 @@ from trajmatch.methods.engines import Engine
 from trajmatch.run.assembly import engine as compute
 from trajmatch.run.assembly.budget import PER_OUTPUT, PROCESS, held_bytes, micro_batch, parse_memory, step_bytes
 from trajmatch.run.assembly.engine import Compute, convolution_flops, outer_compute, training_engine
+from trajmatch.settings.baseline import Baseline
 from trajmatch.settings.checks import resolve
-from trajmatch.settings.config import Baseline, Config, Matching, Outer
+from trajmatch.settings.config import Config, Matching, Outer
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 SHAPE = (3, 16, 16)

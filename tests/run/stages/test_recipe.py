@@ -17,7 +17,8 @@ from trajmatch.run.cli import main
 from trajmatch.run.scores.evaluate import evaluate_set
 from trajmatch.run.stages import trials as jobs
 from trajmatch.settings.checks import resolve
-from trajmatch.settings.config import Config, Evaluation
+from trajmatch.settings.config import Config
+from trajmatch.settings.evaluation import Evaluation
 from trajmatch.settings.flat import parsed
 from trajmatch.settings.options import Evaluate
 from trajmatch.settings.presets import preset

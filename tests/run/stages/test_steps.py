@@ -34,8 +34,9 @@ from trajmatch.run.stages.steps import (
     real_loss,
     through_training,
 )
+from trajmatch.settings.baseline import Baseline
 from trajmatch.settings.checks import resolve
-from trajmatch.settings.config import Baseline, Config, MethodName
+from trajmatch.settings.config import Config, MethodName
 from trajmatch.settings.flat import parsed
 
 FEW = ["--baseline.batch", "20", "--ipc", "2", "--baseline.updates", "3", "--baseline.epochs", "2"]
