@@ -78,12 +78,11 @@ def material(about: Comparison) -> Material:
 
 @lru_cache(maxsize=1)
 def splits(about: Comparison) -> dict[str, tuple[Tensor, Tensor]]:
-    """Test, validation and some training images in the input space, once in each process."""
+    """Test images and some training images in the input space, once in each process."""
     found = material(about)
     train, index = found.dataset.train, torch.randperm(len(found.dataset.train), generator=generator(0, "choice"))
     chosen = {
         "test": found.dataset.test,
-        "validation": found.dataset.validation,
         "choice": Images(train.x[index[:CHOICE]], train.y[index[:CHOICE]]),
     }
     return {name: (found.space.forward(split.x), split.y) for name, split in chosen.items()}
@@ -141,7 +140,7 @@ def score(about: Comparison, config: Config, of: SyntheticSet | Snapshot, split:
 
 
 def score_set(about: Comparison, config: Config, folder: Path, networks: range) -> dict[str, Any]:
-    """Scores of the last images, of those at equal steps, and of every snapshot on validation with one network."""
+    """Scores of the last images, of those at equal steps, and of every snapshot on training images with one network."""
     split = "choice" if about.validate else "test"
     last, curve = sets.load(folder), []
     result: dict[str, Any] = {"accuracy": score(about, config, last, split, networks)}
@@ -149,7 +148,7 @@ def score_set(about: Comparison, config: Config, folder: Path, networks: range) 
     times = {row["step"]: row["seconds"] for row in read_metrics(folder / METRICS)[0]}
     for one in snapshots(config, folder):
         if networks.start == 0:
-            curve.append([one.step, times[one.step], score(about, config, one, "validation", range(1))[0]])
+            curve.append([one.step, times[one.step], score(about, config, one, "choice", range(1))[0]])
         if one.step in config.outer.snapshot_at:
             result |= {"equal_steps": one.step, "equal_seconds": times[one.step]}
             result["equal_accuracy"] = score(about, config, one, split, networks)

@@ -1,5 +1,6 @@
 """What `benchmarks.compare_methods` compares: its jobs, their settings, and what is refused before anything is run."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ TIMINGS = "seconds_per_step.json"
 MEND = "mend it, or choose another --out"
 # Settings that no flag gives directly, and where they come from.
 DERIVED = {
-    "--steps": f", which follow from --budget and {TIMINGS}",
+    "--steps": f", which follow from --budget, --most-steps and {TIMINGS}",
     "--outer.snapshot-at": ", the last step of the slowest of --methods",
 }
 
@@ -44,6 +45,8 @@ class Comparison:
     """Folder of flat experts, for ftd, datm and satm-fi."""
     budget: Annotated[float, Range(1 / FINITE, FINITE, name="a positive number of seconds")] = 180.0
     """Seconds of outer steps for each run."""
+    most_steps: Count | None = None
+    """Most outer steps of a run, where the seconds would allow for more."""
     networks: Few = 3
     """Networks that score each set."""
     validate: bool = False
@@ -201,7 +204,8 @@ def first_jobs(about: Comparison, seed: int = 0) -> list[Job]:
 
 def jobs_of(about: Comparison, timings: Mapping[str, float]) -> list[Job]:
     """All jobs, seed by seed, less those of methods whose seconds of a step are not known."""
-    steps = {name: max(1, int(about.budget / seconds)) for name, seconds in timings.items()}
+    most = about.most_steps or math.inf
+    steps = {name: int(max(1, min(most, about.budget // seconds))) for name, seconds in timings.items()}
     firsts = first_jobs(about)
     slowest = {
         ipc: min((steps[j.timing] for j in firsts if j.ipc == ipc and j.timing in steps), default=1)

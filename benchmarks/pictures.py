@@ -36,7 +36,7 @@ def _colour(row: dict[str, Any]) -> str:
 
 
 def accuracy_against_seconds(results: Sequence[dict[str, Any]], path: Path) -> None:
-    """Accuracy of the snapshots on validation images against seconds of distillation; one panel for each size.
+    """Accuracy of the snapshots on training images against seconds of distillation; one panel for each size.
 
     results: as `compare_methods` makes them; curves of one method are averaged over seeds.
     """
@@ -50,6 +50,6 @@ def accuracy_against_seconds(results: Sequence[dict[str, Any]], path: Path) -> N
                 seconds = [statistics.fmean(p[1] for p in point) for point in points]
                 accuracies = [100 * statistics.fmean(p[2] for p in point) for point in points]
                 axes.plot(seconds, accuracies, "o-", label=name, markersize=3)
-        titled(axes, f"{ipc} per class", "seconds of distillation", "accuracy on validation images, %")
+        titled(axes, f"{ipc} per class", "seconds of distillation", "accuracy on training images, %")
         axes.legend(fontsize=7)
     path.write_bytes(png(figure))

@@ -139,7 +139,7 @@ def test_another_budget_is_seen_in_folders_that_did_not_record_it(
     assert "comparison.json: --budget is 20 there and 30 here" in capsys.readouterr().err
     (tmp_path / "out" / "comparison.json").unlink()
     assert call(*DM, "--budget", "30") == 2
-    assert "--steps is 2 there and 3 here, which follow from --budget" in capsys.readouterr().err
+    assert "--steps is 2 there and 3 here, which follow from --budget, --most-steps and" in capsys.readouterr().err
 
 
 def test_a_method_more_is_refused_where_it_moves_the_equal_steps(
