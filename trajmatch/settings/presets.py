@@ -89,12 +89,30 @@ def cifar10_small() -> Config:
     return replace(small, images=replace(small.images, size=None), expert=replace(small.expert, epochs=8), steps=1000)
 
 
+def cifar10_ipc1_cpu() -> Config:
+    """CIFAR-10, the field's ConvNetD3 of width 128, one image per class: a few hours on two cores.
+
+    Needs --data. SATM's published setting but for what its comments name.
+    """
+    published = preset_of("cifar10", 1)
+    return replace(
+        published,
+        experts="10",  # published: 100
+        steps=3000,  # published: 10,000
+        # Published: 50 epochs. Segments start before epoch T+ = 2 and take M = 2, so nothing behind epoch 3 is matched.
+        expert=replace(published.expert, epochs=3),
+        # Published: nothing is said of validation images. Here they are training images too, so that no image is lost.
+        images=replace(published.images, validation=0.04, hold_out=False),
+    )
+
+
 PRESETS: dict[str, Callable[[], Config]] = {
     "digits-ipc1": digits_ipc1,
     "digits-ipc10": digits_ipc10,
     "images": images,
     "cifar10-16px": cifar10_16px,
     "cifar10-small": cifar10_small,
+    "cifar10-ipc1-cpu": cifar10_ipc1_cpu,
 }
 # Published settings, by name: the data set and the images per class.
 PUBLISHED = {f"{dataset}-ipc{ipc}": (dataset, ipc) for dataset, ipc in CELLS}
