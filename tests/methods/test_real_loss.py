@@ -9,10 +9,10 @@ from torch import Tensor
 
 from tests.methods.test_outer import LOSS, STUDENT, S, T, network, state
 from tests.oracles import F64, random, relative_error
-from trajmatch.core.adam import gradient_norm, trained
 from trajmatch.core.augment import augment, draw, families
 from trajmatch.core.descent import Adam, Momentum
 from trajmatch.core.draws import generator
+from trajmatch.core.inner_optimisers import gradient_norm, trained
 from trajmatch.core.student import micro_batched
 from trajmatch.core.vector import functional
 from trajmatch.methods.outer import Rule, descend, inner_problem

@@ -2,26 +2,26 @@
 
 RaT-BPTT (arXiv 2311.07025) takes a random window; AT-BPTT (2510.04838) chooses its place and length by the gradients on
 the way, by another rule in each of three stages. The inner optimiser is Adam, as published, or SGD at the learned step
-size. Ours: the window is chosen at every step, from the gradients of the very training that is differentiated, and
-Hessians are exact where AT-BPTT's are of low rank (method.md section 5).
+size, with or without the momentum of scores. Ours: the window is chosen at every step, from the gradients of the very
+training that is differentiated, and Hessians are exact where AT-BPTT's are of low rank (method.md section 5).
 Legend: n synthetic images, B real ones, C classes, P parameters, T inner steps, iota of them differentiated.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from trajmatch.core.adam import Inner, gradient_norm, swept, trained, weights
 from trajmatch.core.descent import Adam
 from trajmatch.core.draws import generator
 from trajmatch.core.hypergradient import Hypergradient
 from trajmatch.core.inner import Iterates, Problem
+from trajmatch.core.inner_optimisers import HeavyBall, Inner, gradient_norm, swept, trained, weights
 from trajmatch.core.rate import is_valid_rate
 from trajmatch.core.student import Student
-from trajmatch.methods.outer import Rule, descend, inner_problem
+from trajmatch.methods.outer import Rule, descend, inner_problem, probabilities
 from trajmatch.methods.state import OuterState, Record
 from trajmatch.methods.training import images_at_once
 
@@ -60,6 +60,7 @@ class RealLoss:
     """How the loss on real images is differentiated, beside what a `Rule` says.
 
     adam:     the inner optimiser; None is SGD at the state's step size.
+    momentum: of SGD as the inner optimiser.
     adaptive: AT-BPTT's window in place of the random one.
     chunk:    real images at a time; None takes as many as have the pixels of CHUNK images of 32 x 32.
     """
@@ -67,6 +68,13 @@ class RealLoss:
     adam: Adam | None = None
     adaptive: Adaptive | None = None
     chunk: int | None = None
+    momentum: float = 0.0
+
+    def inner(self, eta: Tensor) -> Inner:
+        """The inner optimiser at the state's step size."""
+        if self.adam is not None:
+            return self.adam
+        return HeavyBall(eta, self.momentum) if self.momentum else eta
 
 
 RAT = RealLoss()
@@ -196,11 +204,12 @@ def real_loss_step(
 ) -> tuple[OuterState, Record]:
     """One outer step from a new random network, weights `fresh` (P,). A pure function of its arguments."""
     problem = inner_problem(rule, student, len(state.X), seed, int(state.steps))
-    inner: Inner = state.eta if how.adam is None else how.adam
+    inner = how.inner(state.eta)
     progress = _progress(rule, state, how)
     thetas = _window(rule, problem, fresh, state, seed, how, progress)
-    loss, d = real_loss_gradient(problem, thetas, state.X, state.Y, inner, real, thetas.first, how.chunk)
-    after = descend(replace(rule, labels="fixed"), state, d.X, d.Y, d.eta)
+    Y = probabilities(rule, state)
+    loss, d = real_loss_gradient(problem, thetas, state.X, Y, inner, real, thetas.first, how.chunk)
+    after = descend(rule, state, d.X, d.Y, d.eta)
     if how.adam is not None:  # whose rate is fixed: the step size is for networks that learn from the set by SGD
         after = after._replace(eta=state.eta, rate_moments=state.rate_moments)
     if progress is not None:
@@ -230,8 +239,8 @@ def _window(
     """The iterates of the window that is differentiated, of a training from the weights `fresh`."""
     step, adaptive = int(state.steps), how.adaptive
     norms: list[Tensor] = []
-    inner: Inner = state.eta if how.adam is None else how.adam
-    at = problem, fresh, state.X, state.Y, inner
+    inner = how.inner(state.eta)
+    at = problem, fresh, state.X, probabilities(rule, state), inner
     if adaptive is None:
         end = window_end(rule, seed, step)
         begin = end - rule.iota

@@ -24,9 +24,10 @@ class Baseline:
     from 1, 2, 20, 30, 40 or 50 images per class on."""
     lr: ranges.Positive = 0.01
     """Learning rate of the networks of dc, dsa and mdc on the synthetic images."""
-    inner: Literal["auto", "sgd", "adam"] = "auto"
-    """Inner optimiser of rat-bptt and at-bptt: SGD at the step size that is learned, or Adam, as published, at a fixed
-    rate. auto is adam for at-bptt and sgd for others."""
+    inner: Literal["auto", "sgd", "momentum", "adam"] = "auto"
+    """Inner optimiser of rat-bptt and at-bptt: SGD at the step size that is learned, without momentum (sgd) or with
+    --evaluation.momentum, as scores are trained (momentum); or Adam, as published, at a fixed rate. auto is adam for
+    at-bptt and sgd for others."""
     inner_lr: ranges.Positive = 0.001
     """Learning rate of Adam as the inner optimiser; the set's step size is what scores train by, by SGD."""
     window: Literal["auto", "random", "adaptive"] = "auto"

@@ -84,10 +84,10 @@ def _check_without_experts(config: Config) -> None:
                 f"--outer.initial is {config.outer.initial}, which needs experts, and must be real or noise with "
                 f"--method {config.method}"
             )
-    if config.baseline.inner == "adam" and method.steps != "real loss":
+    if config.baseline.inner != "sgd" and method.steps != "real loss":
         raise ValueError(
-            f"--baseline.inner is adam, which is for rat-bptt and at-bptt: the steps of --method {config.method} have "
-            "no Adam inside; leave it out"
+            f"--baseline.inner is {config.baseline.inner}, which is for rat-bptt and at-bptt: the steps of --method "
+            f"{config.method} have plain SGD inside; leave it out"
         )
     if method.condenses:
         in_parts = method.steps == "real loss"

@@ -203,7 +203,10 @@ def test_the_adaptive_window_is_an_option_of_rat_bptt(tmp_path: Path) -> None:
             ["--method", "mtt", "--baseline.inner", "adam"],
             "--baseline.inner is adam, which is for rat-bptt and at-bptt",
         ),
-        (["--method", "dm", "--baseline.inner", "adam"], "the steps of --method dm have no Adam inside; leave it out"),
+        (
+            ["--method", "dm", "--baseline.inner", "adam"],
+            "the steps of --method dm have plain SGD inside; leave it out",
+        ),
         (["--method", "dc", "--precision", "bf16"], "--precision is bf16 and has no effect with --method dc"),
         (
             ["--method", "dsa", "--outer.lr-images", "3"],

@@ -54,13 +54,14 @@ def _matching(config: Config, differentiated: int, restart: int) -> float:
 
 
 def _through_training(config: Config, differentiated: int) -> float:
-    """The same where the loss on real images is differentiated: with Adam, three numbers for each weight."""
+    """The same where the loss on real images is differentiated: with Adam, three numbers for each weight, with momentum
+    two."""
     m, b = config.matching, config.baseline
     # A window that is chosen by the gradients is known only after all steps.
     swept = differentiated if b.window == "random" else m.inner_steps
-    # Of the start, and of the end; and of Adam's adjoint what is more than SGD's.
+    # Of the start, and of the end; and of the adjoints of Adam and of momentum what is more than SGD's.
     kept = swept / m.keep_every + m.keep_every + 2
-    return 3 * kept + 8 if b.inner == "adam" else kept
+    return {"adam": 3 * kept + 8, "momentum": 2 * kept + 4}.get(b.inner, kept)
 
 
 def step_bytes(network: nn.Module, shape: tuple[int, int, int], engine: str) -> float:

@@ -193,8 +193,10 @@ def through_training(config: Config, epoch: int, chunk: int | None = None) -> Re
     """
     b, iota = config.baseline, config.matching.differentiated_steps
     adam = Adam(b.inner_lr) if b.inner == "adam" else None
+    momentum = config.evaluation.momentum if b.inner == "momentum" else 0.0
     if b.window == "random":
-        return RealLoss(adam, None, chunk)
+        return RealLoss(adam, None, chunk, momentum)
     assert iota is not None, "resolve() has filled it in"
     radius = max(1, iota // 4) if b.window_radius is None else b.window_radius
-    return RealLoss(adam, Adaptive(radius, config.steps, epoch if b.window_stages == "accuracy" else None), chunk)
+    adaptive = Adaptive(radius, config.steps, epoch if b.window_stages == "accuracy" else None)
+    return RealLoss(adam, adaptive, chunk, momentum)

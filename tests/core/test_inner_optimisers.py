@@ -1,14 +1,14 @@
-"""Adam inside: its steps against torch's, and its adjoint against autograd through an unrolled graph, in float64."""
+"""Adam and momentum inside: steps against torch's, adjoints against autograd through an unrolled graph, in float64."""
 
 import pytest
 import torch
 from torch import Tensor
 
 from tests.oracles import ALL_FAMILIES, F64, Small, central_difference, random, relative_error, small
-from trajmatch.core.adam import Inner, gradient_norm, swept, trained, weights
 from trajmatch.core.descent import Adam
 from trajmatch.core.hypergradient import Hypergradient, sweep
 from trajmatch.core.inner import Iterates, Problem, inner_gradient, rollout
+from trajmatch.core.inner_optimisers import HeavyBall, Inner, gradient_norm, swept, trained, weights
 from trajmatch.core.matching import matching
 from trajmatch.core.student import micro_batched, plain
 
@@ -164,3 +164,55 @@ def test_with_a_step_size_it_is_the_sweep_of_sgd() -> None:
     found = swept(p.problem, ours, q, p.X, p.Y, p.eta, 2)
     for f, w in zip(found, sweep(p.problem, theirs, q, p.X, p.Y, p.eta, 2), strict=True):
         assert torch.equal(f, w)
+
+
+def by_momentum(p: Small, at: Tensor, first: int, eta: Tensor, mu: float) -> tuple[Tensor, Hypergradient]:
+    """The loss and its derivatives by autograd through steps first, ..., T - 1 with momentum, written out anew."""
+    X, Y, eta = (t.clone().requires_grad_() for t in (p.X, p.Y, eta))
+    theta, v = at[0].clone().requires_grad_(), at[1]
+    for i in range(first, p.T):
+        z, y = p.problem.view(X, Y, i)
+        (g,) = torch.autograd.grad(p.problem.student.loss(theta, z, y), theta, create_graph=True)
+        v = mu * v + g
+        theta = theta - eta * v
+    L = ((theta - p.g) ** 2).sum() / ((p.s - p.g) ** 2).sum()
+    return L, Hypergradient(*torch.autograd.grad(L, (X, Y, eta)))
+
+
+def test_momentums_steps_are_torchs() -> None:
+    p, theta = small(ALL_FAMILIES, batch=3), small(ALL_FAMILIES).s.clone().requires_grad_()
+    ball = HeavyBall(p.eta, 0.8)
+    optimiser = torch.optim.SGD([theta], lr=float(p.eta), momentum=0.8)
+    norms: list[Tensor] = []
+    found = trained(p.problem, p.s, p.X, p.Y, ball, p.T, seen=lambda i, a, b: norms.append(gradient_norm(a, b, ball)))
+    for i in range(p.T):
+        optimiser.zero_grad()
+        p.problem.student.loss(theta, *p.problem.view(p.X, p.Y, i)).backward()
+        assert theta.grad is not None
+        assert relative_error(norms[i], theta.grad.norm()) < 1e-9
+        optimiser.step()
+        assert relative_error(weights(found[i + 1], ball) - p.s, theta.detach() - p.s) < 1e-9
+
+
+@pytest.mark.parametrize("batch", [None, 3])
+@pytest.mark.parametrize("iota", [1, 4, LAST])
+def test_momentums_adjoint_is_autograds_through_every_window_batch_and_augmentation(
+    iota: int, batch: int | None
+) -> None:
+    p, ball = small(ALL_FAMILIES, batch=batch), HeavyBall(small(ALL_FAMILIES).eta, 0.9)
+    found, since = trained(p.problem, p.s, p.X, p.Y, ball, p.T), LAST - iota
+    loss, q = matching(found[p.T][0], p.s, p.g)
+    d = swept(p.problem, found, q, p.X, p.Y, ball, since)
+    wanted_loss, wanted = by_momentum(p, found[since], since, ball.eta, ball.mu)
+    assert relative_error(loss, wanted_loss) < 1e-12
+    for name, f, w in zip(Hypergradient._fields, d, wanted, strict=True):
+        assert relative_error(f, w) < 1e-10, name
+
+
+def test_momentum_of_zero_is_plain_sgd() -> None:
+    p = small(ALL_FAMILIES, batch=3)
+    ball, q = HeavyBall(p.eta, 0.0), random(len(p.s), seed=1)
+    found, plain_sgd = (trained(p.problem, p.s, p.X, p.Y, inner, p.T) for inner in (ball, p.eta))
+    wanted = sweep(p.problem, plain_sgd, q, p.X, p.Y, p.eta, 1)
+    for f, w in zip(swept(p.problem, found, q, p.X, p.Y, ball, 1), wanted, strict=True):
+        assert relative_error(f, w) < 1e-10
