@@ -58,6 +58,7 @@ class Rule:
     alpha:      share of the weights, those that are nearest to their target, that the matching loss leaves out.
     norm:       norm that every image is brought to after the step; None leaves it free.
     factor:     tiles along each side of an image, each of which a network sees as an image; 1 cuts nothing.
+    since:      outer steps that were taken before the optimiser of X took its first.
     """
 
     T: int
@@ -85,6 +86,7 @@ class Rule:
     alpha: float = 0.0
     norm: float | None = None
     factor: int = 1
+    since: int = 0
 
     def kept(self) -> frozenset[int]:
         """The inner steps whose iterates stay in memory: those that the sweep and trajectory 2 will ask for."""
@@ -260,7 +262,7 @@ def descend(rule: Rule, state: OuterState, direction: Tensor, dY: Tensor, deta: 
     mean = state.norm
     if rule.relative_clip is not None:
         direction, mean = clipped(direction, mean, rule.relative_clip)
-    moved, image_moments = rule.images.step(state.X, direction, state.image_moments, count)
+    moved, image_moments = rule.images.step(state.X, direction, state.image_moments, count - rule.since)
     # Not `if`: reading the scale would make a GPU wait.
     X = torch.where(state.scale == 1, moved, state.X + state.scale * (moved - state.X))
     X = X if rule.norm is None else brought_to(X, rule.norm)

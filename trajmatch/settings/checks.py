@@ -2,7 +2,7 @@
 
 from trajmatch.settings.config import Config, Matching
 from trajmatch.settings.kinds import checked, flag
-from trajmatch.settings.methods import METHODS, complete
+from trajmatch.settings.methods import METHODS, Method, complete
 
 
 def resolve(config: Config) -> Config:
@@ -84,13 +84,14 @@ def _check_without_experts(config: Config) -> None:
                 f"--outer.initial is {config.outer.initial}, which needs experts, and must be real or noise with "
                 f"--method {config.method}"
             )
-    if config.baseline.inner != "sgd" and method.steps != "real loss":
+    if config.baseline.inner != "sgd" and not method.through_training:
         raise ValueError(
-            f"--baseline.inner is {config.baseline.inner}, which is for rat-bptt and at-bptt: the steps of --method "
-            f"{config.method} have plain SGD inside; leave it out"
+            f"--baseline.inner is {config.baseline.inner}, which is for rat-bptt, at-bptt and satm-bptt: the steps of "
+            f"--method {config.method} have plain SGD inside; leave it out"
         )
-    if method.condenses:
-        in_parts = method.steps == "real loss"
+    _check_through_training(config, method)
+    if method.condenses or method.through_training:
+        in_parts = method.through_training
         for name, value, plain in (
             ("--precision", config.precision, "float32"),
             ("--micro-batch", None if in_parts else config.micro_batch, None),
@@ -98,6 +99,18 @@ def _check_without_experts(config: Config) -> None:
         ):
             if value != plain:
                 raise ValueError(f"{name} is {value} and has no effect with --method {config.method}: leave it out")
+
+
+def _check_through_training(config: Config, method: Method) -> None:
+    """Refuse a training whose loss on real images can't be differentiated as asked for."""
+    b = config.baseline
+    if not method.through_training:
+        return
+    T, iota = b.inner_steps or config.matching.inner_steps, b.differentiated_steps
+    if iota is not None and iota > T:
+        raise ValueError(f"--baseline.differentiated-steps is {iota} and must be at most the {T} inner steps")
+    if b.since is not None and b.since > config.steps:
+        raise ValueError(f"--baseline.since is {b.since} and must be at most --steps, {config.steps}")
 
 
 def check_heeded(base: Config, config: Config) -> None:

@@ -15,7 +15,7 @@ Sharpness = Literal["auto", "none", "sam", "asam", "gsam", "vasso", "satm"]
 EngineName = Literal["auto", "eager", "fused", "compiled"]
 MethodName = Literal[
     "mtt", "ftd", "tesla", "datm", "satm", "satm-fi", "satm-da", "contra", "satm-contra",
-    "random", "herding", "k-center", "dc", "dsa", "dm", "mdc", "rat-bptt", "at-bptt",
+    "random", "herding", "k-center", "dc", "dsa", "dm", "mdc", "rat-bptt", "at-bptt", "satm-bptt",
 ]  # fmt: skip
 
 

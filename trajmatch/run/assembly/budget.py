@@ -32,10 +32,10 @@ def held_bytes(config: Config, device: torch.device, num_parameters: int, num_pi
     m = config.matching
     assert m.differentiated_steps is not None, "resolve() has filled it in"
     assert m.restart_step is not None
-    if METHODS[config.method].steps == "real loss":
-        iterates = _through_training(config, m.differentiated_steps)
-    else:
-        iterates = _matching(config, m.differentiated_steps, m.restart_step)
+    method, b = METHODS[config.method], config.baseline
+    iterates = 0.0 if method.condenses else _matching(config, m.differentiated_steps, m.restart_step)
+    if method.through_training:
+        iterates = max(iterates, _through_training(config, b.differentiated_steps or m.differentiated_steps))
     iterates += 8  # and the segment, the adjoint, gradients on their way
     copies = 30  # state, two anchors, all with moments and average; noise, hypergradients
     on_cpu = data_bytes if device.type == "cpu" else 0.0
@@ -58,7 +58,7 @@ def _through_training(config: Config, differentiated: int) -> float:
     two."""
     m, b = config.matching, config.baseline
     # A window that is chosen by the gradients is known only after all steps.
-    swept = differentiated if b.window == "random" else m.inner_steps
+    swept = differentiated if b.window == "random" else b.inner_steps or m.inner_steps
     # Of the start, and of the end; and of the adjoints of Adam and of momentum what is more than SGD's.
     kept = swept / m.keep_every + m.keep_every + 2
     return {"adam": 3 * kept + 8, "momentum": 2 * kept + 4}.get(b.inner, kept)

@@ -22,7 +22,7 @@ from trajmatch.run.assembly.setup import Setup
 from trajmatch.run.stages.beforehand import needed_snapshots
 from trajmatch.run.stages.loop import Loop, delivered, snapshot_steps
 from trajmatch.run.stages.plan_ranks import Counted, Shared, Stage, Traffic, chunk_traffic, rank_mb, step_share
-from trajmatch.run.stages.steps import Matching
+from trajmatch.run.stages.steps import Matching, Refined
 from trajmatch.settings.config import Config
 
 # Seconds that each kind of step is measured for, at least three of them, after the first two.
@@ -133,6 +133,18 @@ class Phase(NamedTuple):
 def seconds_of_step(loop: Loop) -> list[Phase]:
     """Seconds of an outer step in each part of a run, in which the number of segments may change."""
     m, steps, take = loop.config.matching, loop.config.steps, loop.take
+    if isinstance(take, Refined):
+        found, loop.take = [], take.matching
+        if take.since > 0:
+            found = [p._replace(weight=p.weight * take.since / steps) for p in seconds_of_step(loop)]
+        if take.since < steps:
+            # From the step on at which the optimiser of these steps takes its first.
+            state = loop.checkpoint.state._replace(steps=torch.tensor(take.since))
+            loop.checkpoint, loop.take = replace(loop.checkpoint, state=state), take
+            real = per_step((loop.step() for _ in range(steps - take.since)), warm=1)
+            found.append(Phase(1 - take.since / steps, 1, real))
+        loop.take = take
+        return found
     if not isinstance(take, Matching):
         return [Phase(1.0, 1, per_step((loop.step() for _ in range(steps)), warm=1))]
     early = min(1.0, (m.concurrent_from or 0) / steps)

@@ -24,7 +24,7 @@ from trajmatch.settings.methods import METHODS
 def first_state(setup: Setup, trajectories: Sequence[Trajectory]) -> OuterState:
     """The state before the first outer step of a resolved configuration. Raises ValueError."""
     X, config = first_images(setup, trajectories), setup.config
-    if config.outer.image_norm and METHODS[config.method].steps in ("matching", "real loss"):
+    if config.outer.image_norm and METHODS[config.method].steps not in ("condensation", "none"):
         X = brought_to(X, config.outer.image_norm)
     num_classes = setup.dataset.num_classes
     labels = class_labels(num_classes, config.ipc)

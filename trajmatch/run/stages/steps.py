@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from trajmatch.core.augment import families
-from trajmatch.core.descent import Adam, Momentum
+from trajmatch.core.descent import Adam, Momentum, new_moments
 from trajmatch.core.draws import derive, generator
 from trajmatch.core.student import Student, in_parts
 from trajmatch.core.vector import Layout, functional
@@ -134,12 +134,37 @@ def real_loss_steps(setup: Setup, _: list[Trajectory]) -> Steps:
     return Steps(take, compute)
 
 
+@dataclass(frozen=True)
+class Refined:
+    """Steps that match segments before the outer step `since`, and then differentiate the loss on real images."""
+
+    matching: Matching
+    real_loss: Take
+    since: int
+
+    def __call__(self, state: OuterState) -> tuple[OuterState, Record, list[Choice]]:
+        step = int(state.steps)
+        if step < self.since:
+            return self.matching(state)
+        if step == self.since:  # another optimiser, and norms of another loss
+            state = state._replace(image_moments=new_moments(state.X), norm=torch.zeros_like(state.norm))
+        return self.real_loss(state)
+
+
+def refined_steps(setup: Setup, trajectories: list[Trajectory]) -> Steps:
+    """Segments of the experts are matched, and then the loss on real images is differentiated. Raises ValueError."""
+    first, then = matching_steps(setup, trajectories), real_loss_steps(setup, [])
+    assert isinstance(first.take, Matching)
+    return Steps(Refined(first.take, then.take, setup.config.baseline.since or 0), first.compute)
+
+
 # By what a method's steps are (settings/methods.py). A method whose images stand still takes none.
 STEPS: Mapping[str, Callable[[Setup, list[Trajectory]], Steps]] = {
     "matching": matching_steps,
     "none": matching_steps,
     "condensation": condensation_steps,
     "real loss": real_loss_steps,
+    "matching, then real loss": refined_steps,
 }
 
 
@@ -151,7 +176,7 @@ def condensing_seed(setup: Setup) -> int:
 def real_batches(setup: Setup) -> RealBatches:
     """Batches of real images by class."""
     dataset, space = setup.dataset, setup.material.space
-    return RealBatches(dataset.train, dataset.num_classes, space, setup.config.baseline.batch, setup.device)
+    return RealBatches(dataset.train, dataset.num_classes, space, setup.config.baseline.batch or BATCH, setup.device)
 
 
 def fresh_weights(setup: Setup, number: int) -> Tensor:
@@ -162,7 +187,7 @@ def fresh_weights(setup: Setup, number: int) -> Tensor:
 
 def _compute(setup: Setup, engine: Engine, why: str) -> Compute:
     """How steps through random networks compute."""
-    images = (setup.config.baseline.batch * setup.dataset.num_classes, *setup.dataset.shape)
+    images = ((setup.config.baseline.batch or BATCH) * setup.dataset.num_classes, *setup.dataset.shape)
     threads = cores() if convolution_flops(setup.network, images) >= WORTH_A_THREAD else 1
     return Compute(engine, setup.config.outer.threads or threads, why)
 
@@ -182,8 +207,11 @@ def condensation(config: Config) -> Condensation:
 
 
 def real_loss(config: Config) -> Rule:
-    """The rule of rat-bptt and at-bptt: an outer step's, with its own optimiser and no ascent."""
-    return replace(rule(config), images=Adam(config.baseline.lr_images or 0.001), sharpness=None)
+    """The rule of steps on the loss on real images: an outer step's, with lengths and an optimiser of its own, and no
+    ascent."""
+    about, b = rule(config), config.baseline
+    images, lengths = Adam(b.lr_images or 0.001), (b.inner_steps or about.T, b.differentiated_steps or about.iota)
+    return replace(about, T=lengths[0], iota=lengths[1], images=images, sharpness=None, since=b.since or 0)
 
 
 def through_training(config: Config, epoch: int, chunk: int | None = None) -> RealLoss:
@@ -191,9 +219,10 @@ def through_training(config: Config, epoch: int, chunk: int | None = None) -> Re
 
     epoch: outer steps in which as many real images are drawn as there are. chunk: real images at a time.
     """
-    b, iota = config.baseline, config.matching.differentiated_steps
+    b = config.baseline
+    iota = b.differentiated_steps or config.matching.differentiated_steps
     adam = Adam(b.inner_lr) if b.inner == "adam" else None
-    momentum = config.evaluation.momentum if b.inner == "momentum" else 0.0
+    momentum = b.inner_momentum if b.inner == "momentum" else 0.0
     if b.window == "random":
         return RealLoss(adam, None, chunk, momentum)
     assert iota is not None, "resolve() has filled it in"
