@@ -137,7 +137,7 @@ def matching(held: Held, **changes: Any) -> tuple[Matching, OuterState]:
     [*((name, "random") for name in STEPPING), *((name, "adaptive") for name in ("rat-bptt", "at-bptt"))],
 )
 def test_steps_of_every_method(method: str, window: str, held: Held) -> None:
-    few = {"steps": 2, "before": 1} if METHODS[method].condenses else {"steps": 2}
+    few = {"steps": 2, "before": 1} if METHODS[method].steps != "matching" else {"steps": 2}
     device = waits(*begun(held, config(method=method, baseline__window=window)), **few)
     assert set(device.reads) == READING.get((method, window), set())
     assert device.uploads == []
@@ -145,7 +145,7 @@ def test_steps_of_every_method(method: str, window: str, held: Held) -> None:
 
 @pytest.mark.parametrize("method", ["satm", "tesla", "dsa", "dm", "rat-bptt"])
 def test_steps_on_tiles(method: str, held: Held) -> None:
-    few = {"steps": 2, "before": 1} if METHODS[method].condenses else {"steps": 2}
+    few = {"steps": 2, "before": 1} if METHODS[method].steps != "matching" else {"steps": 2}
     device = waits(*begun(held, config(method=method, factor=2, matching__batch=7)), **few)
     assert set(device.reads) == READING.get((method, "random"), set())
     assert device.uploads == []

@@ -20,10 +20,10 @@ class Baseline:
     """Outer step from which satm-bptt differentiates the loss on real images, after training on the synthetic ones; the
     steps before it match segments of experts, as satm does. None is a third of the steps."""
     inner_steps: ranges.Count | None = None
-    """Inner steps of that training; None is four times --matching.inner-steps for satm-bptt, and --matching.inner-steps
+    """Inner steps of that training; None is twice --matching.inner-steps for satm-bptt, and --matching.inner-steps
     for rat-bptt and at-bptt."""
     differentiated_steps: ranges.Count | None = None
-    """How many inner steps of that training are differentiated; None is a quarter of them for satm-bptt, and
+    """How many inner steps of that training are differentiated; None is half of them for satm-bptt, and
     --matching.differentiated-steps for rat-bptt and at-bptt."""
     updates: ranges.Count | None = None
     """Image updates for each network of dc, dsa and mdc; None is 1, 10, 20, 30, 40 or 50, from 1, 2, 20, 30, 40 or 50

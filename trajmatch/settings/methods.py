@@ -123,8 +123,8 @@ AUTOMATIC: dict[str, Fill] = {
 REFINED: dict[str, Fill] = {
     "baseline.since": lambda c: c.steps // 3,
     "baseline.inner": "momentum",
-    "baseline.inner_steps": lambda c: 4 * c.matching.inner_steps,
-    "baseline.differentiated_steps": lambda c: max(1, (c.baseline.inner_steps or 4) // 4),
+    "baseline.inner_steps": lambda c: 2 * c.matching.inner_steps,
+    "baseline.differentiated_steps": lambda c: max(1, (c.baseline.inner_steps or 2) // 2),
     "baseline.batch": 50,
     "baseline.lr_images": 0.01,
     "outer.relative_clip": 2.0,

@@ -61,6 +61,7 @@ TABLE: dict[str, tuple[object, ...]] = {
     "satm-fi": (*THIRD, 1, 21, 100, "hard", "real", 0.0, 0.0, "yes", "fresh", 0),
     "satm-da": (*THIRD, 1, 11, 100, "learned", "correct", 0.0, 1.0, "no", "fresh", 0),
     "contra": (*EXACT, 4, 21, 100, "hard", "real", 0.0, 0.0, "no", "fresh", 0),
+    "satm-bptt": (*THIRD, 1, 21, 100, "hard", "real", 0.0, 0.0, "no", "fresh", 0),
     "satm-contra": (*STALE, 2, 21, 100, "learned", "real", 0.0, 0.0, "no", "previous", 666),
 }
 

@@ -84,6 +84,46 @@ def test_an_interrupted_run_goes_on_to_the_identical_set(
     assert method != "mdc" or len(sizes) > 2, "no part but the first was ever chosen: the test says nothing"
 
 
+def test_satm_bptt_is_satm_and_then_the_loss_on_real_images(tmp_path: Path) -> None:
+    """Each of its steps, found by the two kinds of steps that it is made of, from the states of its own checkpoints."""
+    words = command("distill", "--steps", 6, *FEW[:4], "--outer.relative-clip", 2.0, "--matching.batch", 10)
+    real = ["--method", "satm-bptt", "--baseline.lr-images", 0.02]
+    succeed(*words, *real, "--out", tmp_path / "r")
+    succeed(*words, "--method", "satm", "--steps", 2, "--out", tmp_path / "satm")
+    found, first = rows(tmp_path / "r"), rows(tmp_path / "satm")
+    assert found[:2] == first
+    assert [row["experts"] == [] for row in found] == [False, False, True, True, True, True]
+    # The loss on ten classes of real images, of networks that have learned little: about log 10.
+    assert all(1.0 < row["loss"] < 4.0 for row in found[2:])
+    config = resolve(parsed([*words[1:], *map(str, real)]))
+    assert (config.baseline.since, config.baseline.inner_steps, config.baseline.differentiated_steps) == (2, 12, 6)
+    about, how = real_loss(config), through_training(config, 1)
+    assert (about.T, about.iota, about.since, about.images, about.sharpness) == (12, 6, 2, Adam(0.02), None)
+    assert how == RealLoss(momentum=0.9)
+
+
+def test_satm_bptt_goes_on_to_the_identical_set_from_either_side_of_the_change(tmp_path: Path) -> None:
+    words = command("distill", "--method", "satm-bptt", "--steps", 6, *FEW[:4], "--outer.labels", "learned", "--out")
+    succeed(*words, tmp_path / "whole")
+    for stop in (1, 2, 4):
+        take, taken = Loop.step, []
+
+        def interrupted(self: Loop, stop: int = stop) -> str:
+            if int(self.checkpoint.state.steps) == stop and not taken:
+                taken.append(stop)
+                raise KeyboardInterrupt
+            return take(self)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Loop, "step", interrupted)
+            assert main([*map(str, words), str(tmp_path / f"r{stop}")]) == 130
+            succeed(*words, tmp_path / f"r{stop}", "--resume")
+        files = (read_tensors(tmp_path / name / "distilled.safetensors") for name in (f"r{stop}", "whole"))
+        found, wanted = files
+        assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+        assert rows(tmp_path / f"r{stop}") == rows(tmp_path / "whole")
+
+
 def test_dm_lowers_the_distance_of_mean_features(tmp_path: Path) -> None:
     succeed(*command("distill", "--method", "dm", "--steps", 60, *FEW, "--out", tmp_path / "r"))
     losses = [row["loss"] for row in rows(tmp_path / "r")]
