@@ -33,9 +33,7 @@ from trajmatch.settings.presets import preset
 
 Captured = pytest.CaptureFixture[str]
 CPU = torch.device("cpu")
-NAMES: tuple[MethodName, ...] = tuple(
-    name for name in get_args(MethodName) if not (METHODS[name].still or METHODS[name].condenses)
-)
+NAMES: tuple[MethodName, ...] = tuple(name for name in get_args(MethodName) if METHODS[name].steps == "matching")
 LONG = Config(steps=1000, matching=Matching(first_epoch=1, last_epoch=21))
 
 
@@ -61,7 +59,6 @@ TABLE: dict[str, tuple[object, ...]] = {
     "satm-fi": (*THIRD, 1, 21, 100, "hard", "real", 0.0, 0.0, "yes", "fresh", 0),
     "satm-da": (*THIRD, 1, 11, 100, "learned", "correct", 0.0, 1.0, "no", "fresh", 0),
     "contra": (*EXACT, 4, 21, 100, "hard", "real", 0.0, 0.0, "no", "fresh", 0),
-    "satm-bptt": (*THIRD, 1, 21, 100, "hard", "real", 0.0, 0.0, "no", "fresh", 0),
     "satm-contra": (*STALE, 2, 21, 100, "learned", "real", 0.0, 0.0, "no", "previous", 666),
 }
 

@@ -36,7 +36,7 @@ from trajmatch.run.stages.steps import (
 )
 from trajmatch.settings.baseline import Baseline
 from trajmatch.settings.checks import resolve
-from trajmatch.settings.config import Config, MethodName
+from trajmatch.settings.config import Config, Matching, MethodName
 from trajmatch.settings.flat import parsed
 
 FEW = ["--baseline.batch", "20", "--ipc", "2", "--baseline.updates", "3", "--baseline.epochs", "2"]
@@ -95,33 +95,36 @@ def test_satm_bptt_is_satm_and_then_the_loss_on_real_images(tmp_path: Path) -> N
     assert [row["experts"] == [] for row in found] == [False, False, True, True, True, True]
     # The loss on ten classes of real images, of networks that have learned little: about log 10.
     assert all(1.0 < row["loss"] < 4.0 for row in found[2:])
-    config = resolve(parsed([*words[1:], *map(str, real)]))
-    assert (config.baseline.since, config.baseline.inner_steps, config.baseline.differentiated_steps) == (2, 12, 6)
-    about, how = real_loss(config), through_training(config, 1)
+    chosen = resolve(
+        Config(method="satm-bptt", steps=6, matching=Matching(inner_steps=6), baseline=Baseline(lr_images=0.02))
+    )
+    b = chosen.baseline
+    assert (b.since, b.inner_steps, b.differentiated_steps, b.batch) == (2, 12, 6, 50)
+    about, how = real_loss(chosen), through_training(chosen, 1)
     assert (about.T, about.iota, about.since, about.images, about.sharpness) == (12, 6, 2, Adam(0.02), None)
     assert how == RealLoss(momentum=0.9)
 
 
-def test_satm_bptt_goes_on_to_the_identical_set_from_either_side_of_the_change(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stop", [1, 2, 4])
+def test_satm_bptt_goes_on_to_the_identical_set_from_either_side_of_the_change(
+    stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = command("distill", "--method", "satm-bptt", "--steps", 6, *FEW[:4], "--outer.labels", "learned", "--out")
     succeed(*words, tmp_path / "whole")
-    for stop in (1, 2, 4):
-        take, taken = Loop.step, []
+    step, came = Loop.step, []
 
-        def interrupted(self: Loop, stop: int = stop) -> str:
-            if int(self.checkpoint.state.steps) == stop and not taken:
-                taken.append(stop)
-                raise KeyboardInterrupt
-            return take(self)
+    def interrupted(self: Loop) -> str:
+        if int(self.checkpoint.state.steps) == stop and not came:
+            came.append(stop)
+            raise KeyboardInterrupt
+        return step(self)
 
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Loop, "step", interrupted)
-            assert main([*map(str, words), str(tmp_path / f"r{stop}")]) == 130
-            succeed(*words, tmp_path / f"r{stop}", "--resume")
-        files = (read_tensors(tmp_path / name / "distilled.safetensors") for name in (f"r{stop}", "whole"))
-        found, wanted = files
-        assert all(torch.equal(found[key], wanted[key]) for key in wanted)
-        assert rows(tmp_path / f"r{stop}") == rows(tmp_path / "whole")
+    monkeypatch.setattr(Loop, "step", interrupted)
+    assert main([*map(str, words), str(tmp_path / "r")]) == 130
+    succeed(*words, tmp_path / "r", "--resume")
+    found, wanted = (read_tensors(tmp_path / name / "distilled.safetensors") for name in ("r", "whole"))
+    assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+    assert rows(tmp_path / "r") == rows(tmp_path / "whole")
 
 
 def test_dm_lowers_the_distance_of_mean_features(tmp_path: Path) -> None:
