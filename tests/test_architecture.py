@@ -48,7 +48,7 @@ CORE_ORDER = [
     "sharpness",
     "combine",
     "descent",
-    "adam",
+    "inner_optimisers",
     "straight",
 ]
 MAX_FILE_LINES = 300
