@@ -135,6 +135,15 @@ def _compare(call: Call) -> int:
     return _print([compare([line.place(name) for name in words[:count]], line.at_home(own))])
 
 
+def _export(call: Call) -> int:
+    usage, what = "trajmatch export [FOLDER|FILE|PRESET]", "Write a distilled set as the files of another program."
+    own = line.at_home(line.parse(options.Export, usage, call.rest, options.Export(), what))
+    prepare()
+    from trajmatch.run.exchange.export import export
+
+    return _print(export(line.place(call.name), own))
+
+
 def _diagnose(call: Call) -> int:
     if call.name is None and not call.rest:
         usage = "usage: trajmatch diagnose NAME --run FOLDER [FOLDER ...]\n"
@@ -218,6 +227,11 @@ VERBS = {
     ),
     "compare": Verb(
         "one table and plots of several runs, as HTML, Markdown and CSV", "pages that were there are whole", _compare
+    ),
+    "export": Verb(
+        "write a distilled set as PNG images, Parquet, .npz, or the files of MTT and DD-Ranking, with a README",
+        "nothing was written",
+        _export,
     ),
     "diagnose": Verb(
         "look at what matching does to the data: correlation, interference, forgetting, ...",

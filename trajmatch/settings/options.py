@@ -143,3 +143,16 @@ class Compare:
 
     out: Place = Path("compare")
     """Folder for compare.html, compare.md, compare.csv with the runs and streams.csv with the continual streams."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """What `trajmatch export` writes of a set."""
+
+    format: Literal["folder", "parquet", "npz", "mtt", "ddranking"] | None = None
+    """Format of the files: folder (PNG images and a table of labels), parquet (a data set of the Hugging Face Hub), npz
+    (NumPy arrays), mtt (the tensor files of MTT's program) or ddranking (those of DD-Ranking)."""
+    out: Place | None = None
+    """New folder for the files and their README.md; None is export-FORMAT beside the set."""
+    whitening: bool = True
+    """Write the statistics of a ZCA too, up to 38 MB, which real images must pass before a network sees them."""
