@@ -1,6 +1,5 @@
 """`trajmatch export`: a distilled set as the files of another program, with a README that says how to train on it."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,11 @@ from trajmatch.data.files import write_text
 from trajmatch.data.formats import arrays, folder, parquet, torch_files
 from trajmatch.data.kept import other
 from trajmatch.data.synthetic import SyntheticSet
-from trajmatch.machine.litter import scratch_folder
 from trajmatch.machine.messages import LOGGER
 from trajmatch.pages import records as shapes
 from trajmatch.run.assembly.set_file import set_file
 from trajmatch.run.exchange.guide import Facts, guide
+from trajmatch.run.exchange.target import check_free, new_folder
 from trajmatch.settings.checks import resolve
 from trajmatch.settings.command_line import quoted
 from trajmatch.settings.flat import parsed
@@ -42,31 +41,18 @@ def export(path: Path, options: Export) -> list[str]:
         raise ValueError(f"--format is missing and must be one of {', '.join(FORMATS)}")
     file = set_file(path)
     target = options.out or file.parent / f"export-{options.format}"
-    _check_free(target)
+    check_free(target)
     synthetic = sets.load(file)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with scratch_folder(target.parent) as scratch:
-        place = scratch / "export"
-        place.mkdir()
+    with new_folder(target) as place:
         form = FORMATS[options.format](synthetic, place, options.whitening)
         text = guide(_facts(synthetic, file), form.files, form.code, form.notes, options.whitening)
         write_text(place / README, text)
         sizes = [f"  {one.relative_to(place)}: {one.stat().st_size / 1e3:,.1f} kB" for one in _top(place)]
-        try:
-            os.rename(place, target)
-        except OSError:
-            _check_free(target)  # another command was faster
-            raise
     for note in form.notes:
         LOGGER.info(note.replace("`", ""))
     n, *shape = synthetic.images.shape
     told = f"{n} images of {' x '.join(map(str, shape))}, how to train on them in {target / README}"
     return [f"{target}: {told}", *sizes]
-
-
-def _check_free(target: Path) -> None:
-    if target.is_symlink() or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
-        raise ValueError(f"--out: {target} is there already, and is left as it is: name a new folder")
 
 
 def _top(place: Path) -> list[Path]:

@@ -99,6 +99,7 @@ class Run:
         self.trajectories: list[Trajectory] = []
         if isinstance(self.experts_wanted, Path) and METHODS[self.config.method].experts:
             self.trajectories = expert_stage.named_experts(self.setup, self.experts_wanted)
+            self.setup = expert_stage.seen_as(self.setup, self.trajectories)
         self._refuse_what_can_not_work()
         folder.mkdir(parents=True, exist_ok=True)  # only now: bad input must leave nothing behind
         self._take_lock()
@@ -135,15 +136,14 @@ class Run:
         record: dict[str, Any] = {
             "seconds": self.seconds["experts"],
             # By epoch, from the first; training accuracy is measured at the end alone.
-            "test_accuracy": [t.header["test_accuracy"][1:] for t in self.trajectories],
-            "train_accuracy": [
-                [None] * (t.header["epochs"] - 1) + [t.header["train_accuracy"]] for t in self.trajectories
-            ],
+            "test_accuracy": [expert_stage.curves(t)[0] for t in self.trajectories],
+            "train_accuracy": [expert_stage.curves(t)[1] for t in self.trajectories],
         }
         write_record(self.folder / EXPERTS_JSON, {**record, BELONGS: {"data": self.setup.material.content}})
         finals = [accuracies[-1] for accuracies in record["test_accuracy"]]
         mean, chance = sum(finals) / len(finals), 1 / self.setup.dataset.num_classes
-        LOGGER.info(f"{len(finals)} experts: mean test accuracy {mean:.2%}")
+        told = expert_stage.told_foreign(self.trajectories)
+        LOGGER.info(f"{len(finals)} experts{told}: mean test accuracy {mean:.2%}")
         if mean < 1.5 * chance:
             LOGGER.info(
                 f"  that is close to chance ({chance:.2%}), and a set distilled from such experts can't be better: "
