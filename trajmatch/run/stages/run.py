@@ -13,6 +13,7 @@ from trajmatch.data.file_names import CHECKPOINT, EVALUATION, EXPERTS_JSON, SET,
 from trajmatch.data.files import write_record
 from trajmatch.data.kept import BELONGS, other
 from trajmatch.data.material import Material
+from trajmatch.data.space_file import restore
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.machine import holding
 from trajmatch.machine.lock import Lock
@@ -173,6 +174,7 @@ class Run:
             about = distill_stage.distill_settings(self.setup, len(self.trajectories))
             checkpoint = distill_stage.load_checkpoint(self.folder / CHECKPOINT, about)
             self.seconds["distill"] = checkpoint.seconds
+            restore(path, self.setup.material.space)
             synthetic = sets.load(self.folder)
             distill_stage.check_delivered(path, synthetic, checkpoint.state)
             distill_stage.draw_pictures(self.setup, self.trajectories, synthetic, self.folder)
@@ -212,6 +214,16 @@ class Run:
         """What numbers of this run belong to: its set, its input space in it, and the real images."""
         return {"set": identity(self.folder / SET), "data": self.setup.material.content}
 
+    def _compression(self, count: int) -> dict[str, Any]:
+        """How many real images, and bytes of their pixels, each synthetic one and byte of the set's file stands for.
+
+        count: synthetic images. The real images are those that the set was made of: validation images that are held
+        out are not among them. A whitening's file, which real images need too, is not counted.
+        """
+        x, size = self.setup.dataset.train.x, (self.folder / SET).stat().st_size
+        images = {"compression": len(x) / count, "whole_images": len(x)}
+        return {**images, "compression_bytes": x.nbytes / size, "real_bytes": x.nbytes, "set_bytes": size}
+
     def summarise(self, accuracy: dict[str, Any]) -> dict[str, Any]:
         """Write summary.json and report.html."""
         holding.check()
@@ -242,9 +254,8 @@ class Run:
             "memory_how": "largest resident size of this process plus that of its worker processes while they ran "
             "at once, shared pages counted in each; over all calls on this folder",
             "cores": cores(),
-            "compression": real / synthetic,
-            "real_images": real,
-            "whole_images": len(dataset.train),  # without the validation images where those are held out
+            **self._compression(synthetic),
+            "real_images": real,  # with the validation images
             "synthetic_images": synthetic,
             "commands": [self.command, quoted(["evaluate", str(self.folder)])],
             BELONGS: self._belongs(),
