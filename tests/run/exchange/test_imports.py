@@ -21,6 +21,7 @@ from trajmatch.data.networks.convnet import build, convnet
 from trajmatch.data.synthetic import SyntheticSet, class_labels, one_hot
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.data.whitening import fit
+from trajmatch.run.diagnose.subject import Opener
 
 Captured = pytest.CaptureFixture[str]
 MEAN, STD = (0.31, 0.3, 0.29), (0.4, 0.35, 0.37)
@@ -138,6 +139,9 @@ def test_a_run_takes_a_peers_experts_and_says_so(imported: Path, tmp_path: Path,
     succeed(*words)  # what is done is found done
     succeed("evaluate", folder)
     assert "another program" in (folder / "report.html").read_text(encoding="utf-8")
+    opened = Opener().run(folder)
+    assert opened.setup.material.space.digest() == found.space.digest(), "a diagnosis looks through it too"
+    assert Opener().set(folder, imported).setup.material.space.digest() == found.space.digest()
     refused = [word for word in words if word != "--images.no-hold-out"]
     refused[-1] = tmp_path / "other"
     assert "--images.hold-out is False there and True here" in refusal(capsys, *refused)
