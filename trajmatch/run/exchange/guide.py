@@ -1,8 +1,9 @@
-"""The README.md of an exported set: its files, how to train on it, and what accuracy to expect. No torch here."""
+"""The README.md of an exported set: its files, how to train on it, and what accuracy to expect."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from trajmatch.core.augment import families
 from trajmatch.settings.config import Config
 
 Score = Mapping[str, Any]
@@ -111,10 +112,13 @@ def _training(facts: Facts, config: Config) -> list[str]:
     wide = c == 1 and h == w == 28  # which the first layer pads to 32
     side = [(length + 4 * wide) // 2**network.depth for length in (h, w)]
     pad = "1 if block else 3" if wide else "1"
-    told = "" if e.augment == "none" else (
-        f" Every mini-batch was augmented ({e.augment}: `trajmatch.core.augment`), which the code below leaves out: it "
-        "comes to a lower accuracy."
-    )  # fmt: skip
+    told, augment = "", ""
+    if e.augment != "none":
+        told = " The accuracies above are of augmented mini-batches; without, as below, they are lower."
+        augment = (
+            "# With trajmatch: from trajmatch.core.augment import augment, draw, and in the place of images[chosen]\n"
+            f"# augment(images[chosen], draw(len(chosen), {families(e.augment)}, torch.default_generator))\n"
+        )
     code = f"""\
 from torch import nn
 
@@ -128,7 +132,7 @@ def optimiser(rate):
     return torch.optim.SGD(network.parameters(), rate, momentum={e.momentum}, weight_decay={e.weight_decay})
 
 sgd = optimiser(step_size)
-for epoch in range({e.epochs}):
+{augment}for epoch in range({e.epochs}):
     if epoch == {max(1, e.epochs // 2)}:
         sgd = optimiser(step_size / 10)
     for chosen in torch.randperm(len(images)).split({e.batch}):
@@ -139,4 +143,4 @@ for epoch in range({e.epochs}):
 # test_pixels (n, {c}, {h}, {w}) in [0, 1] and test_labels (n,) are yours, with classes in the order of this set.
 # accuracy = (network(normalise(test_pixels)).argmax(1) == test_labels).float().mean()"""
     order = "The classes are, in this order: " + ", ".join(f"{k} {name}" for k, name in enumerate(facts.classes)) + "."
-    return [f"So a network is trained:{told}", "", "```python", code, "```", "", order]
+    return [f"This code trains a network.{told}", "", "```python", code, "```", "", order]
