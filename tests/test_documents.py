@@ -19,15 +19,15 @@ from trajmatch.settings.config import Config
 from trajmatch.settings.diagnoses import check
 from trajmatch.settings.flat import flatten
 from trajmatch.settings.kinds import flag
-from trajmatch.settings.options import Compare, Continual, Diagnose, Evaluate, Plan, Search
+from trajmatch.settings.options import Compare, Continual, Diagnose, Evaluate, Export, Import, Plan, Search
 from trajmatch.settings.presets import NAMES, preset
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-FLAGS = {flag(key) for key in flatten(Config())} | {"--config", "--images.no-hold-out", "--help"}
+FLAGS = {flag(key) for key in flatten(Config())} | {"--config", "--images.no-hold-out", "--no-whitening", "--help"}
 FLAGS |= {
     flag(field.name)
-    for options in (Compare, Continual, Diagnose, Evaluate, Plan, Search)
+    for options in (Compare, Continual, Diagnose, Evaluate, Export, Import, Plan, Search)
     for field in dataclasses.fields(options)
 }
 PIP = {"--no-deps", "--index-url", "--check"}
@@ -80,6 +80,14 @@ def test_commands_parse(words: list[str]) -> None:
         return
     if verb == "diagnose" and rest:
         check(rest[0], tyro.cli(Diagnose, args=rest[1:]))
+        return
+    if verb == "import":
+        flags = next(k for k, word in enumerate(rest) if word.startswith("-"))
+        assert flags
+        configuration("trajmatch", base, rest[flags:], Import)
+        return
+    if verb == "export":
+        assert tyro.cli(Export, args=rest[1:]).format
         return
     if rest and not rest[0].startswith("-"):
         if verb in ("run", "experts", "distill", "plan", "continual"):

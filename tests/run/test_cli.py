@@ -50,7 +50,11 @@ def test_a_whole_run_and_that_it_is_not_done_twice(experts: Path, tmp_path: Path
     for name in ("distilled", "random", "whole", "chosen"):
         assert {"mean", "std", "n", "how"} <= summary["accuracy"][name].keys()
     assert summary["accuracy"]["distilled"]["n"] == 2
-    assert summary["compression"] == pytest.approx((len(rows_of_digits())) / 10)
+    train = len(rows_of_digits())  # without the validation images, as in the report's first sentence
+    assert (summary["compression"], summary["whole_images"]) == (pytest.approx(train / 10), train)
+    size = (folder / "distilled.safetensors").stat().st_size
+    assert "compression in bytes" in (folder / "report.html").read_text(encoding="utf-8")
+    assert summary["compression_bytes"] == pytest.approx(train * 64 / size), "a byte for each pixel of 8 x 8"
     assert summary["images"] == images.load("digits").digest
     for name in ("config.yaml", "images.png", "initial.png", "report.html", "metrics.jsonl", "evaluation.json"):
         assert (folder / name).stat().st_size > 0, name
@@ -64,8 +68,7 @@ def test_a_whole_run_and_that_it_is_not_done_twice(experts: Path, tmp_path: Path
 
 
 def rows_of_digits() -> torch.Tensor:
-    digits = images.load("digits")
-    return torch.cat([digits.train.y, digits.validation.y])
+    return images.load("digits").train.y
 
 
 def test_evaluate_gives_the_runs_own_numbers(whole: Path, capsys: Captured) -> None:

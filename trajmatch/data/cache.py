@@ -81,6 +81,18 @@ def find(kind: str, key: Mapping[str, Any], understood: Callable[[Kept], T]) -> 
     return found
 
 
+def known(kind: str, name: str, value: Any) -> Kept | None:
+    """The first file of a kind whose maker wanted `value` to be remembered under `name`, checked; None without one."""
+    if not limit() or not folder().is_dir() or not _is_own(folder()):
+        return None
+    for path in sorted(folder().glob(f"{kind}-*.safetensors")):
+        with suppress(ValueError, KeyError, TypeError, OSError):
+            header, _ = read_checked(path)
+            if header["about"].get(name) == value:
+                return _read(path, header["key"])
+    return None
+
+
 def keep(kind: str, key: Mapping[str, Any], tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
     """Keep tensors under a key; the files that were not used for longest make room. A line says where that fails."""
     size, most = sum(tensor.nbytes for tensor in tensors.values()), limit()

@@ -110,10 +110,17 @@ def identity(path: Path) -> str:
         header, checksums = checked(path)
         if checksums is not None:
             tensors = {name: [of["dtype"], of["shape"]] for name, of in raw_header(path).items() if name in checksums}
-            about = [header.get("kind"), header.get("classes"), header.get("space"), tensors, checksums]
+            space, sums = header.get("space"), dict(checksums)
+            if isinstance(space, dict) and "apart" in space:  # as if the statistics were in this file
+                for name, (kind, shape, found) in space["apart"]["tensors"].items():
+                    tensors[name], sums[name] = [kind, shape], found
+                space = {key: value for key, value in space.items() if key != "apart"}
+            about = [header.get("kind"), header.get("classes"), space, tensors, sums]
             return blake2b(json.dumps(about, sort_keys=True).encode(), digest_size=16).hexdigest()
     except (DamagedError, NoRecordError) as error:
         raise ValueError(f"{path}: this file is damaged ({error}); {remedy(path)}") from None
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise ValueError(f"{path}: this file is damaged (space.apart); {remedy(path)}") from None
     return blake2b(path.read_bytes(), digest_size=16).hexdigest()
 
 
@@ -121,6 +128,7 @@ REMEDIES = {
     "expert_": "delete it, and the expert is trained again",
     "checkpoint": "delete it to start this distillation anew, or take the set as an earlier snapshot has it",
     "step_": "delete the folder's checkpoint and this file, and distil anew, or look at the other snapshots",
+    "whitening-": "put a copy of it back, from a run on these images, or delete it, and trajmatch run writes it again",
     "images": "start the command again",
 }
 

@@ -5,6 +5,8 @@ METRICS = "metrics.jsonl"
 CHECKPOINT = "checkpoint.safetensors"
 SNAPSHOTS = "snapshots"
 SET = "distilled.safetensors"
+# The statistics of a large whitening, beside the set; named by their hash.
+WHITENING = "whitening-{}.safetensors"
 BEFORE, AFTER = "initial.png", "images.png"
 # Records: of the experts, of each network that was trained to score a set, of the scores, and of the whole run.
 EXPERTS_JSON, NETWORKS, EVALUATION, SUMMARY = "experts.json", "networks.json", "evaluation.json", "summary.json"

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from trajmatch.data import cache
 from trajmatch.data.cache import Kept
+from trajmatch.data.space_file import file_name
 from trajmatch.data.whitening import InputSpace, fitted
 from trajmatch.machine.messages import LOGGER
 from trajmatch.machine.processor import described
@@ -31,7 +32,7 @@ def fit_once(kind: str, x: Tensor, content: str) -> InputSpace:
         space, told = found
     else:
         space, told = fitted(kind, x)
-        about = {"kind": kind, "shape": space.shape, "told": told}
+        about = {"kind": kind, "shape": space.shape, "told": told, "file": file_name(space)}
         cache.keep("whitening", key, space.to_tensors(), about)
     if told:
         LOGGER.info(told)

@@ -178,7 +178,7 @@ def export_folder(dataset: Dataset, path: str | os.PathLike[str]) -> None:
     if dataset.held_out:
         held = dataset.validation
         train = Images(torch.cat([train.x, held.x]), torch.cat([train.y, held.y]))
-    folders = _folder_names(dataset.classes)
+    folders = folder_names(dataset.classes)
     for split, images in (("train", train), ("test", dataset.test)):
         counts = [0] * len(folders)
         for label in images.y.unique().tolist():  # a class may have no test images, and no folder then
@@ -188,7 +188,8 @@ def export_folder(dataset: Dataset, path: str | os.PathLike[str]) -> None:
             counts[label] += 1
 
 
-def _folder_names(classes: Sequence[str]) -> list[str]:
+def folder_names(classes: Sequence[str]) -> list[str]:
+    """A folder's name for each class, which keeps the order of the classes where names are sorted."""
     names = [re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", name) for name in classes]
     distinct = len({name.casefold() for name in names}) == len(names)
     visible = all(name and not is_hidden(name) for name in names)

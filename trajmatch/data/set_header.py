@@ -1,10 +1,14 @@
 """What the file of a distilled set says about itself, before any of its tensors is read. No torch here."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 from trajmatch.data.checksums import remedy
 from trajmatch.data.files import read_header
+
+# The key, in what a header says of the input space, of statistics that are in a file of their own.
+APART = "apart"
 
 
 def set_header(path: Path) -> dict[str, Any]:
@@ -19,8 +23,19 @@ def set_header(path: Path) -> dict[str, Any]:
         wrong = "classes must be a list of names"
     elif not isinstance(shape, list) or len(shape) != 3 or not all(type(side) is int and side > 0 for side in shape):
         wrong = "space.shape must be three whole numbers of at least 1"
+    elif isinstance(space, dict) and not _is_apart(space.get(APART)):
+        wrong = "space.apart must name the file of a whitening, and its tensors"
     elif not isinstance(info, dict):
         wrong = "info must be names and values"
     if wrong is not None:
         raise ValueError(f"{path}: the header of this set is damaged: {wrong}; {remedy(path)}")
     return header
+
+
+def _is_apart(value: Any) -> bool:
+    """Whether this is what a header says of statistics that are kept apart; None where they are not."""
+    if value is None:
+        return True
+    name, tensors = (value.get("file"), value.get("tensors")) if isinstance(value, dict) else (None, None)
+    named = isinstance(name, str) and re.fullmatch(r"whitening-[0-9a-f]{32}\.safetensors", name) is not None
+    return named and isinstance(tensors, dict) and all(isinstance(of, list) and len(of) == 3 for of in tensors.values())

@@ -19,10 +19,11 @@ from torch.utils.data import Dataset as TorchDataset
 
 from trajmatch.core.draws import generator
 from trajmatch.core.tiles import decoded, encoded, repeated
+from trajmatch.data import space_file
 from trajmatch.data.checksums import remedy
 from trajmatch.data.file_names import SET
 from trajmatch.data.images import Images
-from trajmatch.data.set_header import set_header
+from trajmatch.data.set_header import APART, set_header
 from trajmatch.data.tensors import read_tensors, save_tensors
 from trajmatch.data.whitening import InputSpace
 
@@ -137,13 +138,15 @@ def leading(synthetic: SyntheticSet, size: int) -> tuple[Tensor, Tensor]:
 
 
 def save(synthetic: SyntheticSet, path: Path) -> None:
-    """Write a set with its step size, labels and input space to one safetensors file.
+    """Write a set with its step size, labels and input space to a safetensors file.
 
+    A large whitening is a file of its own beside it, which many sets may share.
     Raises OSError, and ValueError where the set cannot be used; nothing is written then.
     """
     if (wrong := wrong_set(synthetic)) is not None:
         raise ValueError(f"{path}: the set is not written, because {wrong}")
-    tensors = {f"space.{name}": tensor for name, tensor in synthetic.space.to_tensors().items()}
+    apart = space_file.is_large(synthetic.space)
+    tensors = {f"space.{name}": tensor for name, tensor in synthetic.space.to_tensors().items() if not apart}
     tensors |= {
         "images": synthetic.X,
         "labels": synthetic.Y,
@@ -157,12 +160,16 @@ def save(synthetic: SyntheticSet, path: Path) -> None:
     }
     if synthetic.factor > 1:
         header["factor"] = synthetic.factor
+    if apart:
+        header["space"][APART] = space_file.described(synthetic.space)
+        space_file.keep_beside(synthetic.space, path.parent)
     save_tensors(path, tensors, header)
 
 
 def load(path: str | Path) -> SyntheticSet:
     """Read a set that `save` wrote: the file itself, or the run folder that holds it.
 
+    A large whitening is found beside the file or in the cache.
     Raises ValueError naming the file where it is missing, damaged, something else, or a set that cannot be used.
     """
     path = Path(path)
@@ -170,9 +177,11 @@ def load(path: str | Path) -> SyntheticSet:
         path = path / SET
     header = set_header(path)
     tensors = read_tensors(path)
+    apart = space_file.opened(path, header["space"]) if header["space"].get(APART) is not None else None
     statistics = {name.removeprefix("space."): t for name, t in tensors.items() if name.startswith("space.")}
     try:
-        space = InputSpace.from_tensors(header["space"]["kind"], tuple(header["space"]["shape"]), statistics)
+        shape = tuple(header["space"]["shape"])
+        space = apart or InputSpace.from_tensors(header["space"]["kind"], shape, statistics)
         # Copies: the tensors as read are views of the file, which may be replaced.
         X, Y, eta = tensors["images"].clone(), tensors["labels"].clone(), float(tensors["step_size"])
     except KeyError as error:

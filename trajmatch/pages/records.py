@@ -108,6 +108,7 @@ REPORTED: Shape = {
     "commands?": is_words,
     "factor?": is_count,
     **dict.fromkeys(("synthetic_images?", "whole_images?", "steps?", "step_size?", "peak_memory_mb?"), is_number),
+    **dict.fromkeys(("compression_bytes?", "set_bytes?"), is_number),
 }
 EVALUATION: Shape = {
     "accuracy": {"distilled": SCORE, **dict.fromkeys(("chosen?", "random?", "whole?"), SCORE)},

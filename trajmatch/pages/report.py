@@ -194,6 +194,9 @@ def _costs(summary: Record) -> str:
     if "peak_memory_mb" in summary:
         rows.append(("peak memory, MB", f"{summary['peak_memory_mb']:,.0f}", str(summary.get("memory_how", ""))))
     rows.append(("compression", f"{summary['compression']:,.0f}", "real images for each synthetic one"))
+    if {"compression_bytes", "set_bytes"} <= summary.keys():
+        how = f"bytes of the real images' pixels for each of the {summary['set_bytes']:,.0f} bytes of {SET}"
+        rows.append(("compression in bytes", f"{summary['compression_bytes']:,.0f}", how))
     known = {"device": "", "cores": "", "torch": "", "commit": "of trajmatch; + means changed", "seed": ""}
     rows += [(key, str(summary[key]), how) for key, how in known.items() if summary.get(key) is not None]
     named = [dict(zip(("what", "value", "how"), row, strict=True)) for row in rows]

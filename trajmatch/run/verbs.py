@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -12,6 +13,7 @@ from trajmatch.settings import command_line as line
 from trajmatch.settings import options
 from trajmatch.settings.config import Config
 from trajmatch.settings.diagnoses import NAMES as DIAGNOSES
+from trajmatch.settings.inputs import Images
 from trajmatch.settings.presets import NAMES, about
 
 
@@ -135,6 +137,30 @@ def _compare(call: Call) -> int:
     return _print([compare([line.place(name) for name in words[:count]], line.at_home(own))])
 
 
+def _export(call: Call) -> int:
+    usage, what = "trajmatch export [FOLDER|FILE|PRESET]", "Write a distilled set as the files of another program."
+    own = line.at_home(line.parse(options.Export, usage, call.rest, options.Export(), what))
+    prepare()
+    from trajmatch.run.exchange.export import export
+
+    return _print(export(line.place(call.name), own))
+
+
+def _import(call: Call) -> int:
+    names = [*([call.name] if call.name is not None else []), *call.rest]
+    count = next((k for k, word in enumerate(names) if word.startswith("-")), len(names))
+    base = replace(Config(), images=replace(Images(), hold_out=False))
+    asked = line.configuration("trajmatch import FILE [FILE ...]", base, names[count:], options.Import)
+    if asked.config.images.hold_out:
+        raise line.UsageError("--images.hold-out: files of other programs are of all training images; leave it out")
+    prepare()
+    from trajmatch.run.exchange.imports import import_files
+
+    target = Path(asked.config.out or "runs/imported")
+    paths = [line.expand_home(name, "the name") for name in names[:count]]
+    return _print(import_files(paths, asked.config, asked.options, target))
+
+
 def _diagnose(call: Call) -> int:
     if call.name is None and not call.rest:
         usage = "usage: trajmatch diagnose NAME --run FOLDER [FOLDER ...]\n"
@@ -218,6 +244,16 @@ VERBS = {
     ),
     "compare": Verb(
         "one table and plots of several runs, as HTML, Markdown and CSV", "pages that were there are whole", _compare
+    ),
+    "export": Verb(
+        "write a distilled set as PNG images, Parquet, .npz, or the files of MTT and DD-Ranking, with a README",
+        "nothing was written",
+        _export,
+    ),
+    "import": Verb(
+        "take experts (replay_buffer_n.pt) or a set (images_best.pt, labels_best.pt) of MTT's program and its kin",
+        "nothing was written",
+        _import,
     ),
     "diagnose": Verb(
         "look at what matching does to the data: correlation, interference, forgetting, ...",

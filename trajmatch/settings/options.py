@@ -143,3 +143,28 @@ class Compare:
 
     out: Place = Path("compare")
     """Folder for compare.html, compare.md, compare.csv with the runs and streams.csv with the continual streams."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """What `trajmatch export` writes of a set."""
+
+    format: Literal["folder", "parquet", "npz", "mtt", "ddranking"] | None = None
+    """Format of the files: folder (PNG images and a table of labels), parquet (a data set of the Hugging Face Hub), npz
+    (NumPy arrays), mtt (the tensor files of MTT's program) or ddranking (those of DD-Ranking)."""
+    out: Place | None = None
+    """New folder for the files and their README.md; None is export-FORMAT beside the set."""
+    whitening: bool = True
+    """Write the statistics of a ZCA too, up to 38 MB, which real images must pass before a network sees them."""
+
+
+@dataclass(frozen=True)
+class Import:
+    """What `trajmatch import` must be told of files that do not say it."""
+
+    mean: tuple[float, ...] = ()
+    """Mean of each channel that the other program subtracted, with --images.normalise channel."""
+    std: tuple[float, ...] = ()
+    """Standard deviation of each channel by which the other program divided, with --images.normalise channel."""
+    step_size: Annotated[float, AboveZero] | None = None
+    """Learning rate to train with on an imported set; None is that of a file lr_best.pt, or 0.01 without one."""

@@ -1,7 +1,7 @@
 """Finished or running runs, opened to be looked at. No file of a run is changed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from trajmatch.run.assembly import letters
 from trajmatch.run.assembly.distilled import check_fit
 from trajmatch.run.assembly.set_file import base_configuration, set_file
 from trajmatch.run.assembly.setup import Setup
-from trajmatch.run.stages.experts import named_experts
+from trajmatch.run.stages.experts import named_experts, seen_as
 from trajmatch.run.stages.start import first_state
 from trajmatch.settings.checks import resolve
 from trajmatch.settings.config import Config
@@ -124,6 +124,7 @@ class Opener:
         setup = self._prepared(flat)
         config, points = setup.config, []
         trajectories = self._experts(setup, folder / "experts" if config.experts.isdigit() else None)
+        setup = seen_as(setup, trajectories)
         if trajectories or not METHODS[config.method].experts:
             state = first_state(setup, trajectories)
             Y = state.Y.softmax(1) if config.outer.labels == "learned" else state.Y
@@ -145,6 +146,8 @@ class Opener:
         setup = self._prepared(base_configuration(path))
         synthetic = load(file)
         check_fit(synthetic, setup.material, file)
+        if synthetic.space.digest() != setup.material.space.digest():  # as a set of another program may have it
+            setup = Setup(setup.config, replace(setup.material, space=synthetic.space))
         point = Snapshot(setup.config.steps, synthetic.X, synthetic.Y, torch.tensor(synthetic.eta)).to(setup.device)
         return _opened(file.stem, None, setup, self._experts(setup, experts), [point])
 

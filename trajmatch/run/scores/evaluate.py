@@ -50,6 +50,8 @@ def evaluate_set(path: Path, config: Config, options: Evaluate) -> dict[str, Any
     options = options.asked()
     setup, synthetic, file = opened_set(path, config, options.networks, options.sizes)
     config = setup.config
+    if foreign := synthetic.info.get("foreign"):
+        LOGGER.info(f"{file}: {foreign}")
     what = f"mean and standard deviation of {config.evaluation.networks} networks on test images"
     keep = partial(_keep, file, _about(setup, synthetic, file))
     if options.networks:
@@ -66,7 +68,7 @@ def evaluate_set(path: Path, config: Config, options: Evaluate) -> dict[str, Any
         return keep(
             RANKING, {**found, "rates": list(options.rates)}, ranking.lines(found), "scores and how they were obtained"
         )
-    candidates = evaluate_stage.snapshots(config, path, synthetic) if path.is_dir() else []
+    candidates = evaluate_stage.snapshots(config, path, synthetic) if path.is_dir() and not foreign else []
     accuracy = evaluate_stage.evaluate(setup, synthetic, trajectories, file.parent, Peak(), candidates)
     for line in score_lines(accuracy):
         print(line)

@@ -20,6 +20,7 @@ from trajmatch.measure.evaluate import Score
 from trajmatch.pages.made import check_same, set_settings
 from trajmatch.run.assembly.letters import evaluation_rate, evaluation_training, expert_training
 from trajmatch.run.assembly.setup import Setup
+from trajmatch.run.stages.experts import told_foreign
 from trajmatch.run.stages.loop import snapshot_steps
 from trajmatch.run.stages.trials import Bench, Trial, bench, real_trial, set_trials
 from trajmatch.settings.config import Config
@@ -115,7 +116,9 @@ def whole(config: Config, found: dict[str, list[float]], trajectories: Sequence[
         return None
     accuracies = [float(t.header["test_accuracy"][-1]) for t in trajectories]
     epochs = trajectories[0].header["epochs"]
-    how = f"the experts' final test accuracy, each trained for {epochs} epochs"
+    told = told_foreign(trajectories)
+    how = f"the final test accuracy of experts{told}" if told else "the experts' final test accuracy"
+    how += f", each trained for {epochs} epochs"
     return Score.of(accuracies, how)
 
 

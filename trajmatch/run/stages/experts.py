@@ -1,8 +1,9 @@
 """Training experts: many networks, in processes or shards, each written to its file as soon as it is done."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from trajmatch.core.vector import Layout
 from trajmatch.data.material import Mapped, opened, shared
 from trajmatch.data.networks.convnet import build
 from trajmatch.data.trajectories import REMEDY, Trajectory, save_trajectory
+from trajmatch.data.whitening import InputSpace
 from trajmatch.machine.determinism import deterministic
 from trajmatch.machine.lock import Lock, tidy
 from trajmatch.machine.processes import Peak, Report, processes
@@ -24,8 +26,9 @@ from trajmatch.run.assembly.setup import Setup, factory
 from trajmatch.settings.config import Config
 from trajmatch.settings.flat import EXPERT_FIELDS, difference, settings
 
-# What the header of an expert must have for a run.
+# What the header of an expert must have for a run. FOREIGN marks one of another program: it has no training accuracy.
 HEADER = ("settings", "index", "epochs", "test_accuracy", "train_accuracy", "seconds")
+FOREIGN = "foreign"
 
 
 def expert_path(folder: Path, index: int) -> Path:
@@ -41,6 +44,41 @@ def expert_settings(setup: Setup) -> dict[str, Any]:
     return {**kept, "images.normalise": setup.config.images.normalise, "data": setup.material.content}
 
 
+def foreign_settings(setup: Setup) -> dict[str, Any]:
+    """What must be the same where an expert of another program is used: it has seen all training images."""
+    kept = dict(settings(setup.config, ("network",)))
+    kept |= {f"images.{key}": getattr(setup.config.images, key) for key in ("normalise", "hold_out")}
+    space = setup.material.space
+    statistics = [space.mean.tolist(), space.scale.tolist()] if space.kind == "channel" else None
+    return {**kept, "data": setup.dataset.digest, "statistics": statistics}
+
+
+def seen_as(setup: Setup, trajectories: Sequence[Trajectory]) -> Setup:
+    """The same with the input space that experts of another program were trained in, where it is not fitted here."""
+    for trajectory in trajectories:
+        statistics = trajectory.header["settings"].get("statistics") if FOREIGN in trajectory.header else None
+        if statistics is not None:
+            mean, scale = map(torch.tensor, statistics)
+            space = InputSpace("channel", mean, scale, torch.empty(0), setup.dataset.shape)
+            return Setup(setup.config, replace(setup.material, space=space, seen=f", seen through {space.digest()}"))
+    return setup
+
+
+def told_foreign(trajectories: Sequence[Trajectory]) -> str:
+    """What is said of experts beside their number where another program has trained some of them."""
+    count = sum(FOREIGN in t.header for t in trajectories)
+    return "" if not count else " of another program" if count == len(trajectories) else f", {count} of another program"
+
+
+def curves(trajectory: Trajectory) -> tuple[list[float | None], list[float | None]]:
+    """Accuracies after each epoch, on test and on training images: None where one was not measured, or none at all."""
+    header = trajectory.header
+    unknown: list[float | None] = [None] * (header["epochs"] - 1)
+    if FOREIGN in header:
+        return [*unknown, header["test_accuracy"][-1]], []
+    return header["test_accuracy"][1:], [*unknown, header["train_accuracy"]]
+
+
 def open_experts(setup: Setup, folder: Path, count: int | None = None) -> list[Trajectory]:
     """The complete experts of a folder, the first `count` of them (all, if None), in order of their number.
 
@@ -49,9 +87,13 @@ def open_experts(setup: Setup, folder: Path, count: int | None = None) -> list[T
     found: list[Trajectory] = []
     for path in sorted(folder.glob("expert_*.safetensors")):
         trajectory = Trajectory.open(path)
-        if missing := [key for key in HEADER if key not in trajectory.header]:
+        foreign = FOREIGN in trajectory.header
+        needed = [key for key in HEADER if not (foreign and key == "train_accuracy")]
+        if missing := [key for key in needed if key not in trajectory.header]:
             raise ValueError(f"{path}: the header of this expert has no {missing[0]}; {REMEDY}")
         wanted = expert_settings(setup)
+        if foreign:
+            wanted = {**foreign_settings(setup), "statistics": trajectory.header["settings"].get("statistics")}
         if (what := difference(trajectory.header["settings"], wanted)) is not None:
             what = "the images are others" if what.startswith("--data") else what
             raise ValueError(f"{path} is an expert trained with other settings: {what}; choose another folder")

@@ -29,7 +29,7 @@ from trajmatch.run.assembly import letters
 from trajmatch.run.assembly.setup import Setup
 from trajmatch.run.stages.beforehand import check_segments
 from trajmatch.run.stages.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, truncate_metrics
-from trajmatch.run.stages.experts import expert_settings
+from trajmatch.run.stages.experts import expert_settings, told_foreign
 from trajmatch.run.stages.segments import sharing
 from trajmatch.run.stages.start import first_images, first_state
 from trajmatch.run.stages.steps import STEPS
@@ -93,6 +93,8 @@ def distill(setup: Setup, trajectories: list[Trajectory], folder: Path) -> Disti
             "their loss was above --outer.guard or not finite"
         )
     synthetic = delivered(setup, loop.checkpoint.state)
+    if told := told_foreign(trajectories):
+        synthetic = replace(synthetic, info={**synthetic.info, "experts": f"{len(trajectories)} experts{told}"})
     if (lost := lost_step_size(synthetic.eta, setup.config.outer.step_size)) is not None:
         LOGGER.warning(lost)
     draw_pictures(setup, trajectories, synthetic, folder)

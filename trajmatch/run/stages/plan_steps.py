@@ -12,7 +12,7 @@ import torch
 
 from trajmatch.core.draws import generator
 from trajmatch.core.vector import Layout
-from trajmatch.data.file_names import CHECKPOINT, METRICS, SET
+from trajmatch.data.file_names import CHECKPOINT, METRICS, SET, WHITENING
 from trajmatch.data.networks.convnet import build
 from trajmatch.data.snapshots import snapshot_path
 from trajmatch.data.synthetic import save
@@ -94,7 +94,7 @@ def distill(setup: Setup, loop: Loop, ranks: int) -> tuple[Stage, Traffic]:
     done = loop.checkpoint.step
     save(delivered(setup, loop.checkpoint.state), loop.folder / SET)
     log = (loop.folder / METRICS).stat().st_size * config.steps / done
-    kept = [loop.folder / CHECKPOINT, loop.folder / SET]
+    kept = [loop.folder / CHECKPOINT, loop.folder / SET, *loop.folder.glob(WHITENING.format("*"))]
     snapshots = len(snapshot_steps(config)) * snapshot_path(loop.folder, done).stat().st_size
     disk = sum(path.stat().st_size for path in kept) + snapshots + log + PAGES
     matched = isinstance(loop.take, Matching)

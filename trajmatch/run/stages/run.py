@@ -13,6 +13,7 @@ from trajmatch.data.file_names import CHECKPOINT, EVALUATION, EXPERTS_JSON, SET,
 from trajmatch.data.files import write_record
 from trajmatch.data.kept import BELONGS, other
 from trajmatch.data.material import Material
+from trajmatch.data.space_file import restore
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.machine import holding
 from trajmatch.machine.lock import Lock
@@ -99,6 +100,7 @@ class Run:
         self.trajectories: list[Trajectory] = []
         if isinstance(self.experts_wanted, Path) and METHODS[self.config.method].experts:
             self.trajectories = expert_stage.named_experts(self.setup, self.experts_wanted)
+            self.setup = expert_stage.seen_as(self.setup, self.trajectories)
         self._refuse_what_can_not_work()
         folder.mkdir(parents=True, exist_ok=True)  # only now: bad input must leave nothing behind
         self._take_lock()
@@ -135,15 +137,14 @@ class Run:
         record: dict[str, Any] = {
             "seconds": self.seconds["experts"],
             # By epoch, from the first; training accuracy is measured at the end alone.
-            "test_accuracy": [t.header["test_accuracy"][1:] for t in self.trajectories],
-            "train_accuracy": [
-                [None] * (t.header["epochs"] - 1) + [t.header["train_accuracy"]] for t in self.trajectories
-            ],
+            "test_accuracy": [expert_stage.curves(t)[0] for t in self.trajectories],
+            "train_accuracy": [expert_stage.curves(t)[1] for t in self.trajectories],
         }
         write_record(self.folder / EXPERTS_JSON, {**record, BELONGS: {"data": self.setup.material.content}})
         finals = [accuracies[-1] for accuracies in record["test_accuracy"]]
         mean, chance = sum(finals) / len(finals), 1 / self.setup.dataset.num_classes
-        LOGGER.info(f"{len(finals)} experts: mean test accuracy {mean:.2%}")
+        told = expert_stage.told_foreign(self.trajectories)
+        LOGGER.info(f"{len(finals)} experts{told}: mean test accuracy {mean:.2%}")
         if mean < 1.5 * chance:
             LOGGER.info(
                 f"  that is close to chance ({chance:.2%}), and a set distilled from such experts can't be better: "
@@ -173,6 +174,7 @@ class Run:
             about = distill_stage.distill_settings(self.setup, len(self.trajectories))
             checkpoint = distill_stage.load_checkpoint(self.folder / CHECKPOINT, about)
             self.seconds["distill"] = checkpoint.seconds
+            restore(path, self.setup.material.space)
             synthetic = sets.load(self.folder)
             distill_stage.check_delivered(path, synthetic, checkpoint.state)
             distill_stage.draw_pictures(self.setup, self.trajectories, synthetic, self.folder)
@@ -212,6 +214,16 @@ class Run:
         """What numbers of this run belong to: its set, its input space in it, and the real images."""
         return {"set": identity(self.folder / SET), "data": self.setup.material.content}
 
+    def _compression(self, count: int) -> dict[str, Any]:
+        """How many real images, and bytes of their pixels, each synthetic one and byte of the set's file stands for.
+
+        count: synthetic images. The real images are those that the set was made of: validation images that are held
+        out are not among them. A whitening's file, which real images need too, is not counted.
+        """
+        x, size = self.setup.dataset.train.x, (self.folder / SET).stat().st_size
+        images = {"compression": len(x) / count, "whole_images": len(x)}
+        return {**images, "compression_bytes": x.nbytes / size, "real_bytes": x.nbytes, "set_bytes": size}
+
     def summarise(self, accuracy: dict[str, Any]) -> dict[str, Any]:
         """Write summary.json and report.html."""
         holding.check()
@@ -242,9 +254,8 @@ class Run:
             "memory_how": "largest resident size of this process plus that of its worker processes while they ran "
             "at once, shared pages counted in each; over all calls on this folder",
             "cores": cores(),
-            "compression": real / synthetic,
-            "real_images": real,
-            "whole_images": len(dataset.train),  # without the validation images where those are held out
+            **self._compression(synthetic),
+            "real_images": real,  # with the validation images
             "synthetic_images": synthetic,
             "commands": [self.command, quoted(["evaluate", str(self.folder)])],
             BELONGS: self._belongs(),
