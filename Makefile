@@ -1,6 +1,6 @@
 PYTHON ?= python
 
-.PHONY: check format
+.PHONY: check format docs
 
 check:
 	$(PYTHON) -m ruff format --check
@@ -11,3 +11,6 @@ check:
 format:
 	$(PYTHON) -m ruff format
 	$(PYTHON) -m ruff check --fix
+
+docs:
+	$(PYTHON) -m sphinx -W --keep-going docs docs/_build

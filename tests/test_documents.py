@@ -5,6 +5,7 @@ import doctest
 import importlib
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,8 @@ FLAGS |= {
     for options in (Compare, Continual, Diagnose, Evaluate, Export, Import, Plan, Search)
     for field in dataclasses.fields(options)
 }
-PIP = {"--no-deps", "--index-url", "--check"}
+REPOSITORY = r"https://(?:github\.com/trajmatch/trajmatch/blob|raw\.githubusercontent\.com/trajmatch/trajmatch)/main/"
+PIP = {"--no-deps", "--index-url", "--force-reinstall", "--check"}
 OTHERS = {"--quick", "--json", "--plot", "--batch", "--probe", "--validate", "--kills", "--signals", "--folder", *SHORT}
 
 # torchrun's and Slurm's.
@@ -53,8 +55,29 @@ def test_flags_exist(path: Path) -> None:
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_links_lead_somewhere(path: Path) -> None:
-    for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", path.read_text(encoding="utf-8")):
+    text = path.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", text):
         assert (path.parent / target).exists(), target
+    for target in re.findall(rf"{REPOSITORY}([^)#\s]+)\)", text):
+        assert (ROOT / target).exists(), target
+
+
+def test_links_of_the_readme_work_on_the_package_s_page() -> None:
+    targets = re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert any(re.match(REPOSITORY, target) for target in targets)
+    for target in targets:
+        assert target.startswith("https://"), (
+            f"{target}: write it as https://github.com/trajmatch/trajmatch/blob/main/..."
+        )
+
+
+def test_urls_of_the_package_are_of_the_same_repository() -> None:
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]
+    assert {"Homepage", "Documentation", "Changelog", "Issues"} <= set(urls)
+    for url in urls.values():
+        assert url.startswith("https://github.com/trajmatch/trajmatch")
+        if (file := re.match(REPOSITORY, url)) is not None:
+            assert (ROOT / url[file.end() :]).exists(), url
 
 
 def commands() -> list[list[str]]:

@@ -13,8 +13,8 @@ from trajmatch.core.draws import generator
 from trajmatch.core.loss import Loss, cross_entropy
 from trajmatch.core.mixed import reverse_over_reverse
 from trajmatch.core.vector import functional
-from trajmatch.data.networks.architectures import RAISED_BY_USERS, reason
 from trajmatch.data.networks.convnet import embedding
+from trajmatch.data.networks.foreign import RAISED_BY_USERS, reason
 from trajmatch.methods import engines
 from trajmatch.methods.engines import Engine
 

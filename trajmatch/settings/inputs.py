@@ -40,8 +40,9 @@ class Network:
     """The network: the ConvNet of the field, depth x [conv 3x3, norm, ReLU, pool] and a linear layer, or another."""
 
     name: ranges.Words = "convnet"
-    """convnet, mlp, lenet, alexnet, vgg11, resnet18, resnet18-group, vgg11-batch, resnet18-batch, vit, timm:NAME, or
-    MODULE:FACTORY, your own FACTORY((c, h, w), num_classes). The other settings are the ConvNet's."""
+    """convnet, mlp, lenet, alexnet, vgg11, resnet18, resnet18-group, vgg11-batch, resnet18-batch, vit, timm:NAME
+    (with arguments as timm:NAME?KEY=VALUE&KEY=VALUE), or MODULE:FACTORY, your own FACTORY((c, h, w), num_classes). The
+    other settings are the ConvNet's."""
     depth: ranges.Depth = 3
     """Blocks of the ConvNet: 3 for images of 32 pixels, 4 for 64, 5 for 128."""
     width: ranges.Width = 128

@@ -8,13 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from tests.run.test_cli import refusal
 from tests.small import command, succeed
 from trajmatch.core.vector import functional
 from trajmatch.data import synthetic as sets
-from trajmatch.data.networks import architectures
 from trajmatch.data.networks.convnet import build
 from trajmatch.run.assembly import setup
 from trajmatch.run.assembly.distilled import base_configuration, opened_set
@@ -163,56 +161,6 @@ def test_experts_of_another_network_and_a_set_distilled_with_it(tmp_path: Path) 
 def test_wrong_names_are_one_sentence(words: list[str], says: str, whole: Path, capsys: Captured) -> None:
     assert says in refusal(capsys, "evaluate", whole, *words)
     assert not (whole / "transfer.json").exists()
-
-
-@pytest.mark.parametrize(
-    ("error", "says"),
-    [
-        (ImportError("no timm"), "needs timm: pip install 'trajmatch"),
-        (RuntimeError("nms"), "can't be imported here: nms"),
-    ],
-)
-def test_timm_is_asked_for_where_it_is_missing(monkeypatch: pytest.MonkeyPatch, error: Exception, says: str) -> None:
-    def missing(name: str) -> object:
-        raise error
-
-    monkeypatch.setattr(architectures, "import_module", missing)
-    with pytest.raises(ValueError, match=says):
-        architectures.named("timm:resnet10t")((3, 32, 32), 10)
-
-
-class Timm:
-    """What of timm is used: models by name, of which only transformers take a size."""
-
-    def is_model(self, name: str) -> bool:
-        return name in self.list_models()
-
-    def list_models(self) -> list[str]:
-        return ["vit_tiny", "resnet10t"]
-
-    def create_model(self, name: str, pretrained: bool, num_classes: int, in_chans: int, **size: object) -> nn.Module:
-        if size and name != "vit_tiny":
-            raise TypeError("img_size")
-        assert not pretrained
-        assert size in ({}, {"img_size": (16, 16)})
-        return nn.Sequential(nn.Flatten(), nn.LazyLinear(num_classes))
-
-
-@pytest.mark.parametrize("name", ["vit_tiny", "resnet10t"])
-def test_networks_of_timm_get_a_size_where_they_take_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(architectures, "import_module", lambda name: Timm())
-    network = architectures.named(f"timm:{name}")((3, 16, 16), 7)
-    assert isinstance(network, nn.Module)
-    with pytest.raises(ValueError, match="timm:vit_tinny, which timm does not have; it has vit_tiny"):
-        architectures.named("timm:vit_tinny")((3, 16, 16), 7)
-
-
-def test_a_network_of_the_real_timm() -> None:
-    try:
-        network, _ = build(lambda: architectures.named("timm:vit_tiny_patch16_224")((3, 32, 32), 7), 0)
-    except ValueError as error:
-        pytest.skip(str(error))
-    assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
 
 
 def test_records_without_a_younger_setting_had_its_default() -> None:

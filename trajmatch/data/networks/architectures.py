@@ -6,25 +6,17 @@ sides, poolings and strides that would leave a norm a single pixel are left out,
 Legend: shape (c, h, w) of one image.
 """
 
-import sys
-from collections.abc import Callable
 from difflib import get_close_matches
 from functools import partial
-from importlib import import_module
-from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trajmatch.data.networks.convnet import norm_layer
+from trajmatch.data.networks.foreign import Factory, Shape, of_timm, of_user
 
-Shape = tuple[int, int, int]
-Factory = Callable[[Shape, int], nn.Module]
 SMALLEST, LARGEST = 8, 256
-# What code of the user's may raise, and is told in a sentence; Ctrl-C is the user's own.
-RAISED_BY_USERS = (Exception, SystemExit)
 VGG11 = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")
 
 
@@ -167,64 +159,7 @@ def named(name: str) -> Factory:
         near = get_close_matches(name, known, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}? There are" if near else "there are"
         raise ValueError(f"--network.name is '{name}'; {hint} {', '.join(known)}, timm:NAME and MODULE:FACTORY")
-    return partial(_of_timm, after) if before == "timm" else _of_user(before, after)
-
-
-def _timm(name: str) -> Any:
-    try:
-        return import_module("timm")
-    except ImportError:
-        raise ValueError(f"--network.name is {name}, which needs timm: pip install 'trajmatch[timm]'") from None
-    except RuntimeError as error:  # a torchvision that is built for another torch
-        raise ValueError(f"--network.name is {name}, and timm can't be imported here: {error}") from None
-
-
-def _of_timm(name: str, shape: Shape, num_classes: int) -> nn.Module:
-    timm = _timm(f"timm:{name}")
-    if not timm.is_model(name):
-        near = get_close_matches(name, timm.list_models(), n=1, cutoff=0.4)
-        raise ValueError(
-            f"--network.name is timm:{name}, which timm does not have{f'; it has {near[0]}' if near else ''}"
-        )
-    wanted = {"pretrained": False, "num_classes": num_classes, "in_chans": shape[0]}
-    try:
-        network: nn.Module = timm.create_model(name, img_size=shape[1:], **wanted)
-    except TypeError:  # a network of any size takes no size
-        network = timm.create_model(name, **wanted)
-    return network
-
-
-def _of_user(module: str, factory: str) -> Factory:
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    asked = f"--network.name is {module}:{factory}"
-    if not module or not factory:
-        raise ValueError(f"{asked} and must be MODULE:FACTORY, such as networks:small")
-    try:
-        found: Factory = getattr(import_module(module), factory)
-    except RAISED_BY_USERS as error:  # whatever the module does while it is imported
-        raise ValueError(f"{asked}, which can't be imported: {reason(error)}") from None
-    if not callable(found):
-        raise ValueError(
-            f"{asked}, which is of type {type(found).__name__} and must be a function of the images' shape (c, h, w) "
-            "and the number of classes that returns a torch.nn.Module"
-        )
-    return found
-
-
-def reason(error: BaseException) -> str:
-    """Why something failed, in one line: the first of what the error says, and its kind where that alone says little.
-
-    >>> reason(KeyError("width")), reason(RuntimeError()), reason(SystemExit(3))
-    ("KeyError: 'width'", 'RuntimeError', 'it ends the program (SystemExit: 3)')
-    """
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    if isinstance(error, SystemExit):
-        return f"it ends the program (SystemExit{f': {text}' if text else ''})"
-    if isinstance(error, RuntimeError | TypeError | ValueError | ImportError | AttributeError) and text:
-        return text
-    return f"{type(error).__name__}{f': {text}' if text else ''}"
+    return of_timm(after) if before == "timm" else of_user(before, after)
 
 
 def _averaged(h: int, w: int, most: int) -> tuple[list[nn.Module], int]:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from trajmatch.data.networks.architectures import RAISED_BY_USERS
+from trajmatch.data.networks.foreign import RAISED_BY_USERS
 from trajmatch.data.networks.kernels import cache_folder
 from trajmatch.machine.memory import keep_freed_memory
 from trajmatch.machine.precision import set_precision
