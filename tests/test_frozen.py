@@ -39,8 +39,8 @@ FLAT = {f"{group}.{name}".lstrip(".") for group, names in NAMES.items() for name
 PURPOSES = {
     "accumulated", "batches", "check of a network", "check of derivatives", "class order", "condensation", "condense",
     "continual", "cost", "direction of images", "distill", "dropout", "evaluation", "expert batches", "expert weights",
-    "initial images", "inner", "landscape", "low rank", "moved weights", "nearest", "network", "noise", "panel",
-    "pcgrad", "plan", "power iteration", "random real images", "real", "search", "segment", "test", "training",
+    "initial images", "inner", "landscape", "low rank", "memory", "moved weights", "nearest", "network", "noise",
+    "panel", "pcgrad", "plan", "power iteration", "random real images", "real", "search", "segment", "test", "training",
     "validation", "weights", "whole", "window",
 }  # fmt: skip
 

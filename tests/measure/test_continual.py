@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from trajmatch.data.images import Dataset, Images
-from trajmatch.measure.continual import band, class_steps, of_classes, widened
+from trajmatch.measure.continual import band, beside_old, class_steps, memory_of, of_classes, passes, widened
 
 
 def test_orders_are_permutations_of_all_classes_in_equal_parts() -> None:
@@ -31,6 +31,32 @@ def test_a_part_of_a_data_set_is_renumbered_in_the_given_order() -> None:
 def test_labels_find_their_place_among_all_classes() -> None:
     Y = torch.tensor([[0.9, 0.1], [0.2, 0.8]])
     assert torch.allclose(widened(Y, [3, 0], 4), torch.tensor([[0.1, 0, 0, 0.9], [0.8, 0, 0, 0.2]]))
+
+
+def test_old_classes_stand_behind_the_new_with_test_images_alone() -> None:
+    y = torch.tensor([0, 1, 2, 3, 1, 3])
+    images = Images(torch.arange(6).view(6, 1, 1, 1).to(torch.uint8), y)
+    found = beside_old(Dataset("d", ("a", "b", "c", "e"), images, images, images), [3, 1], [0])
+    assert found.classes == ("e", "b", "a")
+    assert found.train.x.flatten().tolist() == found.validation.x.flatten().tolist() == [1, 3, 4, 5]
+    assert found.train.y.tolist() == [1, 0, 1, 0]
+    assert found.test.x.flatten().tolist() == [0, 1, 3, 4, 5]
+    assert found.test.y.tolist() == [2, 1, 0, 1, 0]
+
+
+def test_a_memory_has_its_labels_among_the_classes_asked_for() -> None:
+    first = [5, 2], torch.zeros(1, 1, 1, 1), torch.tensor([[0.7, 0.3]])
+    second = [4, 5, 2], torch.ones(2, 1, 1, 1), torch.tensor([[1.0, 0, 0], [0.5, 0.3, 0.2]])
+    X, Y = memory_of([first, second], [2, 4, 5])
+    assert X.flatten().tolist() == [0, 1, 1]
+    assert torch.equal(Y, torch.tensor([[0.3, 0, 0.7], [0, 1, 0], [0.2, 0.5, 0.3]]))
+
+
+def test_kept_images_are_seen_as_often_as_the_weight_says() -> None:
+    assert passes(5000, 10, 1.0) == 500  # each class is seen equally often
+    assert passes(5000, 10, 0.25) == 125
+    assert passes(500, 3, 0.5) == 83
+    assert passes(20, 10, 0.01) == 1
 
 
 def test_a_band_by_hand() -> None:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.func import vjp
 
-from trajmatch.core.augment import Draw, augment
+from trajmatch.core.augment import Draw, augment, draw
+from trajmatch.core.draws import batches
 from trajmatch.core.student import Student
 from trajmatch.core.tiles import enlarged, tiles
 
@@ -46,6 +47,36 @@ def training_view(b: list[Tensor], a: list[Draw], factor: int = 1) -> View:
         return augment(X, a[i]), Y
 
     return view
+
+
+class Memory(NamedTuple):
+    """Images of classes that are not condensed, which each inner step takes beside those that are: constants.
+
+    X, Y:  (m, c, h, w) images as a network sees them, and (m, C) labels among all C classes.
+    batch: images of each inner step, at most m.
+    """
+
+    X: Tensor
+    Y: Tensor
+    batch: int
+
+
+def replayed(view: View, memory: Memory, a: list[Draw], source: torch.Generator) -> View:
+    """The view with a mini-batch of the memory behind each mini-batch of the synthetic images.
+
+    A mini-batch is augmented by one family, as where networks are trained on all images together: that of a_i.
+    The memory's mini-batches, and the parameters of its augmentations, are drawn from `source`, one for each a_i.
+    """
+    stream = batches(len(memory.X), memory.batch, source)
+    chosen = [next(stream) for _ in a]
+    drawn = [a_i._replace(u=draw(len(index), (), source).u) for index, a_i in zip(chosen, a, strict=True)]
+
+    def beside(X: Tensor, Y: Tensor, i: int) -> tuple[Tensor, Tensor]:
+        z, y = view(X, Y, i)
+        old_X, old_Y = (t[chosen[i].to(t.device, non_blocking=True)].to(y) for t in memory[:2])
+        return torch.cat([z, augment(old_X, drawn[i])]), torch.cat([y, old_Y])
+
+    return beside
 
 
 def pulled_view(

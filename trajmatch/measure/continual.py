@@ -4,6 +4,7 @@ Legend: C classes in S steps; n images of c x h x w in the memory.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import fmean, pstdev
 
 import torch
@@ -41,6 +42,31 @@ def of_classes(dataset: Dataset, classes: Sequence[int]) -> Dataset:
     names = tuple(dataset.classes[k] for k in classes)
     train, validation, test = (part(split) for split in (dataset.train, dataset.validation, dataset.test))
     return Dataset(dataset.name, names, train, validation, test, dataset.held_out)
+
+
+def beside_old(dataset: Dataset, new: Sequence[int], old: Sequence[int]) -> Dataset:
+    """The new classes of a data set, and behind them the old ones, of which it has test images alone."""
+    both, alone = of_classes(dataset, [*new, *old]), of_classes(dataset, new)
+    return replace(both, train=alone.train, validation=alone.validation)
+
+
+def passes(real: float, kept: float, weight: float) -> int:
+    """How often each kept image is seen in an epoch over the new classes' real images, at least once.
+
+    real, kept: images of a class that are real, and that are kept. weight: how often images of an old class are seen,
+    for each time that images of a new one are.
+    """
+    return max(1, round(weight * real / kept))
+
+
+def memory_of(parts: Sequence[tuple[Sequence[int], Tensor, Tensor]], classes: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """All images (n, c, h, w) of a memory, with label probabilities (n, C) among these classes.
+
+    parts: for each step the classes that its labels are of, its images (n_step, c, h, w) and labels (n_step, C_step).
+    """
+    where = {label: k for k, label in enumerate(classes)}
+    labels = [widened(Y, [where[label] for label in known], len(classes)) for known, _, Y in parts]
+    return torch.cat([X for _, X, _ in parts]), torch.cat(labels)
 
 
 def widened(Y: Tensor, classes: Sequence[int], num_classes: int) -> Tensor:

@@ -16,10 +16,16 @@ from trajmatch.methods.training import Training, accuracy, train
 
 @dataclass(frozen=True)
 class Real:
-    """Real images as one network sees them: x (n, c, h, w) in the input space, y (n,) int64, on one device."""
+    """Real images as one network sees them: x (n, c, h, w) in the input space, y (n,) int64, on one device.
+
+    memory: images (m, c, h, w) and label probabilities (m, C) that are trained on beside them; None is none.
+    passes: how often each of these is seen in an epoch.
+    """
 
     x: Tensor
     y: Tensor
+    memory: tuple[Tensor, Tensor] | None = None
+    passes: int = 1
 
 
 @dataclass
@@ -57,10 +63,14 @@ def expert(
     network = network.to(training.x.device)
     forward, student = engines.forward(network, engine), engines.student(network, engine)
     theta = theta.to(training.x.device)
-    y = F.one_hot(training.y, num_classes).to(training.x.dtype)
+    x, y, rows = training.x, F.one_hot(training.y, num_classes).to(training.x.dtype), None
+    if training.memory is not None:
+        again = torch.arange(len(x), len(x) + len(training.memory[0])).repeat(training.passes)
+        rows = torch.cat([torch.arange(len(x)), again])
+        x, y = torch.cat([x, training.memory[0]]), torch.cat([y, training.memory[1]])
     # `.clone()` because on a CPU `.cpu()` would keep an alias of the live weights.
     result = Expert([theta.cpu().clone()], [accuracy(forward, theta, test.x, test.y)])
-    for now in train(student.gradient, theta, training.x, y, recipe, derive(seed, "expert", index, "batches")):
+    for now in train(student.gradient, theta, x, y, recipe, derive(seed, "expert", index, "batches"), rows):
         theta = now.theta
         if now.epoch_ended if save_every is None else now.step % save_every == 0:
             result.rows.append(theta.cpu().clone())

@@ -17,7 +17,7 @@ from trajmatch.core.descent import Adam, Momentum, brought_to, clipped
 from trajmatch.core.draws import batches, generator, smoothing_noise
 from trajmatch.core.estimators import ESTIMATORS, Estimate, Estimator, Task, stack
 from trajmatch.core.hypergradient import Hypergradient
-from trajmatch.core.inner import Problem, training_view
+from trajmatch.core.inner import Memory, Problem, replayed, training_view
 from trajmatch.core.rate import first_order_rate, is_valid_rate, logarithmic
 from trajmatch.core.sharpness import Sharpness, remembered
 from trajmatch.core.student import Student
@@ -59,6 +59,7 @@ class Rule:
     norm:       norm that every image is brought to after the step; None leaves it free.
     factor:     tiles along each side of an image, each of which a network sees as an image; 1 cuts nothing.
     since:      outer steps that were taken before the optimiser of X took its first.
+    memory:     constant images that an inner step takes beside the synthetic ones; None is none.
     """
 
     T: int
@@ -87,6 +88,7 @@ class Rule:
     norm: float | None = None
     factor: int = 1
     since: int = 0
+    memory: Memory | None = None
 
     def kept(self) -> frozenset[int]:
         """The inner steps whose iterates stay in memory: those that the sweep and trajectory 2 will ask for."""
@@ -122,7 +124,10 @@ def inner_problem(rule: Rule, student: Student, n: int, seed: int, step: int, k:
     stream = batches(n * rule.factor**2, rule.batch, source)
     b = [next(stream) for _ in range(rule.T)]
     a = [draw(len(b_i), rule.families, source) for b_i in b]
-    return Problem(training_view(b, a, rule.factor), student)
+    view = training_view(b, a, rule.factor)
+    if rule.memory is not None:
+        view = replayed(view, rule.memory, a, generator(seed, "memory", step, k))
+    return Problem(view, student)
 
 
 def tasks(rule: Rule, student: Student, state: OuterState, segments: Sequence[Segment], seed: int) -> list[Task]:

@@ -114,10 +114,19 @@ class Progress(NamedTuple):
     epoch_ended: bool
 
 
-def train(gradient: Gradient, theta: Tensor, x: Tensor, y: Tensor, recipe: Training, seed: int) -> Iterator[Progress]:
+def train(
+    gradient: Gradient,
+    theta: Tensor,
+    x: Tensor,
+    y: Tensor,
+    recipe: Training,
+    seed: int,
+    rows: Tensor | None = None,
+) -> Iterator[Progress]:
     """Train from theta (P,) on images x (n, c, h, w) with labels y (n, C); yield a fresh theta after every step.
 
-    gradient: of the loss in theta, on a mini-batch.
+    gradient: of the loss in theta, on a mini-batch. rows: the images of an epoch by their number, some of them perhaps
+    several times; None is all of them once.
 
     Each epoch is a new permutation, and every mini-batch has an augmentation of its own. What is yielded depends on the
     arguments alone.
@@ -127,7 +136,8 @@ def train(gradient: Gradient, theta: Tensor, x: Tensor, y: Tensor, recipe: Train
     lr = recipe.lr
     for epoch in range(recipe.epochs):
         lr, memory = recipe.at_epoch(epoch, lr, memory)
-        chunks = torch.randperm(len(x), generator=source).split(recipe.batch)
+        order = torch.randperm(len(x if rows is None else rows), generator=source)
+        chunks = (order if rows is None else rows[order]).split(recipe.batch)
         for index in chunks:
             a = draw(len(index), recipe.families, source)
             here = index.to(x.device, non_blocking=True)

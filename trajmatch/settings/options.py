@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from trajmatch.settings.config import EngineName
 from trajmatch.settings.inputs import Norm, Pooling
 from trajmatch.settings.kinds import checked
-from trajmatch.settings.ranges import FINITE, Count, Depth, Few, Place, Range, Share, Width, Words
+from trajmatch.settings.ranges import FINITE, Count, Depth, Few, Place, Positive, Range, Share, Width, Words
 
 DIAGNOSES = "diagnoses"
 AboveZero = Range(0, FINITE, above=True)
@@ -127,6 +127,13 @@ class Continual:
     """Steps in which the classes arrive, as many classes in each."""
     fresh_networks: Few = 3
     """New networks that are trained on the whole memory after every step."""
+    replay: Literal["none", "experts", "students", "both"] = "none"
+    """Who is trained on the memory, the sets kept so far, when the next classes are condensed: experts, students (the
+    networks of the inner loop) or both, with outputs for all classes seen. The memory's images stay as they are. none
+    condenses each step's classes apart. Only methods that match trajectories have a use for it."""
+    replay_weight: Positive = 1.0
+    """How often experts see images of an old class, for each time that they see images of a new one; each kept image is
+    seen at least once in an epoch."""
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from hashlib import blake2b
+from math import ceil
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from trajmatch.core.inner import Memory
 from trajmatch.data import images
 from trajmatch.data.fitted import fit_once
 from trajmatch.data.images import Dataset
@@ -59,6 +61,17 @@ class Setup:
         assert self.config.outer.seed is not None, "resolve() has filled it in"
         return self.config.outer.seed
 
+    @property
+    def memory(self) -> Memory | None:
+        """What a stream has kept of classes before, where an inner step takes it beside the synthetic images.
+
+        A step takes as many of these images for each of their classes as it does of the new ones, rounded up.
+        """
+        kept, new = self.material.replay, self._synthetic()[0]
+        if kept is None or not kept.inner:
+            return None
+        return Memory(kept.X, kept.Y, min(len(kept.X), ceil((self.config.matching.batch or new) * len(kept.X) / new)))
+
     @cached_property
     def device(self) -> torch.device:
         """Where networks are trained. Raises ValueError where this machine lacks it."""
@@ -93,7 +106,11 @@ class Setup:
 
     def outer_compute(self, count: int | None = None) -> Compute:
         """How the outer loop computes; count: stored images, where it is not the configuration's number."""
-        return outer_compute(self.config, self.network, self.device, self._synthetic(count), self.material.nbytes)
+        config, seen, beside = self.config, self._synthetic(count), self.memory
+        if beside is not None:  # an inner step takes more images than are condensed
+            batch = (config.matching.batch or seen[0]) + beside.batch
+            config = replace(config, matching=replace(config.matching, batch=batch))
+        return outer_compute(config, self.network, self.device, seen, self.material.nbytes)
 
     def real_loss_engine(self, real: tuple[int, float]) -> Engine:
         """How steps on the loss on real images compute; real: their number in a step, and the bytes that they take.
@@ -112,7 +129,7 @@ class Setup:
 
     def _synthetic(self, count: int | None = None) -> tuple[int, int, int, int]:
         """Shape of the synthetic images that a network sees."""
-        stored = count or self.config.ipc * self.dataset.num_classes
+        stored = count or self.config.ipc * self.material.condensed
         return (stored * self.config.factor**2, *self.dataset.shape)
 
 

@@ -10,11 +10,10 @@ import torch
 
 from trajmatch.core.draws import derive
 from trajmatch.data import synthetic as sets
-from trajmatch.data.checksums import identity
-from trajmatch.data.file_names import CONFIG, SET, STREAM
+from trajmatch.data.file_names import STREAM
 from trajmatch.data.files import replacing, write_record
-from trajmatch.data.kept import BELONGS, digest, other
-from trajmatch.data.material import Material
+from trajmatch.data.kept import BELONGS, digest
+from trajmatch.data.material import Material, Replay
 from trajmatch.data.synthetic import SyntheticSet
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.machine.determinism import deterministic
@@ -22,13 +21,22 @@ from trajmatch.machine.lock import Lock
 from trajmatch.machine.messages import LOGGER, hushed
 from trajmatch.machine.processes import Report
 from trajmatch.machine.shares import run_over_ranks
-from trajmatch.measure.continual import band, class_steps, of_classes, widened
+from trajmatch.measure.continual import band, beside_old, class_steps, memory_of, of_classes, passes
 from trajmatch.measure.evaluate import train_and_test
 from trajmatch.pages import records as shapes
 from trajmatch.pages.plots import png, streams
 from trajmatch.pages.tables import as_text, mean_and_std
 from trajmatch.run.assembly.setup import Setup, check
 from trajmatch.run.folder import commit
+from trajmatch.run.scores.stream_folder import (
+    EXPERTS_OF,
+    PLACE,
+    SCORES,
+    check_experts,
+    check_place,
+    held_scores,
+    identities,
+)
 from trajmatch.run.stages import beforehand
 from trajmatch.run.stages.experts import open_experts
 from trajmatch.run.stages.run import Run
@@ -40,25 +48,26 @@ from trajmatch.settings.methods import METHODS
 from trajmatch.settings.options import Continual
 from trajmatch.settings.ranges import is_count
 
-SCORES = "scores.json"
-PLACE = "order-{}/step-{}"
-EXPERTS_OF = PLACE + "/experts"
+# What a stream has kept of a step: the classes that its labels are of, in their order, and the set.
+Kept = tuple[list[int], SyntheticSet]
 
 
 def continual(config: Config, options: Continual, folder: Path, command: str) -> Path:
     """Run the stream in a folder, or go on there; returns the path of the result.
 
     Only the new classes are condensed at a step, by the configuration's method, with experts of their own; the memory
-    is all sets so far, and networks are trained on it at the geometric mean of their step sizes. Pixels are normalised
-    or whitened as fitted to all training images, as the published programs do. `config.experts` may name the folder of
-    another stream of the same orders, whose experts are taken, so that methods can be compared. Raises ValueError.
+    is all sets so far, and networks are trained on it at the geometric mean of their step sizes. `options.replay` says
+    where the memory is used before that, by methods that match trajectories. Pixels are normalised or whitened as
+    fitted to all training images, as the published programs do. `config.experts` may name the folder of another stream
+    of the same orders, whose experts are taken, so that methods can be compared. Raises ValueError.
     """
     checked(options)
     config = resolve(config)
     check(config)
-    _check_place(folder)
+    options = _heeded(config, options)
+    check_place(folder)
     if not is_count(config.experts):
-        _check_experts(Path(config.experts), options)
+        check_experts(Path(config.experts), options)
     _setup.cache_clear()  # the images may be others now
     setup = _setup(config)
     steps = [class_steps(setup.dataset.num_classes, options.class_steps, config.seed, k) for k in range(options.orders)]
@@ -77,7 +86,17 @@ def continual(config: Config, options: Continual, folder: Path, command: str) ->
             LOGGER.info(f"order {order + 1} of {len(steps)}, {said[0]} classes: {said[1]:.2%}")
 
         rows = dict(run_over_ranks(_one_order, jobs, 1, torch.get_num_threads(), listen))
-        return _told(setup, steps, [rows[order] for order in range(len(steps))], folder, command)
+        return _told(setup, options, steps, [rows[order] for order in range(len(steps))], folder, command)
+
+
+def _heeded(config: Config, options: Continual) -> Continual:
+    """The options without a replay that the method has no use for. What has no effect is said in a line."""
+    if options.replay_weight != Continual.replay_weight and options.replay not in ("experts", "both"):
+        LOGGER.info(f"--replay-weight has no effect with --replay {options.replay}")
+    if options.replay == "none" or METHODS[config.method].steps == "matching":
+        return options
+    LOGGER.info(f"--replay {options.replay} has no effect with --method {config.method}, which matches no trajectories")
+    return replace(options, replay="none")
 
 
 @lru_cache(maxsize=1)
@@ -97,57 +116,41 @@ def _one_order(
 ) -> list[list[float]]:
     """Accuracies of one order of the classes, by step and network."""
     setup = _setup(config)
-    memory: list[tuple[list[int], SyntheticSet]] = []
+    memory: list[Kept] = []
     found: list[list[float]] = []
     for j, group in enumerate(groups):
-        place = folder / PLACE.format(order, j)
-        memory.append((group, _condensed(setup, group, (order, j), folder, command)))
-        found.append(_scores(setup, memory, options.fresh_networks, place))
-        report(((j + 1) * len(group), sum(found[-1]) / len(found[-1])))
+        place, old = folder / PLACE.format(order, j), [label for before in groups[:j] for label in before]
+        material, classes = _material(setup, group, old, memory, options)
+        memory.append((classes, _condensed(setup, material, (order, j), folder, command)))
+        seen = [*old, *group]
+        found.append(_scores(setup, memory, seen, options.fresh_networks, place))
+        report((len(seen), sum(found[-1]) / len(found[-1])))
     return found
-
-
-def _check_place(folder: Path) -> None:
-    """Raise ValueError where a folder holds anything but a stream, or a stream with a damaged file of accuracies."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--out is '{folder}', which is a file: choose another")
-    held = {child.name for child in folder.iterdir() if not child.name.startswith(".")} if folder.exists() else set()
-    if CONFIG in held:
-        raise ValueError(f"--out is '{folder}', which holds a run and no stream: choose another")
-    # A stream that was interrupted early has no result yet, but the folder of its first order.
-    if held and STREAM not in held and not (folder / PLACE.format(0, 0)).parent.is_dir():
-        raise ValueError(f"--out is '{folder}', which is not empty and holds no stream: choose another")
-    for path in sorted(folder.glob(PLACE.format("*", "*") + f"/{SCORES}")):
-        _held(path, {})
-
-
-def _check_experts(stream: Path, options: Continual) -> None:
-    """Raise ValueError where another stream lacks experts of an order and step, or has fewer there than at first."""
-    if not (stream / EXPERTS_OF.format(0, 0)).is_dir():
-        raise ValueError(
-            f"--experts is '{stream}' and must be a number, or the folder of another continual stream, whose "
-            "experts are taken"
-        )
-    counts = {
-        (order, step): len(list((stream / EXPERTS_OF.format(order, step)).glob("expert_*.safetensors")))
-        for order in range(options.orders)
-        for step in range(options.class_steps)
-    }
-    wanted = max(1, counts[0, 0])
-    lacking = [place for place, count in counts.items() if count < wanted]
-    if lacking:
-        complete = options.orders - len({order for order, _ in lacking})
-        raise ValueError(
-            f"--experts is '{stream}', which has experts for all {options.class_steps} of --class-steps in {complete} "
-            f"of the {options.orders} of --orders ({PLACE.format(*lacking[0])} has {counts[lacking[0]]} where {wanted} "
-            "must be): ask for what it has, or let that stream go on first"
-        )
 
 
 def _part(material: Material, group: list[int]) -> Material:
     """The images of some classes, in the input space of all."""
     content = f"{material.content}, classes {' '.join(map(str, group))}"
     return Material(of_classes(material.dataset, group), material.space, content)
+
+
+def _material(
+    setup: Setup, group: list[int], old: list[int], memory: list[Kept], options: Continual
+) -> tuple[Material, list[int]]:
+    """What a step is condensed from, and the classes that its labels are of: the new, and with a replay the old."""
+    part = _part(setup.material, group)
+    if not memory or options.replay == "none":
+        return part, group
+    classes, whole = [*group, *old], setup.material
+    X, Y = memory_of([(known, *one.seen) for known, one in memory], classes)
+    real, kept = len(part.dataset.train) / len(group), len(X) / len(old)
+    times = passes(real, kept, options.replay_weight) if options.replay in ("experts", "both") else 0
+    of_sets = digest([sets.content(one) for _, one in memory])
+    content = f"{part.content} of {' '.join(map(str, classes))}"
+    if times:  # which experts depend on
+        content += f", {times} passes over {of_sets}"
+    replay = Replay(X, Y, len(old), times, options.replay in ("students", "both"), of_sets)
+    return Material(beside_old(whole.dataset, group, old), whole.space, content, replay=replay), classes
 
 
 def _known_experts(setup: Setup) -> list[Trajectory] | None:
@@ -161,7 +164,7 @@ def _known_experts(setup: Setup) -> list[Trajectory] | None:
 
 
 def _condensed(
-    setup: Setup, group: list[int], order_and_step: tuple[int, int], folder: Path, command: str
+    setup: Setup, material: Material, order_and_step: tuple[int, int], folder: Path, command: str
 ) -> SyntheticSet:
     """The set of a step's classes, distilled now or found done."""
     place, experts = folder / PLACE.format(*order_and_step), setup.config.experts
@@ -169,24 +172,21 @@ def _condensed(
         experts = str(Path(experts) / EXPERTS_OF.format(*order_and_step))
     about = replace(setup.config, out=str(place), experts=experts, resume=True)
     with hushed():
-        this = Run(about, place, command, material=_part(setup.material, group))
+        this = Run(about, place, command, material=material)
         this.experts()
         this.distill()
     return sets.load(place)
 
 
-def _scores(setup: Setup, memory: list[tuple[list[int], SyntheticSet]], networks: int, place: Path) -> list[float]:
+def _scores(setup: Setup, memory: list[Kept], seen: list[int], networks: int, place: Path) -> list[float]:
     """Accuracies on test images of all classes seen, of new networks trained on the whole memory."""
     path, config, material = place / SCORES, setup.config, setup.material
-    belongs = {"set": _identities(place, len(memory)), "data": material.content}
-    held = _held(path, belongs) if path.exists() else []
+    belongs = {"set": identities(place, len(memory)), "data": material.content}
+    held = held_scores(path, belongs) if path.exists() else []
     if len(held) >= networks:
         return held[:networks]
-    seen = [label for group, _ in memory for label in group]
     known = of_classes(material.dataset, seen)
-    where = {label: k for k, label in enumerate(seen)}
-    X = torch.cat([one.images for _, one in memory])
-    Y = torch.cat([widened(one.seen[1], [where[label] for label in group], len(seen)) for group, one in memory])
+    X, Y = memory_of([(classes, *one.seen) for classes, one in memory], seen)
     of_known, device = Setup(config, replace(material, dataset=known)), setup.device
     make, engine = of_known.make(), of_known.engine
     recipe = setup.evaluation_training(geometric_mean([one.eta for _, one in memory]))
@@ -207,25 +207,9 @@ def _scores(setup: Setup, memory: list[tuple[list[int], SyntheticSet]], networks
     return held
 
 
-def _identities(place: Path, count: int) -> str:
-    """What tells the sets of a stream's steps up to this one from any others."""
-    return digest([identity(place.with_name(f"step-{j}") / SET) for j in range(count)])
-
-
-def _held(path: Path, belongs: dict[str, str]) -> list[float]:
-    """The accuracies of a step's networks that are trained already; none where they are of other sets or images.
-
-    Raises ValueError where the file is damaged.
-    """
-    found = shapes.record(path, shapes.SCORES, "this record is damaged")
-    if (what := other(found, belongs)) is not None:
-        LOGGER.warning(f"{path} belongs to another {what} than the one here: its networks are trained again")
-        return []
-    return list(found["accuracy"])
-
-
 def _told(
     setup: Setup,
+    options: Continual,
     steps: list[list[list[int]]],
     rows: list[list[list[float]]],
     folder: Path,
@@ -237,8 +221,10 @@ def _told(
     curves = [[step[i] for step in order] for order in rows for i in range(len(order[0]))]
     after = band(curves)
     seen = [sum(len(group) for group in steps[0][: j + 1]) for j in range(len(steps[0]))]
+    replay = {"replay": options.replay, "replay_weight": options.replay_weight} if options.replay != "none" else {}
     result: dict[str, Any] = {
         "method": config.method,
+        **replay,
         "ipc": config.ipc,
         "dataset": material.dataset.name,
         "images": material.dataset.digest,

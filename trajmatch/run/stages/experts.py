@@ -169,6 +169,13 @@ def real(mapped: Mapped, split: str, place: torch.device) -> Real:
     return Real(mapped.on(f"{split}.x", place), mapped.on(f"{split}.y", place))
 
 
+def _with_memory(mapped: Mapped, training: Real, place: torch.device) -> Real:
+    """The training images of an expert, with the memory of a stream where experts see it."""
+    if not mapped.passes:
+        return training
+    return replace(training, memory=(mapped.on("memory.x", place), mapped.on("memory.y", place)), passes=mapped.passes)
+
+
 def _train_one(
     material: Path, config: Config, where: str, index: int, path: Path, about: dict[str, Any], report: Report
 ) -> None:
@@ -182,7 +189,7 @@ def _train_one(
     with deterministic(config.deterministic, place):
         result = expert(
             make,
-            training,
+            _with_memory(mapped, training, place),
             test,
             len(mapped.classes),
             recipe,

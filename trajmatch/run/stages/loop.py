@@ -63,7 +63,9 @@ class Distilled:
 def distill_settings(setup: Setup, num_experts: int) -> dict[str, Any]:
     """What the synthetic set depends on."""
     flat = {k: v for k, v in settings(setup.config, DISTILL_FIELDS).items() if not k.startswith("images.")}
-    return {**flat, **expert_settings(setup), "experts": num_experts}
+    replay = setup.material.replay
+    beside = {"replay": replay.content} if replay is not None and replay.inner else {}
+    return {**flat, **expert_settings(setup), "experts": num_experts, **beside}
 
 
 def snapshot_steps(config: Config) -> list[int]:
@@ -123,7 +125,7 @@ def lost_step_size(eta: float, first: float) -> str | None:
 
 def draw_pictures(setup: Setup, trajectories: list[Trajectory], synthetic: SyntheticSet, folder: Path) -> None:
     """Write the pictures of a set before and after, where they are missing."""
-    labels = class_labels(len(synthetic.classes), setup.config.ipc)
+    labels = class_labels(setup.material.condensed, setup.config.ipc)
     for name in (BEFORE, AFTER):
         if not (folder / name).exists():
             X = first_images(setup.on_cpu(), trajectories) if name == BEFORE else synthetic.X

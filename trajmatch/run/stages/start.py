@@ -27,7 +27,7 @@ def first_state(setup: Setup, trajectories: Sequence[Trajectory]) -> OuterState:
     if config.outer.image_norm and METHODS[config.method].steps not in ("condensation", "none"):
         X = brought_to(X, config.outer.image_norm)
     num_classes = setup.dataset.num_classes
-    labels = class_labels(num_classes, config.ipc)
+    labels = class_labels(setup.material.condensed, config.ipc)
     if config.outer.labels == "learned":
         logits = list(_outputs(setup, trajectories, lambda: [decoded(X, config.factor)]))
         Y = label_logits(torch.stack(logits), repeated(labels, config.factor))
@@ -41,7 +41,7 @@ def first_state(setup: Setup, trajectories: Sequence[Trajectory]) -> OuterState:
 def first_images(setup: Setup, trajectories: Sequence[Trajectory]) -> Tensor:
     """X (n, c, h, w) before the first outer step. Raises ValueError."""
     config, material, seed = setup.config, setup.material, setup.seed
-    train, kind, num_classes = setup.dataset.train, config.outer.initial, setup.dataset.num_classes
+    train, kind, num_classes = setup.dataset.train, config.outer.initial, material.condensed
     factor, count = config.factor, config.ipc * config.factor**2
 
     def parts() -> Iterator[Tensor]:

@@ -77,7 +77,7 @@ class Matching:
 def matching_steps(setup: Setup, trajectories: list[Trajectory]) -> Steps:
     """Segments of the experts are matched. Raises ValueError for an engine that can't be had."""
     compute, about = setup.outer_compute(), rule(setup.config)
-    about = replace(about, together=compute.together)
+    about = replace(about, together=compute.together, memory=setup.memory)
     local = engines.student(setup.network, replace(compute.engine, micro_batch=None), compute.together)
     chunks = Chunks(Learner(setup.config, setup.dataset.shape, setup.dataset.num_classes, compute.engine), local)
     student = spread_chunks(chunks)
@@ -85,6 +85,9 @@ def matching_steps(setup: Setup, trajectories: list[Trajectory]) -> Steps:
         student = student._replace(forward=in_parts(student.forward, setup.at_once()))
     each = Spread(about, chunks) if peers() else one_by_one
     ways = paths(setup, trajectories)
+    if about.memory is not None:  # each rank moves its own
+        X, Y = (t.to(setup.device) for t in about.memory[:2])
+        about = replace(about, memory=about.memory._replace(X=X, Y=Y))
     return Steps(Matching(setup, ways, about, student, schedule(setup.config), each), compute)
 
 
