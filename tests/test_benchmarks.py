@@ -101,6 +101,13 @@ def test_errors_by_hand() -> None:
     assert cosine == pytest.approx(0.6)
 
 
+@pytest.mark.parametrize(
+    ("limit", "once", "taken"), [(None, 1e9, 3), (45.0, 10.0, 3), (45.0, 20.0, 2), (45.0, 1e3, 1), (45.0, 0.0, 3)]
+)
+def test_a_quick_case_takes_the_rounds_that_fit(limit: float | None, once: float, taken: int) -> None:
+    assert outer_step.rounds_within(limit, 3, once) == taken
+
+
 def small_segment(folder: Path) -> tuple[Case, Path]:
     """A small case, and the file of a segment for it."""
     source = torch.Generator().manual_seed(0)
