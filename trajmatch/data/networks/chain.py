@@ -47,7 +47,8 @@ class Chain(NamedTuple):
 
     def plan(self, n: int, shape: tuple[int, ...]) -> list[int] | None:
         """What `chain.cpp` wants to know for n images of `shape` (c, h, w); None where they do not fit the network."""
-        (c, h, w), rows, held, fewest = shape, [], 0, 1
+        rows: list[int] = []
+        (c, h, w), held, fewest = shape, 0, 1
         for block in self.blocks:
             side = tile_side(n, h, w)
             if rows and side == 4:
@@ -71,12 +72,12 @@ class Chain(NamedTuple):
         if plan is None:
             return 0.0
         some, rows = plan[2], [plan[4 + 7 * i : 11 + 7 * i] for i in range(len(self.blocks))]
-        weights, numbers, largest = 3 * self.classes * self.features, 2 * prod(shape), 0
+        weights, numbers, largest = 3.0 * self.classes * self.features, 2 * prod(shape), 0
         for i, (c, o, h, w, padding, pool, side) in enumerate(rows):
             outputs = (h + 2 * padding - 2) * (w + 2 * padding - 2)
             pooled = o * outputs // pool**2
             # As they are and turned round, of the network and of the adjoint, and their gradient.
-            straight, turned = c * _filled(o), (o * _filled(c) if i else _filled(9 * c) * o / 9)
+            straight, turned = c * _filled(o), o * (_filled(c) if i else _filled(9 * c) / 9)
             weights += ((side + 2) ** 2 if i else 9) * (3 * straight + 2 * turned)
             numbers += 3 * o * outputs + 2 * pooled + 5 * o + (0 if i else 9 * c * outputs)
             largest = max(largest, pooled)
