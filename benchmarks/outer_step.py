@@ -11,6 +11,7 @@ import argparse
 import json
 import statistics
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -21,11 +22,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks import measure, pictures
+from benchmarks import measure, pictures, step_tables
 from trajmatch.core.draws import generator
 from trajmatch.core.estimators import Task, adjoint
 from trajmatch.core.hypergradient import Hypergradient
-from trajmatch.data.files import read_json, write_json
+from trajmatch.data.files import write_json
 from trajmatch.data.networks.convnet import build, convnet
 from trajmatch.data.tensors import read_tensors, save_tensors
 from trajmatch.machine.memory import peak_over_base
@@ -73,6 +74,8 @@ class Case:
 
 CASES = (Case(10, 50, 50, 50, 5), Case(100, 30, 10, 30, 5), Case(500, 80, 3, 3, 3))
 QUICK = (Case(10, 50, 6, 20, 3), Case(100, 30, 1, 2, 3))
+# Seconds that the rounds of a case of `--quick` may take, so that it ends in 5 minutes on a slow machine too.
+QUICK_ROUNDS = 45.0
 UNROLLED, TESLA = Side("unrolled"), Side("tesla")
 
 
@@ -182,22 +185,34 @@ def memory_of(case: Case, side: Side, data: Path, found: Segment, device: torch.
     return float(measure.in_fresh_process("benchmarks.outer_step", probed))
 
 
-def run_case(case: Case, chosen: list[Side], data: Path, device: torch.device, threads: int) -> list[dict[str, Any]]:
-    """All rows of one case: those of the sides that fit into the device's memory."""
+def rounds_within(limit: float | None, wanted: int, once: float) -> int:
+    """How many rounds of `once` seconds are taken: as many as are wanted and fit into the limit, and at least one."""
+    return wanted if limit is None or not once else max(1, min(wanted, int(limit / once)))
+
+
+def run_case(
+    case: Case, chosen: list[Side], data: Path, device: torch.device, threads: int, limit: float | None = None
+) -> list[dict[str, Any]]:
+    """All rows of one case: those of the sides that fit into the device's memory.
+
+    limit: seconds that its rounds may take together, of which at least one is taken.
+    """
     found = Segment(**read_tensors(data))
     wanted = exact(case, found, device, case.timed_steps)
     fitting: dict[Side, Callable[[], Hypergradient]] = {}
-    found_errors = {}
+    found_errors, once = {}, 0.0
     for side in chosen:
         print(f"batch {case.batch}: {side}", file=sys.stderr)
         run = step(case, side, found, device, case.timed_steps)
         try:
+            began = time.perf_counter()
             found_errors[side] = errors(run().X, wanted)  # and warm
-            fitting[side] = run
+            fitting[side], once = run, once + time.perf_counter() - began
         except torch.OutOfMemoryError:
             print(f"batch {case.batch}: {side} does not fit into the memory of {device}", file=sys.stderr)
             torch.cuda.empty_cache()
-    seconds = dict(zip(fitting, cost.alternating(list(fitting.values()), case.rounds, device), strict=True))
+    rounds = rounds_within(limit, case.rounds, once)
+    seconds = dict(zip(fitting, cost.alternating(list(fitting.values()), rounds, device), strict=True))
     rows = []
     for side in fitting:
         memory = memory_of(case, side, data, found, device, threads)
@@ -223,68 +238,6 @@ def run_case(case: Case, chosen: list[Side], data: Path, device: torch.device, t
         )
         print(f"batch {case.batch}: {side} {rows[-1]['seconds']:.3f} s, {memory:.0f} MB", file=sys.stderr)
     return rows
-
-
-COLUMNS = {
-    "estimator": "estimator",
-    "engine": "engine",
-    "precision": "precision",
-    "micro_batch": "micro",
-    "seconds": "seconds",
-    "seconds_spread": "+-",
-    "speedup_vs_unrolled": "x unrolled",
-    "speedup_vs_tesla": "x tesla",
-    "peak_memory_mb": "peak MB",
-    "relative_error": "error",
-    "cosine": "cosine",
-}
-BESIDE = {
-    **{key: COLUMNS[key] for key in ("estimator", "engine", "precision", "micro_batch")},
-    "batch": "batch",
-    "speedup_vs_unrolled": "x unrolled",
-    "committed_speedup_vs_unrolled": "committed",
-    "speedup_vs_tesla": "x tesla",
-    "committed_speedup_vs_tesla": "committed there",
-}
-RESULTS = Path(__file__).parent / "results"
-
-
-def text(about: dict[str, Any], rows: list[dict[str, Any]]) -> str:
-    """All tables, with how they were measured."""
-    lines = [", ".join(f"{key} {value}" for key, value in about.items())]
-    for batch in sorted({row["batch"] for row in rows}):
-        these = [row for row in rows if row["batch"] == batch]
-        timed, remembered, T = (these[0][key] for key in ("timed_steps", "memory_steps", "inner_steps"))
-        lines += ["", f"**batch {batch}, T {T}**: seconds and errors of {timed} steps, memory of {remembered}", ""]
-        lines.append(measure.table(these, COLUMNS))
-    return "\n".join(lines)
-
-
-def network(width: int, pixels: int) -> str:
-    """The network of a run in words, by which committed tables are found."""
-    return f"ConvNetD3, width {width}, {pixels} x {pixels}"
-
-
-def committed(about: dict[str, Any], rows: list[dict[str, Any]], folder: Path) -> str:
-    """These speed-ups beside those of the committed table of this kind of processor and network."""
-    keys = "processor", "network"
-    for path in sorted(folder.glob("outer_step-*.json")):
-        there = read_json(path, measure.has("about", "rows"), "take it from the repository again")
-        if all(there["about"].get(key) == about.get(key) for key in keys):
-            known = {_name(row): row for row in there["rows"]}
-            both = [{**row, **_beside(known[_name(row)])} for row in rows if _name(row) in known]
-            made = f"{there['about']['device']}, threads {there['about']['threads']}"
-            return f"Beside {path.name} ({made}):\n\n{measure.table(both, BESIDE)}"
-    kind = ", ".join(str(about.get(key)) for key in keys)
-    return f"No table of this kind is committed ({kind}): see --json and {folder}."
-
-
-def _name(row: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(row[key] for key in ("estimator", "engine", "precision", "micro_batch", "batch"))
-
-
-def _beside(row: dict[str, Any]) -> dict[str, Any]:
-    return {f"committed_{key}": row[key] for key in ("speedup_vs_unrolled", "speedup_vs_tesla")}
 
 
 def arguments(words: list[str] | None) -> argparse.Namespace:
@@ -319,6 +272,7 @@ def main(words: list[str] | None = None) -> None:
     cases = [replace(case, inner_steps=given.inner_steps or case.inner_steps) for case in cases]
     if given.whole:
         cases = [replace(case, timed_steps=case.inner_steps, memory_steps=case.inner_steps) for case in cases]
+    limit = QUICK_ROUNDS if given.quick else None
     with TemporaryDirectory() as scratch:
         data = Path(scratch) / "segment.safetensors"
         save_tensors(data, segment(given.data, given.width, given.pixels)._asdict(), {})
@@ -326,11 +280,11 @@ def main(words: list[str] | None = None) -> None:
             row
             for case in cases
             if given.batch is None or case.batch in given.batch
-            for row in run_case(case, sides(device, case, given.quick, given.few), data, device, given.threads)
+            for row in run_case(case, sides(device, case, given.quick, given.few), data, device, given.threads, limit)
         ]
-    about = {**measure.machine(device, given.threads), "network": network(given.width, given.pixels)}
-    print(text(about, rows))
-    print(f"\n{committed(about, rows, RESULTS)}")
+    about = {**measure.machine(device, given.threads), "network": step_tables.network(given.width, given.pixels)}
+    print(step_tables.text(about, rows))
+    print(f"\n{step_tables.committed(about, rows, step_tables.RESULTS)}")
     if given.json:
         write_json(given.json, {"about": about, "rows": rows})
     if given.plot:

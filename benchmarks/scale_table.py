@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from trajmatch.data.networks.convnet import convnet
 from trajmatch.machine.progress import duration
-from trajmatch.run.assembly.budget import PROCESS, step_bytes
+from trajmatch.run.assembly.budget import PROCESS, image_bytes
 from trajmatch.run.stages.plan_ranks import chunk_traffic, step_share
 from trajmatch.settings.config import Config
 from trajmatch.settings.published import DATA, published
@@ -112,7 +112,7 @@ def memory(c: Cost, config: Config, rank: int) -> float:
     X, Y = set_bytes(config.ipc)
     copies = STATE * STATES + WORKING + SEGMENTS if rank == 0 else OTHER
     iterates = (config.matching.inner_steps + 8) * 4.0 * c.parameters
-    step = CHUNK * step_bytes(network(), (3, IMAGENET.size, IMAGENET.size), "eager")
+    step = CHUNK * image_bytes(network(), (3, IMAGENET.size, IMAGENET.size), "eager")
     return PROCESS["cuda"] + copies * (X + Y) + iterates + step
 
 

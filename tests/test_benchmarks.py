@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import measure, outer_step, pictures, segments, summary, tables
+from benchmarks import measure, outer_step, pictures, segments, step_tables, summary, tables
 from benchmarks.outer_step import TESLA, UNROLLED, Case, Segment, Side
 from trajmatch.data.networks.convnet import build, convnet
 from trajmatch.data.tensors import save_tensors
@@ -38,12 +38,12 @@ def test_a_table() -> None:
 def test_rows_stand_beside_the_committed_table_of_their_kind(tmp_path: Path) -> None:
     side = asdict(Side("adjoint", "fused"))
     row = {**side, "batch": 10, "speedup_vs_unrolled": 2.0, "speedup_vs_tesla": 2.5}
-    about = {"device": "A", "processor": "AVX2", "threads": 2, "network": outer_step.network(32, 16)}
-    assert outer_step.committed(about, [row], tmp_path).startswith("No table of this kind is committed (AVX2, ConvNet")
+    about = {"device": "A", "processor": "AVX2", "threads": 2, "network": step_tables.network(32, 16)}
+    assert step_tables.committed(about, [row], tmp_path).startswith("No table of this kind is committed (AVX2, ConvNet")
     for name, kind, value in (("a", "AVX512", 7.0), ("b", "AVX2", 1.75)):
         there = {"about": {**about, "processor": kind}, "rows": [{**row, "speedup_vs_unrolled": value}]}
         (tmp_path / f"outer_step-{name}.json").write_text(json.dumps(there))
-    found = outer_step.committed(about, [row, {**row, "batch": 100}], tmp_path)
+    found = step_tables.committed(about, [row, {**row, "batch": 100}], tmp_path)
     assert found.startswith("Beside outer_step-b.json (A, threads 2):")
     (line,) = found.splitlines()[4:]  # of batch 10 alone, which that table has
     assert [word.strip() for word in line.split("|")[5:10]] == ["10", "2", "1.75", "2.5", "2.5"]
@@ -82,7 +82,7 @@ def test_a_side_that_does_not_fit_into_memory_is_left_out(tmp_path: Path, monkey
     assert row["estimator"] == "adjoint"
     assert row["speedup_vs_unrolled"] is None
     pictures.speedups([row], tmp_path / "p.png")
-    assert "| -" in outer_step.text({}, [row])
+    assert "| -" in step_tables.text({}, [row])
 
 
 @pytest.mark.parametrize("K", [2, 3])
@@ -99,6 +99,13 @@ def test_errors_by_hand() -> None:
     relative, cosine = outer_step.errors(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 0.0], dtype=torch.float64))
     assert relative == pytest.approx(4 / 3)
     assert cosine == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize(
+    ("limit", "once", "taken"), [(None, 1e9, 3), (45.0, 10.0, 3), (45.0, 20.0, 2), (45.0, 1e3, 1), (45.0, 0.0, 3)]
+)
+def test_a_quick_case_takes_the_rounds_that_fit(limit: float | None, once: float, taken: int) -> None:
+    assert outer_step.rounds_within(limit, 3, once) == taken
 
 
 def small_segment(folder: Path) -> tuple[Case, Path]:
@@ -127,7 +134,7 @@ def test_a_case_has_the_promised_fields_and_small_errors(tmp_path: Path, monkeyp
     assert by["tesla", "eager", None]["speedup_vs_tesla"] == 1.0
     assert {about["steps"] for about in probed} == {5}
     assert Side(**probed[3]["side"]) == sides[3]  # type: ignore[arg-type]
-    text = outer_step.text({"device": "x"}, rows)
+    text = step_tables.text({"device": "x"}, rows)
     assert text.startswith("device x\n\n**batch 4, T 6**: seconds and errors of 3 steps, memory of 5")
     pictures.speedups(rows, tmp_path / "p.png")
     assert (tmp_path / "p.png").stat().st_size > 1000

@@ -23,6 +23,7 @@ def test_which_processors_have_bfloat16(
     monkeypatch.setattr(platform, "machine", lambda: machine)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     assert processor.has_bfloat16() is has
+    assert processor.has_matrix_units() is ("amx" in flags or machine == "aarch64")
     products = " with AMX" if "amx" in flags else " with bfloat16"
     assert processor.kind() == capability + (products if has and machine != "aarch64" else "")
     assert "Some processor" in processor.described()

@@ -33,7 +33,7 @@ def kind() -> str:
     vectors = torch.backends.cpu.get_cpu_capability()
     if platform.machine() not in X86_NAMES or not has_bfloat16():
         return vectors
-    return f"{vectors} with {'AMX' if 'amx_bf16' in _known().get('flags', '').split() else 'bfloat16'}"
+    return f"{vectors} with {'AMX' if has_matrix_units() else 'bfloat16'}"
 
 
 def has_bfloat16() -> bool:
@@ -44,6 +44,11 @@ def has_bfloat16() -> bool:
     wide = torch.backends.cpu.get_cpu_capability() not in ("DEFAULT", "NO AVX", "AVX2")
     flags = _known().get("flags", "").split()
     return wide and ("avx512_bf16" in flags or "amx_bf16" in flags)
+
+
+def has_matrix_units() -> bool:
+    """Whether bfloat16 has units for whole matrices, AMX: its vectors alone are twice as fast as float32's at most."""
+    return platform.machine() not in X86_NAMES or (has_bfloat16() and "amx_bf16" in _known().get("flags", "").split())
 
 
 def _known() -> dict[str, str]:

@@ -163,6 +163,12 @@ def student(network: nn.Module, engine: Engine, together: bool = False) -> Stude
     return made._replace(many=_many(network, engine)) if together else made
 
 
+def one_call(network: nn.Module, engine: Engine) -> chain.Chain | None:
+    """The network as a chain of blocks, where this engine takes every derivative of it by one call."""
+    whole = engine.name == "fused" and engine.mixed == "reverse-over-reverse" and not engine.rounds(sweep=True)
+    return _chain(network) if whole else None
+
+
 def _chain(network: nn.Module) -> chain.Chain | None:
     """The network as a chain of blocks, where it is one and the kernels are there."""
     kernels = compiled_kernels()

@@ -61,6 +61,7 @@ def alone(network: nn.Module, kernels: CompiledKernels) -> Student:
     return Student(never, *made)
 
 
+@pytest.mark.parametrize("worth", [1, 10**9])  # tiles of 4 x 4 wherever they are fewer multiplications, and nowhere
 @pytest.mark.parametrize(
     ("shape", "width", "depth", "n", "pooling"),
     [
@@ -75,8 +76,16 @@ def alone(network: nn.Module, kernels: CompiledKernels) -> Student:
     ],
 )
 def test_every_derivative_is_autograd_s(
-    shape: tuple[int, int, int], width: int, depth: int, n: int, pooling: str, kernels: CompiledKernels
+    shape: tuple[int, int, int],
+    width: int,
+    depth: int,
+    n: int,
+    pooling: str,
+    worth: int,
+    kernels: CompiledKernels,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(chain, "WORTH_LARGE_TILES", worth)
     network = build(lambda: convnet(shape, 7, depth, width, "instance", pooling), 0)[0].double()
     given = values(network, n, shape, 7)
     wanted, found = derivatives(reference(network), given), derivatives(alone(network, kernels), given)
@@ -89,10 +98,56 @@ def test_every_derivative_is_autograd_s(
         assert relative_error(f.double(), w) < 1e-2  # a ReLU may open or close
 
 
+@pytest.mark.parametrize(("n", "h", "w", "side"), [
+    (8, 8, 8, 4), (7, 8, 8, 2),  # 32 tiles, and 28
+    (2, 16, 16, 4), (1, 16, 16, 2), (32, 4, 4, 4), (31, 4, 4, 2),
+    (100, 2, 2, 2), (100, 6, 6, 2), (100, 2, 8, 2),  # no fewer multiplications
+    (100, 7, 7, 4), (100, 3, 3, 4), (100, 1, 5, 2),
+])  # fmt: skip
+def test_tiles_are_large_where_they_are_many_and_save_multiplications(n: int, h: int, w: int, side: int) -> None:
+    assert chain.tile_side(n, h, w) == side
+
+
+@pytest.mark.parametrize(("n", "some"), [(8, 8), (10, 10), (15, 15), (16, 8), (17, 9), (100, 9)])
+def test_parts_of_a_mini_batch_have_tiles_enough_and_equal_sizes(
+    n: int, some: int, kernels: CompiledKernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = build(lambda: convnet((3, 32, 32), 10, 3, 128), 0)[0]
+    plan = found_in(network, kernels).plan(n, (3, 32, 32))
+    assert plan is not None
+    assert plan[2] == some  # of which each has 4 tiles in the last layer, and 8 images have the 32 that pay
+    monkeypatch.setattr(chain, "WORTH_LARGE_TILES", 10**9)
+    small = found_in(network, kernels).plan(n, (3, 32, 32))
+    assert small is not None
+    assert small[2] == 2
+
+
+def test_large_tiles_round_a_few_times_as_much_as_a_convolution(
+    kernels: CompiledKernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without a ReLU that opens or closes: every channel is shifted far above zero.
+    network = build(lambda: convnet((3, 16, 16), 4, 2, 64), 0)[0].double()
+    theta, z, y, _ = values(network, 8, (3, 16, 16), 4)
+    at = 0
+    for name, parameter in network.named_parameters():
+        if name in ("1.bias", "5.bias"):
+            theta[at : at + 64] = 20
+        at += parameter.numel()
+    wanted = reference(network).gradient(theta, z, y)
+    single = theta.float(), z.float(), y.float()
+    errors = [relative_error(reference(network.float()).gradient(*single).double(), wanted)]
+    for worth in (1, 10**9):
+        monkeypatch.setattr(chain, "WORTH_LARGE_TILES", worth)
+        errors.append(relative_error(alone(network, kernels).gradient(*single).double(), wanted))
+    assert errors[1] < 6 * max(errors[0], errors[2])
+
+
+@pytest.mark.parametrize("worth", [1, 10**9])
 @pytest.mark.parametrize("at_once", [1, 10_000, 10**9])
 def test_images_may_go_through_in_parts(
-    at_once: int, kernels: CompiledKernels, monkeypatch: pytest.MonkeyPatch
+    at_once: int, worth: int, kernels: CompiledKernels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(chain, "WORTH_LARGE_TILES", worth)
     network = build(lambda: convnet((3, 8, 8), 4, 2, 12), 0)[0].double()
     given = values(network, 7, (3, 8, 8), 4)
     wanted = derivatives(alone(network, kernels), given)

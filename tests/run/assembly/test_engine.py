@@ -9,10 +9,21 @@ import torch
 from torch import nn
 
 from trajmatch.data.networks.convnet import build, convnet, drawn
+from trajmatch.data.networks.kernels import compiled_kernels
+from trajmatch.machine.memory import peak_over_base
 from trajmatch.methods import engines
 from trajmatch.methods.engines import Engine
 from trajmatch.run.assembly import engine as compute
-from trajmatch.run.assembly.budget import PER_OUTPUT, PROCESS, held_bytes, micro_batch, parse_memory, step_bytes
+from trajmatch.run.assembly.budget import (
+    COPIES,
+    PER_OUTPUT,
+    PROCESS,
+    held_bytes,
+    image_bytes,
+    micro_batch,
+    parse_memory,
+    step_bytes,
+)
 from trajmatch.run.assembly.engine import Compute, convolution_flops, outer_compute, training_engine
 from trajmatch.settings.baseline import Baseline
 from trajmatch.settings.checks import resolve
@@ -67,14 +78,17 @@ def test_words_that_are_no_amount_of_memory(text: str) -> None:
     ],
 )  # fmt: skip
 def test_the_micro_batch_is_the_largest_of_equal_parts_that_fits(room: int, n: int, parts: int | None) -> None:
-    assert micro_batch(1e6 + 10.0 * room, 1e6, 10.0, n) == parts
-    assert micro_batch(1e6 + 10.0 * room + 9.0, 1e6, 10.0, n) == parts  # a part of an image is none
+    def step(images: int) -> float:
+        return 10.0 * images
+
+    assert micro_batch(1e6 + 10.0 * room, 1e6, step, n) == parts
+    assert micro_batch(1e6 + 10.0 * room + 9.0, 1e6, step, n) == parts  # a part of an image is none
 
 
 @pytest.mark.parametrize("n", range(1, 40))
 def test_micro_batches_fit_and_none_is_much_smaller_than_the_others(n: int) -> None:
     for room in range(1, n):
-        size = micro_batch(float(room), 0.0, 1.0, n)
+        size = micro_batch(float(room), 0.0, float, n)
         assert size is not None
         assert 1 <= size <= room
         count = -(-n // size)
@@ -87,19 +101,19 @@ def test_memory_that_not_even_one_image_fits_in() -> None:
     says = r"^--memory is 400 MB, and the smallest step needs 450 MB: raise it, or try --matching\.keep-every or a"
     for limit in (400e6, 400.2e6):
         with pytest.raises(ValueError, match=says):
-            micro_batch(limit, 350e6, 100e6, 10)
+            micro_batch(limit, 350e6, lambda images: 100e6 * images, 10)
     with pytest.raises(ValueError, match="the smallest step needs 450 MB"):
-        micro_batch(300e6, 350e6, 100e6, 10)  # less than what is held before any step
+        micro_batch(300e6, 350e6, lambda images: 100e6 * images, 10)  # less than what is held before any step
 
 
 @pytest.mark.parametrize("engine", ["eager", "fused", "compiled"])
 def test_a_step_s_memory_grows_with_the_area_and_the_width(engine: str) -> None:
-    base = step_bytes(network(), SHAPE, engine)
-    larger, wider = step_bytes(network(side=32), (3, 32, 32), engine), step_bytes(network(16), SHAPE, engine)
+    base = image_bytes(network(), SHAPE, engine)
+    larger, wider = image_bytes(network(side=32), (3, 32, 32), engine), image_bytes(network(16), SHAPE, engine)
     assert base > 0
     assert larger / base == pytest.approx(4, rel=0.01)  # but for the 10 outputs
     assert wider / base == pytest.approx(2, rel=0.01)
-    assert step_bytes(network(), SHAPE, "fused") < step_bytes(network(), SHAPE, "eager")
+    assert image_bytes(network(), SHAPE, "fused") < image_bytes(network(), SHAPE, "eager")
 
 
 def test_a_step_s_memory_counts_the_outputs_of_every_layer_and_leaves_the_network_as_it_was() -> None:
@@ -108,8 +122,31 @@ def test_a_step_s_memory_counts_the_outputs_of_every_layer_and_leaves_the_networ
     layers = made(lambda: nn.Sequential(nn.Conv2d(3, 5, 3), nn.Sequential(*(f() for f in inner)), nn.Linear(flat, 2)))
     numbers = 3 * flat + 2
     for engine, factor in PER_OUTPUT.items():
-        assert step_bytes(layers, SHAPE, engine) == pytest.approx(4 * factor * numbers)
+        assert image_bytes(layers, SHAPE, engine) == pytest.approx(4 * factor * numbers)
     assert not any(module._forward_hooks for module in layers.modules())
+
+
+@pytest.mark.parametrize("width", [8, 40])
+def test_one_call_s_memory_is_a_count_of_what_it_holds(width: int) -> None:
+    if isinstance(found := compiled_kernels(), str):
+        pytest.skip(found)
+    net, shape = network(width, side=32), (3, 32, 32)
+    step = step_bytes(net, shape, Engine("fused"))
+    theta = torch.cat([p.detach().flatten() for p in net.parameters()])
+    made, a = engines.student(net, Engine("fused")), torch.ones_like(theta)
+
+    def peak(n: int) -> float:
+        z, y = torch.zeros(n, *shape), torch.eye(10)[torch.arange(n) % 10]
+        made.mixed(theta, z[:1], y[:1], a)
+        return 1e6 * peak_over_base(lambda: made.mixed(theta, z, y, a), CPU) - 4 * (z.numel() + len(theta))
+
+    copies = 4 * COPIES * 3 * 32 * 32
+    for n in (40, 400):
+        assert peak(n) == pytest.approx(step(n) - n * copies, rel=0.15, abs=1e6)
+    assert step(4000) - step(2000) == pytest.approx(2000 * copies, rel=0.2)  # a few images at a time go through it
+    rounding = [Engine("fused", precision) for precision in ("bf16", "bf16-sweep")]
+    for other in (*rounding, Engine("fused", mixed="forward-over-reverse")):
+        assert step_bytes(net, shape, other)(7) == 7 * image_bytes(net, shape, "fused")
 
 
 def held(matching: Matching, parameters: int = 1000, pixels: int = 0, device: torch.device = CPU) -> float:
@@ -179,7 +216,7 @@ def test_the_micro_batch_is_derived_from_the_memory(
     net, n, data = network(), batch or 20, 123e6
     num_parameters = sum(p.numel() for p in net.parameters())
     rest = held_bytes(config, CPU, num_parameters, 20 * 3 * 16 * 16, data)
-    each = step_bytes(net, SHAPE, engine)
+    each = image_bytes(net, SHAPE, engine)
 
     def taken(images: float) -> int | None:
         limit = f"{(rest + images * each) / 1e3 + 0.1:.1f}KB"
@@ -222,6 +259,7 @@ def test_what_an_engine_can_not_do_is_refused() -> None:
 @pytest.mark.parametrize("precision", ["bf16", "bf16-sweep"])
 def test_bfloat16_without_its_instructions_is_refused(precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compute, "has_bfloat16", lambda: True)
+    monkeypatch.setattr(compute, "has_matrix_units", lambda: True)
     assert decide(Config(precision=precision)).engine.precision == precision
     monkeypatch.setattr(compute, "has_bfloat16", lambda: False)
     with pytest.raises(ValueError, match=rf"^--precision is {precision}, for which this processor has no instructions"):
@@ -230,7 +268,34 @@ def test_bfloat16_without_its_instructions_is_refused(precision: str, monkeypatc
     assert decide(Config(precision=precision), device=CUDA).engine.precision == precision
 
 
+@pytest.mark.parametrize("precision", ["bf16", "bf16-sweep"])
+def test_bfloat16_is_refused_where_one_call_in_float32_is_faster(
+    precision: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if isinstance(found := compiled_kernels(), str):
+        pytest.skip(found)
+    monkeypatch.setattr(compute, "has_bfloat16", lambda: True)
+    monkeypatch.setattr(compute, "has_matrix_units", lambda: False)
+    config = Config(precision=precision)
+    with pytest.raises(ValueError, match=rf"^--precision is {precision}, which takes .* choose float32, or name an --"):
+        decide(config)
+    named = decide(replace(config, engine="fused"))
+    assert (named.engine, named.why) == (Engine("fused", precision), "as asked; float32 would take less time here")
+    forward = Matching(mixed="forward-over-reverse")
+    for other in (decide(config, network(norm="group")), decide(replace(config, matching=forward))):
+        assert other.engine.precision == precision  # none of whose derivatives are taken by one call
+    assert decide(replace(config, engine="eager"), network(norm="group")).why == "as asked"
+    assert decide(config, device=CUDA).engine.precision == precision
+    assert decide(Config()).engine.precision == "float32"
+    if precision == "bf16":
+        unrolled = replace(config, method="mtt", matching=Matching(estimator="unrolled"))
+        assert decide(unrolled).engine.precision == precision
+    monkeypatch.setattr(compute, "has_matrix_units", lambda: True)
+    assert decide(config).engine.precision == precision
+
+
 def test_the_engine_is_chosen_by_the_inner_steps_of_the_whole_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compute, "has_matrix_units", lambda: True)
     seen = []
 
     def chosen(net: nn.Module, device: torch.device, inner_steps: int, precision: str) -> tuple[str, str]:

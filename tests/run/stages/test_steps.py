@@ -212,12 +212,16 @@ def test_memory_is_kept_by_taking_images_in_parts(method: MethodName, capsys: py
     real = (batches.size, batches.nbytes)
     P, shape = Layout.of(this.network).size, (20, *this.dataset.shape)
     held = held_bytes(config, this.device, P, math.prod(shape), this.material.nbytes) + batches.nbytes
-    each = step_bytes(this.network, this.dataset.shape, this.engine.name)
+    step = step_bytes(this.network, this.dataset.shape, this.engine)
     assert this.real_loss_engine(real).micro_batch is None
     for images in (7, 100, 10**6):
-        limit = f"{(held + (images + 0.5) * each) / 1e6:.6f}MB"
-        found = Setup(replace(config, memory=limit), this.material).real_loss_engine(real).micro_batch
-        assert found is None if images > batches.size else images // 2 < found <= images
+        limit = held + step(images) + 1e3
+        with_limit = Setup(replace(config, memory=f"{limit / 1e6:.6f}MB"), this.material)
+        found = with_limit.real_loss_engine(real).micro_batch or batches.size
+        assert found >= min(images, batches.size) // 2
+        assert held + step(found) <= limit
+        parts = math.ceil(batches.size / found)
+        assert parts == 1 or held + step(math.ceil(batches.size / (parts - 1))) > limit  # fewer do not fit
     succeed(*command("plan", "--method", method, "--steps", 8, *FEW, "--memory", "900MB"))
     assert "in all" in capsys.readouterr().out
 

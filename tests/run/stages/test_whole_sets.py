@@ -20,7 +20,7 @@ from trajmatch.data.networks.convnet import build
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.pages.tables import set_title
 from trajmatch.run.assembly import setup
-from trajmatch.run.assembly.budget import held_bytes, step_bytes
+from trajmatch.run.assembly.budget import held_bytes, image_bytes
 from trajmatch.run.assembly.distilled import base_configuration
 from trajmatch.run.assembly.engine import at_once, training_engine
 from trajmatch.run.stages import start
@@ -65,7 +65,7 @@ def test_how_many_images_go_at_once() -> None:
     assert limit(Config()) is None
     assert limit(Config(micro_batch=7)) == 7
     net, config = network(), resolve(Config())
-    each = step_bytes(net, SHAPE, training_engine(config, net, CPU).name)
+    each = image_bytes(net, SHAPE, training_engine(config, net, CPU).name)
     for n in (20, 5000):
         rest = held_bytes(config, CPU, sum(p.numel() for p in net.parameters()), n * 3 * 16 * 16, 1e6)
         for fits, parts in ((1, 1), (90.5, 84), (max(n, 1000) + 1, None)):

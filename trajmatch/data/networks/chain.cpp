@@ -19,7 +19,7 @@
 namespace {
 
 struct Layer {
-    int64_t C, O, h, w, pad, pool, H, W, at;
+    int64_t C, O, h, w, pad, pool, H, W, at, side;  // side: of the tiles of its convolution
     double eps;
     int64_t shift() const { return at + 9 * C * O + O; }  // theta: weights, biases, and from here on scale and shift
     int64_t whole() const { return H * W * O; }
@@ -37,8 +37,8 @@ template <typename T> class Chain {
     Chain(const int64_t* plan, const double* eps) : n(plan[0]), classes(plan[1]), some(plan[2]) {
         int64_t at = 0;
         for (int64_t i = 0; i < plan[3]; ++i) {
-            const int64_t* p = plan + 4 + 6 * i;
-            Layer s{p[0], p[1], p[2], p[3], p[4], p[5], p[2] + 2 * p[4] - 2, p[3] + 2 * p[4] - 2, at, eps[i]};
+            const int64_t* p = plan + 4 + 7 * i;
+            Layer s{p[0], p[1], p[2], p[3], p[4], p[5], p[2] + 2 * p[4] - 2, p[3] + 2 * p[4] - 2, at, p[6], eps[i]};
             at += 9 * s.C * s.O + 3 * s.O;
             layers.push_back(s);
             rooms.push_back(std::make_unique<Room<T>>());
@@ -74,34 +74,45 @@ template <typename T> class Chain {
 
     int64_t pixels() const { return layers[0].C * layers[0].h * layers[0].w; }
     Shape shape(const Layer& s) const { return {m, s.H, s.W, s.O, s.pool, s.eps}; }
-    Tiles tiles(const Layer& s) const { return {m, s.h, s.w}; }
+    Linear head() const { return {classes, features}; }
     Frame frame() const { return {m, layers[0].h, layers[0].w, layers[0].C, layers[0].pad}; }
 
-    // The linear layer's weights (classes, channels, positions), channels last.
-    void turn(const T* from, T* to, bool back) const {
-        const int64_t O = layers.back().O, k = features / O;
-        for (int64_t i = 0; i < classes; ++i)
-            for (int64_t o = 0; o < O; ++o)
-                for (int64_t j = 0; j < k; ++j) {
-                    const int64_t outside = i * features + o * k + j, inside = i * features + j * O + o;
-                    if (back) to[outside] = from[inside];
-                    else to[inside] = from[outside];
-                }
+    void turn(const T* from, T* to, bool back) const { head().turn(layers.back().O, from, to, back); }
+    void times(const T* from, const T* W, T* to) const { head().times(m, from, W, to); }
+    void times_turned(const T* from, const T* W, T* to) const { head().times_turned(m, from, W, to); }
+    void outer(const T* rows, const T* from, T* W) const { head().outer(m, rows, from, W); }
+    void sum_into(const T* from, int64_t width, T* to) const { sum_rows(m, from, width, to); }
+
+    // Layers but the first, by tiles of one side or the other; downwards: from its outputs to its inputs.
+    void by_tiles(const Layer& s, bool downwards, Terms<T> terms, T* y) const {
+        const int64_t in = downwards ? s.O : s.C, out = downwards ? s.C : s.O;
+        if (s.side == 4) convolve<T, 4>({m, s.h, s.w}, in, out, terms, y);
+        else convolve<T, 2>({m, s.h, s.w}, in, out, terms, y);
+    }
+    void weigh_by_tiles(const Layer& s, Terms<T> terms, T* dw) const {
+        if (s.side == 4) weigh<T, 4>({m, s.h, s.w}, s.C, s.O, terms, dw);
+        else weigh<T, 2>({m, s.h, s.w}, s.C, s.O, terms, dw);
+    }
+    void seen_weights(size_t i, const T* from, T* straight, T* turned) const {
+        const Layer& s = layers[i];
+        if (i == 0) return weights_first<T>(s.C, s.O, from, straight, turned);
+        for (bool back : {false, true}) {
+            if (s.side == 4) weights<T, 4>(s.C, s.O, from + s.at, back ? turned : straight, back);
+            else weights<T, 2>(s.C, s.O, from + s.at, back ? turned : straight, back);
+        }
     }
 
     void prepare() {
         for (size_t i = 0; i < layers.size(); ++i) {
             const Layer& s = layers[i];
             Room<T>& r = *rooms[i];
-            const int64_t size = (i ? 16 : 9) * s.C * padded<T>(s.O);
-            const int64_t turned = i ? 16 * s.O * padded<T>(s.C) : s.O * padded<T>(9 * s.C);
+            const int64_t many = (s.side + 2) * (s.side + 2), size = (i ? many : 9) * s.C * padded<T>(s.O);
+            const int64_t turned = i ? many * s.O * padded<T>(s.C) : s.O * padded<T>(9 * s.C);
             r.w.grow(size), r.w_turned.grow(turned);
-            if (i == 0) weights_first<T>(s.C, s.O, theta, r.w, r.w_turned);
-            else weights<T>(s.C, s.O, theta + s.at, r.w, false), weights<T>(s.C, s.O, theta + s.at, r.w_turned, true);
+            seen_weights(i, theta, r.w, r.w_turned);
             if (a != nullptr) {
                 r.a.grow(size), r.a_turned.grow(turned);
-                if (i == 0) weights_first<T>(s.C, s.O, a, r.a, r.a_turned);
-                else weights<T>(s.C, s.O, a + s.at, r.a, false), weights<T>(s.C, s.O, a + s.at, r.a_turned, true);
+                seen_weights(i, a, r.a, r.a_turned);
             }
             if (out != nullptr) {
                 r.dw.grow(size);
@@ -129,58 +140,16 @@ template <typename T> class Chain {
     }
 
     void images_in(const T* z) {
-        swap_channels(z, x, false);
+        swap_channels<T>(m, layers[0].C, layers[0].h * layers[0].w, z, x, false);
         columns<T>(frame(), x, cols);
     }
-    void images_out(T* z) { swap_channels(dx, z, true); }
-    void swap_channels(const T* from, T* to, bool first) const {
-        const int64_t C = layers[0].C, k = layers[0].h * layers[0].w;
-        for (int64_t i = 0; i < m; ++i)
-            for (int64_t c = 0; c < C; ++c)
-                for (int64_t j = 0; j < k; ++j) {
-                    if (first) to[(i * C + c) * k + j] = from[(i * k + j) * C + c];
-                    else to[(i * k + j) * C + c] = from[(i * C + c) * k + j];
-                }
-    }
-
-    // y (m, classes) += x W';  x (m, features) += y W;  W += y' x.
-    void times(const T* from, const T* W, T* to) const {
-#pragma omp parallel for schedule(static)
-        for (int64_t i = 0; i < m; ++i)
-            for (int64_t k = 0; k < classes; ++k) {
-                T sum = 0;
-#pragma omp simd reduction(+ : sum)
-                for (int64_t f = 0; f < features; ++f) sum += from[i * features + f] * W[k * features + f];
-                to[i * classes + k] += sum;
-            }
-    }
-    void times_turned(const T* from, const T* W, T* to) const {
-#pragma omp parallel for schedule(static)
-        for (int64_t i = 0; i < m; ++i)
-            for (int64_t k = 0; k < classes; ++k)
-#pragma omp simd
-                for (int64_t f = 0; f < features; ++f)
-                    to[i * features + f] += from[i * classes + k] * W[k * features + f];
-    }
-    void outer(const T* rows, const T* from, T* W) const {
-#pragma omp parallel for schedule(static)
-        for (int64_t k = 0; k < classes; ++k)
-            for (int64_t i = 0; i < m; ++i)
-#pragma omp simd
-                for (int64_t f = 0; f < features; ++f)
-                    W[k * features + f] += rows[i * classes + k] * from[i * features + f];
-    }
-    void sum_into(const T* from, int64_t width, T* to) const {
-        for (int64_t i = 0; i < m; ++i)
-            for (int64_t j = 0; j < width; ++j) to[j] += from[i * width + j];
-    }
-
+    void images_out(T* z) { swap_channels<T>(m, layers[0].C, layers[0].h * layers[0].w, dx, z, true); }
     void up() {
         for (size_t i = 0; i < layers.size(); ++i) {
             const Layer& s = layers[i];
             Room<T>& r = *rooms[i];
             if (i == 0) convolve_first<T>(frame(), s.O, cols, r.w, r.c);
-            else convolve<T>(tiles(s), s.C, s.O, {{rooms[i - 1]->p, r.w}}, r.c);
+            else by_tiles(s, false, {{rooms[i - 1]->p, r.w}}, r.c);
             const T* scale = theta + s.shift();
             forward<T>(shape(s), r.c, scale, scale + s.O, r.p, r.mean, r.rstd);
         }
@@ -214,9 +183,9 @@ template <typename T> class Chain {
             if (plain) {
                 sum_into(r.S2, s.O, out + s.shift()), sum_into(r.S1, s.O, out + s.shift() + s.O);
                 if (i == 0) weigh_first<T>(frame(), s.O, cols, r.gc, r.dw);
-                else weigh<T>(tiles(s), s.C, s.O, {{rooms[i - 1]->p, r.gc}}, r.dw);
+                else weigh_by_tiles(s, {{rooms[i - 1]->p, r.gc}}, r.dw);
             }
-            if (i > 0) convolve<T>(tiles(s), s.O, s.C, {{r.gc, r.w_turned}}, rooms[i - 1]->gp);
+            if (i > 0) by_tiles(s, true, {{r.gc, r.w_turned}}, rooms[i - 1]->gp);
         }
     }
 
@@ -226,7 +195,7 @@ template <typename T> class Chain {
             const Layer& s = layers[i];
             Room<T>& r = *rooms[i];
             if (i == 0) convolve_first<T>(frame(), s.O, cols, r.a, r.v);
-            else convolve<T>(tiles(s), s.C, s.O, {{rooms[i - 1]->p, r.a}, {rooms[i - 1]->gp, r.w}}, r.v);
+            else by_tiles(s, false, {{rooms[i - 1]->p, r.a}, {rooms[i - 1]->gp, r.w}}, r.v);
             const T *scale = theta + s.shift(), *along = a + s.shift();
             curvature<T>(shape(s), r.v, along, along + s.O, r.gp, r.c, scale, scale + s.O, r.mean, r.rstd, r.S1, r.S2,
                          r.gp, r.v, r.dS);
@@ -266,10 +235,10 @@ template <typename T> class Chain {
             if (out != nullptr) {
                 sum_into(r.S2, s.O, out + s.shift()), sum_into(r.S1, s.O, out + s.shift() + s.O);
                 if (i == 0) weigh_first<T>(frame(), s.O, cols, r.v, r.dw);
-                else weigh<T>(tiles(s), s.C, s.O, {{rooms[i - 1]->gp, r.gc}, {rooms[i - 1]->p, r.v}}, r.dw);
+                else weigh_by_tiles(s, {{rooms[i - 1]->gp, r.gc}, {rooms[i - 1]->p, r.v}}, r.dw);
             }
             if (i == 0) back_first<T>(frame(), s.O, {{r.gc, r.a_turned}, {r.v, r.w_turned}}, dx);
-            else convolve<T>(tiles(s), s.O, s.C, {{r.gc, r.a_turned}, {r.v, r.w_turned}}, below);
+            else by_tiles(s, true, {{r.gc, r.a_turned}, {r.v, r.w_turned}}, below);
             std::swap(here, below);
         }
     }
@@ -278,7 +247,8 @@ template <typename T> class Chain {
         for (size_t i = 0; i < layers.size(); ++i) {
             const Layer& s = layers[i];
             if (i == 0) weights_first_back<T>(s.C, s.O, rooms[i]->dw, out);
-            else weights_back<T>(s.C, s.O, rooms[i]->dw, out + s.at);
+            else if (s.side == 4) weights_back<T, 4>(s.C, s.O, rooms[i]->dw, out + s.at);
+            else weights_back<T, 2>(s.C, s.O, rooms[i]->dw, out + s.at);
         }
         turn(d_linear, out + top, true);
     }

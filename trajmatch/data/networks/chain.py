@@ -6,6 +6,7 @@ Legend: n images of c x h x w, C classes, P parameters.
 """
 
 import ctypes
+from math import ceil, prod
 from typing import NamedTuple
 
 import torch
@@ -19,6 +20,11 @@ from trajmatch.data.networks.kernels import CompiledKernels
 DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 # Numbers that images hold at once on their way through the network: 5 MB, which a core's caches keep (docs/LOG.md).
 AT_ONCE = 1_200_000
+# Tiles of 4 x 4 outputs have larger weights than tiles of 2 x 2, which pay from about this many tiles on (docs/LOG.md).
+WORTH_LARGE_TILES = 32
+
+# Bytes that blocks of tiles take beside, on one thread: `weigh` in convolutions.cpp.
+BLOCKS = 2.5e6
 
 
 class Block(NamedTuple):
@@ -41,9 +47,13 @@ class Chain(NamedTuple):
 
     def plan(self, n: int, shape: tuple[int, ...]) -> list[int] | None:
         """What `chain.cpp` wants to know for n images of `shape` (c, h, w); None where they do not fit the network."""
-        (c, h, w), rows, held = shape, [], 0
+        rows: list[int] = []
+        (c, h, w), held, fewest = shape, 0, 1
         for block in self.blocks:
-            rows += [block.channels, block.width, h, w, block.padding, block.pool]
+            side = tile_side(n, h, w)
+            if rows and side == 4:
+                fewest = max(fewest, ceil(WORTH_LARGE_TILES / _tiles(h, w, side)))
+            rows += [block.channels, block.width, h, w, block.padding, block.pool, side]
             h, w = h + 2 * block.padding - 2, w + 2 * block.padding - 2
             if min(h, w) < 1 or h % block.pool or w % block.pool:
                 return None
@@ -51,7 +61,27 @@ class Chain(NamedTuple):
             h, w = h // block.pool, w // block.pool
         if n < 1 or c != self.blocks[0].channels or self.blocks[-1].width * h * w != self.features:
             return None
-        return [n, self.classes, max(1, min(n, AT_ONCE // held)), len(self.blocks), *rows]
+        some = max(1, min(n, AT_ONCE // held))
+        if some < fewest:  # parts of equal size, so that none has few tiles
+            some = ceil(n / (n // fewest))
+        return [n, self.classes, some, len(self.blocks), *rows]
+
+    def held_bytes(self, n: int, shape: tuple[int, ...]) -> float:
+        """What `chain.cpp` holds at its peak for n images in float32: its weights, some images' numbers, its blocks."""
+        plan = self.plan(n, shape)
+        if plan is None:
+            return 0.0
+        some, rows = plan[2], [plan[4 + 7 * i : 11 + 7 * i] for i in range(len(self.blocks))]
+        weights, numbers, largest = 3.0 * self.classes * self.features, 2 * prod(shape), 0
+        for i, (c, o, h, w, padding, pool, side) in enumerate(rows):
+            outputs = (h + 2 * padding - 2) * (w + 2 * padding - 2)
+            pooled = o * outputs // pool**2
+            # As they are and turned round, of the network and of the adjoint, and their gradient.
+            straight, turned = c * _filled(o), o * (_filled(c) if i else _filled(9 * c) / 9)
+            weights += ((side + 2) ** 2 if i else 9) * (3 * straight + 2 * turned)
+            numbers += 3 * o * outputs + 2 * pooled + 5 * o + (0 if i else 9 * c * outputs)
+            largest = max(largest, pooled)
+        return 4.0 * (weights + some * (numbers + 2 * largest)) + BLOCKS
 
     def derive(
         self, theta: Tensor, z: Tensor, y: Tensor, a: Tensor | None, in_theta: bool
@@ -80,6 +110,25 @@ class Chain(NamedTuple):
         if function(sizes, eps, *places):
             raise MemoryError("out of memory in the derivatives of one mini-batch; a smaller --micro-batch needs less")
         return found
+
+
+def tile_side(n: int, h: int, w: int) -> int:
+    """The sides of the tiles, 4 or 2, by which a convolution of n images with outputs of h x w takes the least time.
+
+    Tiles of 4 x 4 take 36 products each and tiles of 2 x 2 take 16, whole or not.
+    """
+    large, small = _tiles(h, w, 4), _tiles(h, w, 2)
+    return 4 if n * large >= WORTH_LARGE_TILES and 36 * large < 16 * small else 2
+
+
+def _filled(columns: int) -> int:
+    """Columns of a panel, filled up to a multiple of what two of the widest vectors hold."""
+    return ceil(columns / 32) * 32
+
+
+def _tiles(h: int, w: int, side: int) -> int:
+    """How many tiles cover h x w outputs."""
+    return ceil(h / side) * ceil(w / side)
 
 
 def chain(network: nn.Module, kernels: CompiledKernels) -> Chain | None:

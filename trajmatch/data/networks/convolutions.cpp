@@ -1,4 +1,4 @@
-// A 3 x 3 convolution's value and gradients, each as a sum of several of them: products.cpp says how.
+// A 3 x 3 convolution's value and gradients, each as a sum of several of them: winograd.cpp says how.
 #include <utility>
 
 namespace {
@@ -7,33 +7,35 @@ namespace {
 template <typename T> using Terms = std::initializer_list<std::pair<const T*, const T*>>;
 
 // y (n, h, w, O) = sum of conv(x, w) over terms (x, U), padded by one.
-template <typename T> void convolve(const Tiles& s, int64_t C, int64_t O, Terms<T> terms, T* y) {
-    const int64_t wide = padded<T>(O), block = tiles_at_once<T>(C + wide), blocks = (s.count() + block - 1) / block;
+template <typename T, int S> void convolve(const Tiles<S>& s, int64_t C, int64_t O, Terms<T> terms, T* y) {
+    constexpr int64_t K = frequencies<S>;
+    const int64_t wide = padded<T>(O), block = tiles_at_once<T, S>(C + wide), blocks = (s.count() + block - 1) / block;
     const int64_t gap = apart<T>(block, C), gap_out = apart<T>(block, wide);
 #pragma omp parallel
     {
-        Buffer<T> V(16 * gap), M(16 * gap_out), none(C), spare(O);
+        Buffer<T> V(K * gap), M(K * gap_out), none(C), spare(O);
         std::fill_n(static_cast<T*>(none), C, T(0));
 #pragma omp for schedule(static)
         for (int64_t b = 0; b < blocks; ++b) {
             const int64_t first = b * block, last = std::min(first + block, s.count());
             bool add = false;
             for (const auto& [x, U] : terms) {
-                seen<T>(s, C, x, first, last, V, gap, none);
-                for (int64_t k = 0; k < 16; ++k)
+                seen<T, S>(s, C, x, first, last, V, gap, none);
+                for (int64_t k = 0; k < K; ++k)
                     product<T>(last - first, wide, C, V + k * gap, C, 1, U + k * C * wide, M + k * gap_out, wide, add);
                 add = true;
             }
-            outputs<T>(s, O, M, wide, gap_out, first, last, y, spare);
+            outputs<T, S>(s, O, M, wide, gap_out, first, last, y, spare);
         }
     }
 }
 
-// U (16, C, padded O) += sum of the weights' gradients, in frequencies, over terms (x, g).
-template <typename T> void weigh(const Tiles& s, int64_t C, int64_t O, Terms<T> terms, T* U) {
-    const int64_t wide = padded<T>(O), part = tiles_at_once<T>(C + wide), block = 4 * part;
+// U (N^2, C, padded O) += sum of the weights' gradients, in frequencies, over terms (x, g).
+template <typename T, int S> void weigh(const Tiles<S>& s, int64_t C, int64_t O, Terms<T> terms, T* U) {
+    constexpr int64_t K = frequencies<S>;
+    const int64_t wide = padded<T>(O), part = tiles_at_once<T, S>(C + wide), block = 4 * part;
     const int64_t gap = apart<T>(block, C), gap_g = apart<T>(block, wide);
-    Buffer<T> all_V(16 * gap), all_M(16 * gap_g), zeros(std::max(C, wide));
+    Buffer<T> all_V(K * gap), all_M(K * gap_g), zeros(std::max(C, wide));
     T *V = all_V, *M = all_M, *none = zeros;
     std::fill_n(none, zeros.held, T(0));
 #pragma omp parallel
@@ -43,11 +45,11 @@ template <typename T> void weigh(const Tiles& s, int64_t C, int64_t O, Terms<T> 
 #pragma omp for schedule(static)
             for (int64_t at = first; at < last; at += part) {
                 const int64_t end = std::min(at + part, last);
-                seen<T>(s, C, x, at, end, V + (at - first) * C, gap, none);
-                spread<T>(s, O, g, at, end, M + (at - first) * Lanes<T>::WIDE, many, gap_g, none);
+                seen<T, S>(s, C, x, at, end, V + (at - first) * C, gap, none);
+                spread<T, S>(s, O, g, at, end, M + (at - first) * Lanes<T>::WIDE, many, gap_g, none);
             }
 #pragma omp for schedule(static)
-            for (int64_t k = 0; k < 16; ++k)
+            for (int64_t k = 0; k < K; ++k)
                 product<T>(C, wide, many, V + k * gap, 1, C, M + k * gap_g, U + k * C * wide, wide, true);
         }
 }

@@ -29,7 +29,7 @@ from trajmatch.machine.messages import LOGGER
 DTYPES = {dtype: str(dtype).removeprefix("torch.") for dtype in block.DTYPES}
 FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fno-math-errno")
 # One library of them all, in this order.
-SOURCES = ("block.cpp", "products.cpp", "convolutions.cpp", "chain.cpp")
+SOURCES = ("block.cpp", "products.cpp", "winograd.cpp", "convolutions.cpp", "linear.cpp", "chain.cpp")
 
 
 class _Shape(ctypes.Structure):

@@ -1,10 +1,14 @@
 """What the outer loop holds in memory, by count, and the micro-batch that keeps it below a limit."""
 
 import re
+from collections.abc import Callable
+from math import ceil, prod
 
 import torch
 from torch import nn
 
+from trajmatch.methods import engines
+from trajmatch.methods.engines import Engine
 from trajmatch.settings.config import Config
 from trajmatch.settings.methods import METHODS
 
@@ -14,6 +18,8 @@ PROCESS = {"cpu": 330e6, "cuda": 500e6, "mps": 0.0}
 # Bytes that a step of the sweep holds at once, over the bytes of all its layers' outputs; measured at most 4.9 and 1.6
 # on images of 32 and 64 pixels (docs/LOG.md).
 PER_OUTPUT = {"eager": 5.5, "fused": 2.0, "compiled": 2.5}
+# Copies of each image that a step makes where one call takes the derivatives: augmented, and gradients in them.
+COPIES = 6
 
 
 def parse_memory(text: str) -> float:
@@ -64,8 +70,19 @@ def _through_training(config: Config, differentiated: int) -> float:
     return {"adam": 3 * kept + 8, "momentum": 2 * kept + 4}.get(b.inner, kept)
 
 
-def step_bytes(network: nn.Module, shape: tuple[int, int, int], engine: str) -> float:
-    """Bytes that each image of a mini-batch needs during a step of the sweep: a bound from its layers' outputs."""
+def step_bytes(network: nn.Module, shape: tuple[int, int, int], engine: Engine) -> Callable[[int], float]:
+    """Bytes that a step of the sweep holds at its peak, as a function of the images of its mini-batch.
+
+    Where one call takes all derivatives it is a count of what the call holds, which does not grow with every image.
+    """
+    if (found := engines.one_call(network, engine)) is not None:
+        return lambda n: found.held_bytes(n, shape) + 4.0 * COPIES * prod(shape) * n
+    each = image_bytes(network, shape, engine.name)
+    return lambda n: n * each
+
+
+def image_bytes(network: nn.Module, shape: tuple[int, int, int], engine: str) -> float:
+    """Bytes that each image needs where a step goes layer by layer: a bound from its layers' outputs."""
     outputs = []
     hooks = [
         module.register_forward_hook(lambda module, inputs, output: outputs.append(output.numel()))
@@ -79,15 +96,17 @@ def step_bytes(network: nn.Module, shape: tuple[int, int, int], engine: str) -> 
     return 4.0 * PER_OUTPUT[engine] * sum(outputs)
 
 
-def micro_batch(limit: float, held: float, per_image: float, n: int) -> int | None:
-    """The largest micro-batch of n images within the limit, None where all fit. Raises ValueError where none does."""
-    fits = int((limit - held) / per_image)
-    if fits < 1:
-        raise ValueError(
-            f"--memory is {limit / 1e6:.3g} MB, and the smallest step needs {(held + per_image) / 1e6:.0f} MB: "
-            "raise it, or try --matching.keep-every or a smaller network"
-        )
-    if fits >= n:
-        return None
-    parts = -(-n // fits)
-    return -(-n // parts)  # parts of equal size, so that no step has a small one at its end
+def micro_batch(limit: float, held: float, step: Callable[[int], float], n: int) -> int | None:
+    """The largest micro-batch within the limit, one of equal parts of n images, so that no step has a small one at its
+    end; None where all fit.
+
+    step: bytes that so many images need. Raises ValueError where one image does not fit.
+    """
+    for parts in range(1, n + 1):
+        size = ceil(n / parts)
+        if held + step(size) <= limit:
+            return None if parts == 1 else size
+    raise ValueError(
+        f"--memory is {limit / 1e6:.3g} MB, and the smallest step needs {(held + step(1)) / 1e6:.0f} MB: "
+        "raise it, or try --matching.keep-every or a smaller network"
+    )

@@ -18,11 +18,11 @@ from trajmatch.data.networks.kernels import cache_folder
 from trajmatch.machine.memory import keep_freed_memory
 from trajmatch.machine.precision import set_precision
 from trajmatch.machine.processes import cores
-from trajmatch.machine.processor import has_bfloat16
+from trajmatch.machine.processor import has_bfloat16, has_matrix_units
 from trajmatch.machine.ranks import peers
 from trajmatch.methods import engines
 from trajmatch.methods.engines import Engine
-from trajmatch.run.assembly.budget import held_bytes, micro_batch, parse_memory, step_bytes
+from trajmatch.run.assembly.budget import held_bytes, image_bytes, micro_batch, parse_memory, step_bytes
 from trajmatch.settings.config import Config
 
 # Below this much convolution in a mini-batch's forward pass two threads are at most a tenth faster than one, and
@@ -79,16 +79,17 @@ def outer_compute(
     if unrolled:
         _check_unrolled(config)
         inner_steps = 0  # its one graph through all steps is not compiled
-    _check_precision(config.precision, device)
+    _check_precision(config, network, device)
     auto = config.engine == "auto"
     name, why = engines.choose(network, device, inner_steps, config.precision) if auto else (config.engine, "as asked")
-    parts = config.micro_batch
+    if not auto and rounding_costs_time(config, network, device):
+        why = f"{why}; float32 would take less time here"
+    engine, parts = Engine(name, config.precision, config.matching.mixed), config.micro_batch
     if parts is None and config.memory is not None:
         num_parameters = sum(p.numel() for p in network.parameters())
         held = held_bytes(config, device, num_parameters, prod(synthetic), data_bytes)
-        parts = micro_batch(parse_memory(config.memory), held, step_bytes(network, shape, name), n)
-    parts = None if parts is None or parts >= n else parts
-    engine = Engine(name, config.precision, config.matching.mixed, parts)
+        parts = micro_batch(parse_memory(config.memory), held, step_bytes(network, shape, engine), n)
+    engine = replace(engine, micro_batch=None if parts is None or parts >= n else parts)
     engines.check(engine, network, device, shape)
     work = convolution_flops(network, (engine.micro_batch or n, *shape))
     threads = config.outer.threads or (cores() if work >= WORTH_A_THREAD else 1)
@@ -113,9 +114,7 @@ def real_loss_engine(
     if parts is None and config.memory is not None:
         num_parameters = sum(p.numel() for p in network.parameters())
         held = held_bytes(config, device, num_parameters, prod(synthetic), data_bytes)
-        parts = micro_batch(
-            parse_memory(config.memory), held + real[1], step_bytes(network, shape, engine.name), largest
-        )
+        parts = micro_batch(parse_memory(config.memory), held + real[1], step_bytes(network, shape, engine), largest)
     engine = replace(engine, micro_batch=None if parts is None or parts >= largest else parts)
     engines.check(engine, network, device, shape)
     return engine
@@ -135,8 +134,8 @@ def at_once(
     if engines.couples(network, shape):
         return None
     held = held_bytes(config, device, sum(p.numel() for p in network.parameters()), prod(synthetic), data_bytes)
-    name = training_engine(config, network, device).name
-    return micro_batch(parse_memory(config.memory), held, step_bytes(network, shape, name), max(WHOLE, synthetic[0]))
+    each = image_bytes(network, shape, training_engine(config, network, device).name)
+    return micro_batch(parse_memory(config.memory), held, lambda n: n * each, max(WHOLE, synthetic[0]))
 
 
 def _together(config: Config, device: torch.device, engine: Engine, work: float) -> bool:
@@ -174,13 +173,31 @@ def _check_unrolled(config: Config) -> None:
             )
 
 
-def _check_precision(precision: str, device: torch.device) -> None:
+def _check_precision(config: Config, network: nn.Module, device: torch.device) -> None:
     """Refuse a precision that only costs time here. A run that took float32 in its place would be another run."""
+    precision = config.precision
     if precision in ("bf16", "bf16-sweep") and device.type == "cpu" and not has_bfloat16():
         raise ValueError(
             f"--precision is {precision}, for which this processor has no instructions (on x86 AVX512_BF16 or AMX): it "
             "would take up to ten times as long as float32, which is the precision to choose here"
         )
+    if config.engine == "auto" and rounding_costs_time(config, network, device):
+        raise ValueError(
+            f"--precision is {precision}, which takes up to four times as long as float32 for this network on this "
+            "processor (bfloat16 without AMX): choose float32, or name an --engine to round all the same"
+        )
+
+
+def rounding_costs_time(config: Config, network: nn.Module, device: torch.device) -> bool:
+    """Whether bfloat16 is no faster than float32, of which one call takes a ConvNet's derivatives, on this processor.
+
+    On AVX-512 with instructions for bfloat16 and without AMX that is so at widths 16 to 256, 8 to 32 pixels and 10 and
+    100 images (docs/performance.md, "On processors without AMX"), and not for other networks.
+    """
+    m, rounds = config.matching, config.precision in ("bf16", "bf16-sweep")
+    if not rounds or device.type != "cpu" or has_matrix_units() or m.estimator == "unrolled":
+        return False
+    return engines.one_call(network, Engine("fused", mixed=m.mixed)) is not None
 
 
 def training_engine(config: Config, network: nn.Module, device: torch.device) -> Engine:

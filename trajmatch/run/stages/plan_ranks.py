@@ -106,7 +106,7 @@ def rank_mb(setup: Setup, compute: Compute) -> float:
     one = replace(config, matching=replace(config.matching, segments=1))
     held = held_bytes(one, setup.device, sum(p.numel() for p in network.parameters()), total * prod(shape), 0.0)
     images = compute.engine.micro_batch or config.matching.batch or total
-    return (held + images * step_bytes(network, shape, compute.engine.name)) / 1e6
+    return (held + step_bytes(network, shape, compute.engine)(images)) / 1e6
 
 
 def step_share(segments: int, chunks: int, ranks: int) -> float:
