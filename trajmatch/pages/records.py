@@ -110,7 +110,7 @@ REPORTED: Shape = {
     **dict.fromkeys(("synthetic_images?", "whole_images?", "steps?", "step_size?", "peak_memory_mb?"), is_number),
 }
 EVALUATION: Shape = {
-    "accuracy": {"distilled": SCORE, **dict.fromkeys(("chosen?", "random?", "whole?"), SCORE)},
+    "accuracy": {"distilled": SCORE, **dict.fromkeys(("chosen?", "random?", "random tuned?", "whole?"), SCORE)},
     "settings": {},
     "seconds": is_number,
 }

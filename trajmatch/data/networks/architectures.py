@@ -6,12 +6,10 @@ sides, poolings and strides that would leave a norm a single pixel are left out,
 Legend: shape (c, h, w) of one image.
 """
 
-import sys
 from collections.abc import Callable
 from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,12 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trajmatch.data.networks.convnet import norm_layer
+from trajmatch.machine.own_code import RAISED_BY_USERS, imported, reason
+
+__all__ = ["ARCHITECTURES", "RAISED_BY_USERS", "named", "reason"]
 
 Shape = tuple[int, int, int]
 Factory = Callable[[Shape, int], nn.Module]
 SMALLEST, LARGEST = 8, 256
-# What code of the user's may raise, and is told in a sentence; Ctrl-C is the user's own.
-RAISED_BY_USERS = (Exception, SystemExit)
 VGG11 = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")
 
 
@@ -167,7 +166,7 @@ def named(name: str) -> Factory:
         near = get_close_matches(name, known, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}? There are" if near else "there are"
         raise ValueError(f"--network.name is '{name}'; {hint} {', '.join(known)}, timm:NAME and MODULE:FACTORY")
-    return partial(_of_timm, after) if before == "timm" else _of_user(before, after)
+    return partial(_of_timm, after) if before == "timm" else _of_user(name)
 
 
 def _timm(name: str) -> Any:
@@ -194,37 +193,15 @@ def _of_timm(name: str, shape: Shape, num_classes: int) -> nn.Module:
     return network
 
 
-def _of_user(module: str, factory: str) -> Factory:
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    asked = f"--network.name is {module}:{factory}"
-    if not module or not factory:
-        raise ValueError(f"{asked} and must be MODULE:FACTORY, such as networks:small")
-    try:
-        found: Factory = getattr(import_module(module), factory)
-    except RAISED_BY_USERS as error:  # whatever the module does while it is imported
-        raise ValueError(f"{asked}, which can't be imported: {reason(error)}") from None
+def _of_user(name: str) -> Factory:
+    asked = f"--network.name is {name}"
+    found: Factory = imported(asked, name, "MODULE:FACTORY, such as networks:small")
     if not callable(found):
         raise ValueError(
             f"{asked}, which is of type {type(found).__name__} and must be a function of the images' shape (c, h, w) "
             "and the number of classes that returns a torch.nn.Module"
         )
     return found
-
-
-def reason(error: BaseException) -> str:
-    """Why something failed, in one line: the first of what the error says, and its kind where that alone says little.
-
-    >>> reason(KeyError("width")), reason(RuntimeError()), reason(SystemExit(3))
-    ("KeyError: 'width'", 'RuntimeError', 'it ends the program (SystemExit: 3)')
-    """
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    if isinstance(error, SystemExit):
-        return f"it ends the program (SystemExit{f': {text}' if text else ''})"
-    if isinstance(error, RuntimeError | TypeError | ValueError | ImportError | AttributeError) and text:
-        return text
-    return f"{type(error).__name__}{f': {text}' if text else ''}"
 
 
 def _averaged(h: int, w: int, most: int) -> tuple[list[nn.Module], int]:
