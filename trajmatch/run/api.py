@@ -74,17 +74,16 @@ def distill(
     name. Raises ValueError for bad settings or data, OSError where files cannot be written.
     """
     named = isinstance(dataset, str | Path)
-    start = config or preset(DEFAULT if str(dataset) == "digits" and named else ANY_IMAGES)
     given = {"method": method, "steps": steps, "experts": None if experts is None else str(experts)}
     given |= {"network.name": network and _named("network", network)}
     given |= {"matching.sharpness": sharpness and _named("sharpness", sharpness)}
-    about = {"ipc": ipc, "seed": seed, "device": device, "resume": True}
-    about |= {"data": str(dataset) if named else f"{_type_name(dataset)}{IN_PYTHON}"}
-    about |= {"expert.workers": workers, "evaluation.workers": workers}
-    about |= {key: value for key, value in given.items() if value is not None}
-    for key, value in about.items():
-        start = with_setting(start, key, value)
-    base = checked(start)
+    given |= {"data": str(dataset) if named else f"{_type_name(dataset)}{IN_PYTHON}", "resume": True}
+    given |= {"ipc": ipc, "seed": seed, "device": device, "expert.workers": workers}
+    given |= {"evaluation.workers": workers if score else None}
+    base = config or preset(DEFAULT if str(dataset) == "digits" and named else ANY_IMAGES)
+    for key, value in given.items():
+        base = base if value is None else with_setting(base, key, value)
+    checked(base)
     with precision("float32"), scratch_folder() as temporary:
         folder = temporary / "run" if out is None else Path(out)
         with heard(quiet, once=True):
