@@ -39,7 +39,8 @@ def transfer(
     e, names, rates = config.evaluation, options.networks, options.rates
     if not len(material.dataset.validation):
         raise ValueError("--images.validation is 0, and the learning rates of --networks are chosen on such images")
-    own = resolve(parsed(dict(synthetic.info["config"]))).network
+    held = synthetic.info.get("config")  # a set that was not made here names no network
+    own = resolve(parsed(dict(held))).network if held else None
     foreign = [name for name in names if replace(config.network, name=name) != own]
     makers = {name: partial(_trials, config, synthetic, name) for name in names}
     own_rate = evaluation_rate(config, synthetic.eta)
