@@ -5,7 +5,7 @@ classifier theta is trained on the weighted loss for T steps of SGD; its loss on
 outer loss, which is differentiated with respect to all x_j. The functions of `trajmatch.core` know nothing of images:
 what they call X is any tensor that the inner loss depends on.
 
-    python examples/other_bilevel.py        (two minutes on one core; its output is other_bilevel.txt)
+    python examples/other_bilevel.py        (half a minute on one core; its output is other_bilevel.txt)
 """
 
 from collections.abc import Callable

@@ -75,8 +75,7 @@ def distill(
     """
     named = isinstance(dataset, str | Path)
     given = {"method": method, "steps": steps, "experts": None if experts is None else str(experts)}
-    given |= {"network.name": network and _named("network", network)}
-    given |= {"matching.sharpness": sharpness and _named("sharpness", sharpness)}
+    given |= {"network.name": _named("network", network), "matching.sharpness": _named("sharpness", sharpness)}
     given |= {"data": str(dataset) if named else f"{_type_name(dataset)}{IN_PYTHON}", "resume": True}
     given |= {"ipc": ipc, "seed": seed, "device": device, "expert.workers": workers}
     given |= {"evaluation.workers": workers if score else None}
@@ -131,7 +130,7 @@ def evaluate(
     asked = {"networks": networks, "random_draws": random_draws, "recipe": recipe, "epochs": epochs}
     asked = {key: value for key, value in asked.items() if value is not None}
     named = isinstance(data, str | Path)
-    name = None if network is None else _named("network", network)
+    name = _named("network", network)
     own = name in (None, config.network.name)
     with precision("float32"), scratch_folder() as temporary, heard(quiet, once=True):
         setup = setup_of(
@@ -187,14 +186,14 @@ def _score(record: dict[str, Any]) -> Score:
     return Score(record["mean"], record["std"], record["n"], record["how"])
 
 
-def _named(what: str, thing: Any) -> str:
-    """A name, or that of a function or class. Raises ValueError for a module that is made already."""
+def _named(what: str, thing: Any) -> str | None:
+    """A name, or that of a function or class; None of None. Raises ValueError for a module that is made already."""
     if isinstance(thing, nn.Module):
         raise ValueError(
             f"{what} is a {type(thing).__name__} that is made already, and every network needs weights of its own: "
             "give a function (or class) of the images' shape (c, h, w) and the number of classes that makes one"
         )
-    return thing if isinstance(thing, str) else name_of(what, thing)
+    return thing if thing is None or isinstance(thing, str) else name_of(what, thing)
 
 
 def _assumed(config: Config) -> str:

@@ -29,7 +29,7 @@ def test_small_networks_meet_four_times_the_draws_and_large_ones_no_more(setup: 
     assert draws(Setup(long, setup.material), 5, Network("alexnet")) == 5
     longer = replace(setup.config, evaluation=replace(setup.config.evaluation, epochs=1_000_000))
     assert draws(Setup(longer, setup.material), 5) == 5
-    halfway = replace(setup.config, evaluation=replace(setup.config.evaluation, epochs=60_000))
+    halfway = replace(setup.config, evaluation=replace(setup.config.evaluation, epochs=100_000))
     assert 5 < draws(Setup(halfway, setup.material), 5) < 20
 
 
