@@ -69,8 +69,8 @@ MAX_PARAMETERS = 7
 # Functions that have more: those that a user calls by keyword, that torch calls, or that mirror torch's own, and pure
 # numerics whose letters are the equation's.
 WIDE = {
-    "distill", "load", "forward", "conv2d", "rollout", "trained", "condensation_step", "real_loss_gradient", "expert",
-    "train_and_test",
+    "distill", "evaluate", "load", "forward", "conv2d", "rollout", "trained", "condensation_step", "real_loss_gradient",
+    "expert", "train_and_test",
 }  # fmt: skip
 SOURCES = {
     path.relative_to(PACKAGE.parent).as_posix(): path.read_text("utf8") for path in sorted(PACKAGE.rglob("*.py"))

@@ -125,5 +125,3 @@ def test_no_command_is_left_out() -> None:
     for path in DOCUMENTS:
         named = [line for line in shell_lines(path.read_text(encoding="utf-8")) if re.search(r"\btrajmatch ", line)]
         assert len(commands(path)) >= len(named), path.name
-
-

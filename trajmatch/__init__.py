@@ -3,6 +3,8 @@
     >>> import trajmatch
     >>> synthetic = trajmatch.distill("digits", ipc=1, out="runs/mine")     # doctest: +SKIP
     >>> synthetic = trajmatch.load("runs/mine")                             # doctest: +SKIP
+    >>> scores = trajmatch.evaluate(synthetic, "digits")                    # doctest: +SKIP
+    >>> network = trajmatch.train(my_network, synthetic, trajmatch.recipe(synthetic))  # doctest: +SKIP
 
 Names are loaded when first used, so that `trajmatch --help` does not wait for torch.
 """
@@ -12,18 +14,31 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trajmatch.data.synthetic import SyntheticSet, load
-    from trajmatch.run.api import distill
+    from trajmatch.measure.evaluate import Score
+    from trajmatch.measure.recipe import Augment, Batches, train
+    from trajmatch.methods.training import Training
+    from trajmatch.run.api import distill, evaluate, recipe
     from trajmatch.settings.config import Config
     from trajmatch.settings.presets import preset
 
-__all__ = ["Config", "SyntheticSet", "distill", "load", "preset"]
+__all__ = [
+    "Augment", "Batches", "Config", "Score", "SyntheticSet", "Training", "distill", "evaluate", "load", "preset",
+    "recipe", "train",
+]  # fmt: skip
 
 _HOMES = {
+    "Augment": "trajmatch.measure.recipe",
+    "Batches": "trajmatch.measure.recipe",
     "Config": "trajmatch.settings.config",
+    "Score": "trajmatch.measure.evaluate",
     "SyntheticSet": "trajmatch.data.synthetic",
+    "Training": "trajmatch.methods.training",
     "distill": "trajmatch.run.api",
+    "evaluate": "trajmatch.run.api",
     "load": "trajmatch.data.synthetic",
     "preset": "trajmatch.settings.presets",
+    "recipe": "trajmatch.run.api",
+    "train": "trajmatch.measure.recipe",
 }
 
 

@@ -115,6 +115,21 @@ def test_synthetic_set_round_trip(kind: str, tmp_path: Path) -> None:
     torch.testing.assert_close(found.normalise(found.pixels), found.images, atol=1e-4, rtol=0)
 
 
+def test_images_of_another_range_are_not_normalised() -> None:
+    made = make_set("channel")
+    pixels = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    eight = (pixels * 255).round().to(torch.uint8)
+    torch.testing.assert_close(made.normalise(eight), made.normalise(eight / 255))
+    with pytest.raises(ValueError, match=r"normalise: images have values from 2.* to 2.* and must be in \[0, 1\]: div"):
+        made.normalise(pixels * 255)
+    with pytest.raises(ValueError, match="before any other normalisation"):
+        made.normalise(pixels * 255 - 100)
+    with pytest.raises(ValueError, match="values from nan to nan"):
+        made.normalise(torch.full_like(pixels, torch.nan))
+    with pytest.raises(ValueError, match="images are int64 and must be uint8"):
+        made.normalise(eight.long())
+
+
 def test_a_synthetic_set_is_a_torch_dataset() -> None:
     found = make_set("channel")
     generator = torch.Generator().manual_seed(0)

@@ -6,6 +6,7 @@ carries a state, its average m; the others pass it through. The same rules pertu
 Every norm is over the whole set.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -115,6 +116,26 @@ class VaSSO:
     def perturbation(self, d: Tensor, X: Tensor, state: Tensor) -> Perturbation:
         m = (1 - self.k) * state + self.k * d
         return Perturbation(_radial(self.rho, m), m)
+
+    def direction(self, d: Tensor, d_prime: Tensor) -> Tensor:
+        return d_prime
+
+
+@dataclass(frozen=True)
+class Ascent:
+    """An ascent that is any function, `eps = f(d, X, rho)` of X's shape; the step goes along `d'`.
+
+    Left out, f is SAM's. `perturbation` raises ValueError for an eps of another shape.
+    """
+
+    rho: float
+    f: Callable[[Tensor, Tensor, float], Tensor] = lambda d, X, rho: _radial(rho, d)
+
+    def perturbation(self, d: Tensor, X: Tensor, state: Tensor) -> Perturbation:
+        eps = self.f(d, X, self.rho)
+        if eps.shape != X.shape:
+            raise ValueError(f"sharpness: the rule gives eps of shape {tuple(eps.shape)} for {tuple(X.shape)}")
+        return Perturbation(eps, state)
 
     def direction(self, d: Tensor, d_prime: Tensor) -> Tensor:
         return d_prime

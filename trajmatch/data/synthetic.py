@@ -100,8 +100,30 @@ class SyntheticSet(TorchDataset[tuple[Tensor, Tensor]]):
         return self.eta
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """Real images (n, c, h, w), uint8 or in [0, 1], as the network trained on this set must see them."""
+        """Real images (n, c, h, w), uint8 or in [0, 1], as the network trained on this set must see them.
+
+        Raises ValueError for values of another range or type, which would be seen as something else, and for other
+        shapes than the set's.
+        """
+        if (wrong := wrong_pixels(pixels)) is not None:
+            raise ValueError(f"normalise: {wrong}")
         return self.space.forward(pixels)
+
+
+# How far pixels may be from [0, 1]: resampled images ring, and those of a synthetic set need not keep to the range.
+BEYOND = 4.0
+
+
+def wrong_pixels(pixels: Tensor) -> str | None:
+    """Why a tensor cannot be real images of uint8 or in [0, 1], in words, or None."""
+    if not pixels.is_floating_point():
+        kind = str(pixels.dtype).removeprefix("torch.")
+        return None if pixels.dtype == torch.uint8 else f"images are {kind} and must be uint8, or floats in [0, 1]"
+    low, high = (float(pixels.min()), float(pixels.max())) if pixels.numel() else (0.0, 0.0)
+    if low >= -BEYOND and high <= 1 + BEYOND:
+        return None
+    hint = ": divide them by 255, or give uint8" if low >= 0 else ", before any other normalisation"
+    return f"images have values from {low:.3g} to {high:.3g} and must be in [0, 1]{hint}"
 
 
 def seen(X: Tensor, Y: Tensor, factor: int) -> tuple[Tensor, Tensor]:

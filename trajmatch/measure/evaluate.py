@@ -43,6 +43,11 @@ class Score:
         """The score of some accuracies. Population standard deviation, as the published programs print it."""
         return cls(statistics.fmean(accuracies), statistics.pstdev(accuracies), len(accuracies), how)
 
+    @property
+    def error(self) -> float | None:
+        """Standard error of the mean, from the unbiased variance; None where there is one accuracy alone."""
+        return self.std / (self.n - 1) ** 0.5 if self.n > 1 else None
+
     def record(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)

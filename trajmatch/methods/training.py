@@ -3,12 +3,12 @@
 Legend: n images of c x h x w, C classes, P parameters.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trajmatch.core.augment import augment, draw
 from trajmatch.core.cutmix import cutmix, draw_cut
@@ -66,6 +66,17 @@ class Training:
         """The same with other families of augmentation, or with none."""
         return replace(self, families=families)
 
+    def optimiser(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """Torch's optimiser that takes the steps of `step`; `begin_epoch` is its schedule."""
+        return torch.optim.SGD(parameters, self.lr, self.momentum, weight_decay=self.weight_decay)
+
+    def begin_epoch(self, optimiser: torch.optim.Optimizer, epoch: int) -> None:
+        """What is to be done to the optimiser before an epoch, counted from 0: the same as `at_epoch` does."""
+        for group in optimiser.param_groups:
+            group["lr"], kept = self.at_epoch(epoch, group["lr"], torch.ones(()))
+            if not bool(kept):  # momentum starts anew
+                optimiser.state.clear()
+
 
 @dataclass(frozen=True)
 class AdamWTraining(Training):
@@ -93,6 +104,10 @@ class AdamWTraining(Training):
     def step(self, theta: Tensor, u: Tensor, memory: Tensor, lr: float, count: int) -> tuple[Tensor, Tensor]:
         """A step of Adam from weights that have decayed by themselves."""
         return Adam(lr).step(theta * (1 - lr * self.weight_decay), u, memory, count)
+
+    def optimiser(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """Torch's AdamW, whose steps are those of `step`."""
+        return torch.optim.AdamW(parameters, self.lr, weight_decay=self.weight_decay)
 
     def augmented(self, families: tuple[str, ...]) -> "Training":
         """The same with other families; with none there is no CutMix either."""

@@ -92,7 +92,7 @@ SUMMARY: Shape = {
     "seconds": {"distill?": is_number},
     "accuracy": {
         "distilled": {"mean": is_number, "std": is_number, "n": is_count},
-        **dict.fromkeys(("chosen?", "random?", "whole?"), MEAN),
+        **dict.fromkeys(("chosen?", "random?", "random tuned?", "whole?"), MEAN),
     },
 }
 SCORE: Shape = {"mean": is_share, "std": is_deviation, "n": is_count, "how?": is_text}
@@ -111,7 +111,7 @@ REPORTED: Shape = {
     **dict.fromkeys(("compression_bytes?", "set_bytes?"), is_number),
 }
 EVALUATION: Shape = {
-    "accuracy": {"distilled": SCORE, **dict.fromkeys(("chosen?", "random?", "whole?"), SCORE)},
+    "accuracy": {"distilled": SCORE, **dict.fromkeys(("chosen?", "random?", "random tuned?", "whole?"), SCORE)},
     "settings": {},
     "seconds": is_number,
 }

@@ -14,7 +14,8 @@ Row = Mapping[str, Any]
 SETS = {
     "distilled": "distilled, last iterate",
     "chosen": "distilled, chosen on validation",
-    "random": "random real images",
+    "random": "random real, the set's rate",
+    "random tuned": "random real, their best rate",
     "whole": "whole dataset",
 }
 """What the scores of `trajmatch evaluate` are of, by their names in the records."""
@@ -67,14 +68,21 @@ def as_text(rows: Sequence[Row], head: bool = True, indent: str = "  ") -> list[
 def score_lines(scores: Mapping[str, Row], titles: Mapping[str, str] | None = None) -> list[str]:
     """A line for each score: its title, the mean, the standard deviation and the number of networks.
 
+    Random images have the standard error of their mean besides: there is a new draw for each network.
+
     A score has the same line whatever stands beside it, so that lines of two evaluations can be compared. titles: of
     other scores than those of `SETS`.
     """
     width = max(map(len, (titles or SETS).values()))
     named = {key: titles[key] if titles else set_title(key, of) for key, of in scores.items()}
     return [
-        f"  {named[key]:<{width}}  {of['mean']:6.2%} +- {of['std']:.2%}  (n = {of['n']})" for key, of in scores.items()
+        f"  {named[key]:<{width}}  {of['mean']:6.2%} +- {of['std']:.2%}  (n = {of['n']}{_error(of)})"
+        for key, of in scores.items()
     ]
+
+
+def _error(score: Row) -> str:
+    return f", standard error {score['error']:.2%}" if "error" in score else ""
 
 
 def as_markdown(

@@ -11,7 +11,7 @@ from trajmatch.settings.baseline import Baseline
 from trajmatch.settings.evaluation import Evaluation
 from trajmatch.settings.inputs import Images, Network
 
-Sharpness = Literal["auto", "none", "sam", "asam", "gsam", "vasso", "satm"]
+Sharpness = Annotated[str, ranges.Choice(("auto", "none", "sam", "asam", "gsam", "vasso", "satm"))]
 EngineName = Literal["auto", "eager", "fused", "compiled"]
 MethodName = Literal[
     "mtt", "ftd", "tesla", "datm", "satm", "satm-fi", "satm-da", "contra", "satm-contra",
@@ -93,7 +93,9 @@ class Matching:
     """Inner step of the first trajectory at which the second trajectory starts (`tau`); 0 reuses nothing. None is where
     differentiation begins for the satm methods, where the ascent is fresh, and 0 for others."""
     sharpness: Sharpness = "auto"
-    """Rule of the ascent. auto is sam for the satm methods and none for others; satm is sam with smoothing."""
+    """Rule of the ascent: none, sam, asam, gsam, vasso; satm, which is sam with smoothing; or MODULE:NAME, your own
+    function of the hypergradient, the images and --matching.radius. auto is sam for the satm methods and none for
+    others."""
     ascent: Literal["auto", "fresh", "previous"] = "auto"
     """Direction of the ascent: the hypergradient of a first trajectory (fresh), or that of the step before (previous),
     which needs no trajectory and leaves none to reuse. auto is previous for satm-contra and fresh for others."""

@@ -28,7 +28,9 @@ class Evaluation:
     augment: ranges.Families = "color_crop_cutout_flip_scale_rotate"
     """Families of augmentation in the training of a network of a score, joined by '_', or none."""
     random_draws: Annotated[int, ranges.Range(0, 10_000)] = 5
-    """Draws of random real images, on each of which one network is trained as on the set; 0 leaves these scores out."""
+    """Draws of random real images, on each of which one network is trained as on the set, and one at the learning rate
+    that random images like best on validation images. Up to four times as many are drawn where a network is small; 0
+    leaves these scores out."""
     validation_networks: Annotated[int, ranges.Range(0, 10_000)] = 2
     """Networks per snapshot by which one snapshot is chosen on validation images; 0 leaves the choice out."""
     whole_epochs: ranges.Count | None = None

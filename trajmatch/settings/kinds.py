@@ -13,10 +13,10 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from trajmatch.settings.ranges import Range, Shard, Text, number, whole_number
+from trajmatch.settings.ranges import Choice, Range, Shard, Text, number, whole_number
 
 R = TypeVar("R")
-Limit = Range | Text | Shard
+Limit = Range | Text | Shard | Choice
 # How a file writes truths and nothing, where a word stands without quotes.
 TRUE, FALSE, NOTHING = ("true", "yes", "on"), ("false", "no", "off"), ("", "~", "null", "Null", "NULL", "None")
 
@@ -46,7 +46,9 @@ def kind(hint: Any) -> Kind:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
         of = kind(arguments[0])
-        return dataclasses.replace(of, limits=tuple(x for x in arguments[1:] if isinstance(x, Limit)))
+        limits = tuple(x for x in arguments[1:] if isinstance(x, Limit))
+        words = tuple(word for x in limits if isinstance(x, Choice) for word in x.words)
+        return dataclasses.replace(of, choices=of.choices or words, limits=limits)
     if origin in (Union, UnionType):
         (one,) = (a for a in arguments if a is not NoneType)
         return dataclasses.replace(kind(one), optional=True)
@@ -116,7 +118,7 @@ def _typed(of: Kind, value: Any) -> Any:
         if of.base is bool:
             return truth
         text = {True: "yes", False: "no"}[truth] if truth is not None and "yes" in of.choices else str(value)
-        return text if text in of.choices else None
+        return text if text in of.choices or _is_own(of, text) else None
     if isinstance(value, bool):
         return None
     if of.base is int:
@@ -126,6 +128,11 @@ def _typed(of: Kind, value: Any) -> Any:
     if of.base is Path:
         return Path(value) if isinstance(value, str | Path) else None
     return str(value) if isinstance(value, str | Integral | Path) else None
+
+
+def _is_own(of: Kind, text: str) -> bool:
+    """Whether a word stands for code of the user's, where a setting may."""
+    return any(isinstance(limit, Choice) and limit.wrong(text) is None for limit in of.limits)
 
 
 def _as_number(read: Any, value: Any) -> Any:
@@ -154,7 +161,8 @@ def _called(of: Kind, value: Any) -> str:
     """What a value must be."""
     if of.choices:
         near = get_close_matches(str(value), of.choices, n=1, cutoff=0.6)
-        return f"one of {', '.join(of.choices)}" + (f"; did you mean {near[0]}?" if near else "")
+        own = ", or MODULE:NAME, code of your own" if any(isinstance(x, Choice) for x in of.limits) else ""
+        return f"one of {', '.join(of.choices)}{own}" + (f"; did you mean {near[0]}?" if near else "")
     if of.base is int:
         whole = _fraction(value) is not None or _as_number(number, value) is not None
         return "a whole number" if whole else "a number"

@@ -62,6 +62,18 @@ class Shard:
         return None if good else "i/n with i from 0 to n - 1, such as 0/4"
 
 
+@dataclass(frozen=True)
+class Choice:
+    """One of some words, or MODULE:NAME, which stands for code of the user's."""
+
+    words: tuple[str, ...]
+
+    def wrong(self, value: Any) -> str | None:
+        """What a word must be where it is something else, as words."""
+        known = value in self.words or re.fullmatch(r"[^\W\d][\w.]*:[^\W\d][\w.]*", value) is not None
+        return None if known else f"one of {', '.join(self.words)}, or MODULE:NAME, code of your own"
+
+
 def is_utf8(text: str) -> bool:
     """Whether a text can be written; what the system hands over of other bytes can't."""
     try:

@@ -25,9 +25,9 @@ from trajmatch.run.assembly.distilled import base_configuration
 from trajmatch.run.assembly.engine import at_once, training_engine
 from trajmatch.run.stages import start
 from trajmatch.run.stages import steps as distill_stage
-from trajmatch.run.stages.evaluation import chosen_on
 from trajmatch.run.stages.experts import open_experts
 from trajmatch.run.stages.loop import Loop
+from trajmatch.run.stages.random_images import chosen_on
 from trajmatch.settings.checks import resolve
 from trajmatch.settings.config import Config
 from trajmatch.settings.flat import parsed

@@ -159,7 +159,7 @@ def named(name: str) -> Factory:
         near = get_close_matches(name, known, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}? There are" if near else "there are"
         raise ValueError(f"--network.name is '{name}'; {hint} {', '.join(known)}, timm:NAME and MODULE:FACTORY")
-    return of_timm(after) if before == "timm" else of_user(before, after)
+    return of_timm(after) if before == "timm" else of_user(name)
 
 
 def _averaged(h: int, w: int, most: int) -> tuple[list[nn.Module], int]:

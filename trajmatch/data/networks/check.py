@@ -18,7 +18,7 @@ from trajmatch.core.loss import cross_entropy, gradient
 from trajmatch.core.vector import Forward, with_parameters
 from trajmatch.data.networks.architectures import ARCHITECTURES
 from trajmatch.data.networks.convnet import build, drawn, seeded
-from trajmatch.data.networks.foreign import RAISED_BY_USERS, reason
+from trajmatch.machine.own_code import RAISED_BY_USERS, reason
 
 Factory = Callable[[], nn.Module]
 Shape = tuple[int, int, int]

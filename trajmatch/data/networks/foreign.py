@@ -4,23 +4,21 @@ Legend: shape (c, h, w) of one image.
 """
 
 import re
-import sys
 from collections.abc import Callable
 from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
 from importlib.metadata import version
 from inspect import signature
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from trajmatch.machine.own_code import RAISED_BY_USERS, imported, reason
+
 Shape = tuple[int, int, int]
 Factory = Callable[[Shape, int], nn.Module]
-# What code of the user's may raise, and is told in a sentence; Ctrl-C is the user's own.
-RAISED_BY_USERS = (Exception, SystemExit)
 # Arguments of timm's that are given for every network, and those that would fill in weights.
 DECIDED = ("num_classes", "in_chans", "img_size")
 WEIGHTS = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir")
@@ -127,35 +125,13 @@ def _unknown(key: str, make: Callable[..., nn.Module]) -> str:
     return f"its class {kind.__name__} has no argument {key}{f'; did you mean {near[0]}?' if near else ''}"
 
 
-def of_user(module: str, factory: str) -> Factory:
+def of_user(name: str) -> Factory:
     """What the user's own code, MODULE:FACTORY, makes networks with. Raises ValueError where it can't be imported."""
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    asked = f"--network.name is {module}:{factory}"
-    if not module or not factory:
-        raise ValueError(f"{asked} and must be MODULE:FACTORY, such as networks:small")
-    try:
-        found: Factory = getattr(import_module(module), factory)
-    except RAISED_BY_USERS as error:  # whatever the module does while it is imported
-        raise ValueError(f"{asked}, which can't be imported: {reason(error)}") from None
+    asked = f"--network.name is {name}"
+    found: Factory = imported(asked, name, "MODULE:FACTORY, such as networks:small")
     if not callable(found):
         raise ValueError(
             f"{asked}, which is of type {type(found).__name__} and must be a function of the images' shape (c, h, w) "
             "and the number of classes that returns a torch.nn.Module"
         )
     return found
-
-
-def reason(error: BaseException) -> str:
-    """Why something failed, in one line: the first of what the error says, and its kind where that alone says little.
-
-    >>> reason(KeyError("width")), reason(RuntimeError()), reason(SystemExit(3))
-    ("KeyError: 'width'", 'RuntimeError', 'it ends the program (SystemExit: 3)')
-    """
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    if isinstance(error, SystemExit):
-        return f"it ends the program (SystemExit{f': {text}' if text else ''})"
-    if isinstance(error, RuntimeError | TypeError | ValueError | ImportError | AttributeError) and text:
-        return text
-    return f"{type(error).__name__}{f': {text}' if text else ''}"

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from trajmatch.data import synthetic as sets
 from trajmatch.data.material import Material
 from trajmatch.data.synthetic import SyntheticSet
+from trajmatch.machine.messages import LOGGER
 from trajmatch.run.assembly.set_file import base_configuration, set_file
 from trajmatch.run.assembly.setup import Setup, check
 from trajmatch.settings.checks import resolve
@@ -24,7 +26,7 @@ def opened_set(
     sizes: others, which must fit.
     """
     config = resolve(config)
-    check(config)
+    check(without_rule(config))
     file = set_file(path)
     made = resolve(parsed(base_configuration(path), str(file)))
     changed = difference(*(settings(each, ("seed", "images")) for each in (made, config)))
@@ -33,25 +35,57 @@ def opened_set(
             f"{file}: {changed}; leave it out, for other images would be tested on, some of which the set was made from"
         )
     synthetic = sets.load(file)
-    config = replace(config, factor=synthetic.factor)  # as it is cut
-    material = Setup.load(config, networks=networks, sizes=sizes).material
-    check_fit(synthetic, material, file)
+    return setup_of(synthetic, str(file), config, None, networks, sizes), synthetic, file
+
+
+def setup_of(
+    synthetic: SyntheticSet,
+    where: str,
+    config: Config,
+    source: Any = None,
+    networks: Sequence[str] = (),
+    sizes: Sequence[int] = (),
+) -> Setup:
+    """The resolved configuration with the images that it names, or with `source`, in the input space of a set.
+
+    where: what the set is called in a sentence. networks, sizes: others, which must fit. Raises ValueError.
+    """
+    config = replace(resolve(config), factor=synthetic.factor)  # as it is cut
+    check(without_rule(config))
+    material = Setup.load(config, source, networks=networks, sizes=sizes).material
+    check_fit(synthetic, material, where)
     stored, num_classes = len(synthetic.X), material.dataset.num_classes
     if stored != config.ipc * num_classes:
         raise ValueError(
-            f"--ipc is {config.ipc}, and {file} has {stored} images of {num_classes} classes: leave it out"
+            f"--ipc is {config.ipc}, and {where} has {stored} images of {num_classes} classes: leave it out"
         )
     own = synthetic.space.digest()
     seen = "" if own == material.space.digest() else f", seen through {own}"
-    return Setup(config, replace(material, space=synthetic.space, seen=seen)), synthetic, file
+    return Setup(config, replace(material, space=synthetic.space, seen=seen))
 
 
-def check_fit(synthetic: SyntheticSet, material: Material, file: Path) -> None:
-    """Raise ValueError where a set's classes or images are not those of the data."""
-    if tuple(synthetic.classes) != material.dataset.classes:
-        raise ValueError(f"--data has classes {', '.join(material.dataset.classes[:5])}, ... and {file} others")
+def without_rule(config: Config) -> Config:
+    """The same without a sharpness rule of the user's own, which may not be on this machine; no score needs it."""
+    if ":" not in config.matching.sharpness:
+        return config
+    return replace(config, matching=replace(config.matching, sharpness="none"))
+
+
+def check_fit(synthetic: SyntheticSet, material: Material, where: str | Path) -> None:
+    """Raise ValueError where a set's classes or images are not those of the data.
+
+    Classes of a set that are numbers alone, as those of data sets in Python are, may have names in the data.
+    """
+    ours, theirs = synthetic.classes, material.dataset.classes
+    if len(ours) == len(theirs) and ours != theirs and ours == tuple(map(str, range(len(ours)))):
+        LOGGER.info(
+            f"{where} knows its classes by number alone: they are taken for those of --data in their order ("
+            f"{', '.join(f'{k} is {name}' for k, name in enumerate(theirs[:3]))}, ...)"
+        )
+    elif tuple(ours) != theirs:
+        raise ValueError(f"--data has classes {', '.join(theirs[:5])}, ... and {where} others")
     if tuple(synthetic.X.shape[1:]) != material.dataset.shape:
         raise ValueError(
-            f"--images.size: the images of --data are {material.dataset.shape} and those of {file} "
+            f"--images.size: the images of --data are {material.dataset.shape} and those of {where} "
             f"{tuple(synthetic.X.shape[1:])}"
         )

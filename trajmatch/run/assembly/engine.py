@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from trajmatch.data.networks.foreign import RAISED_BY_USERS
 from trajmatch.data.networks.kernels import cache_folder
 from trajmatch.machine.memory import keep_freed_memory
+from trajmatch.machine.own_code import RAISED_BY_USERS
 from trajmatch.machine.precision import set_precision
 from trajmatch.machine.processes import cores
 from trajmatch.machine.processor import has_bfloat16, has_matrix_units

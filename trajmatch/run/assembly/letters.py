@@ -1,8 +1,11 @@
 """Words to letters: the rules of the mathematics that a configuration names."""
 
+from typing import cast
+
 from trajmatch.core.augment import families
 from trajmatch.core.descent import Adam, Momentum
-from trajmatch.core.sharpness import ASAM, GSAM, SAM, FlatGSAM, Sharpness, VaSSO
+from trajmatch.core.sharpness import ASAM, GSAM, SAM, Ascent, FlatGSAM, Sharpness, VaSSO
+from trajmatch.machine.own_code import imported
 from trajmatch.methods.outer import Rule
 from trajmatch.methods.schedule import Window
 from trajmatch.methods.training import AdamWTraining, Training
@@ -53,7 +56,21 @@ def _sharpness(config: Config) -> Sharpness | None:
         "gsam": GSAM(m.radius, m.gsam_alpha),
         "vasso": VaSSO(m.radius, m.vasso_decay),
     }
-    return rules[m.sharpness]
+    return own_rule(m.sharpness, m.radius) if ":" in m.sharpness else rules[m.sharpness]
+
+
+def own_rule(name: str, radius: float) -> Sharpness:
+    """The rule of the user's that MODULE:NAME stands for. Raises ValueError for what is none."""
+    asked = f"--matching.sharpness is {name}"
+    found = imported(asked, name, "MODULE:NAME, such as rules:mine")
+    if callable(getattr(found, "perturbation", None)) and callable(getattr(found, "direction", None)):
+        return cast(Sharpness, found() if isinstance(found, type) else found)
+    if not callable(found):
+        raise ValueError(
+            f"{asked}, which is of type {type(found).__name__} and must be a function (d, X, rho) -> eps, or have "
+            "`perturbation` and `direction` as the rules of core/sharpness.py have"
+        )
+    return Ascent(radius, found)
 
 
 def rule(config: Config) -> Rule:

@@ -31,6 +31,9 @@ from trajmatch.run.assembly.engine import Compute, at_once, outer_compute, real_
 from trajmatch.settings.config import Config
 from trajmatch.settings.inputs import Network
 
+# How the data of a run is called, behind its type, that was a data set in Python.
+IN_PYTHON = " in Python"
+
 
 @dataclass(frozen=True, eq=False)
 class Setup:
@@ -178,6 +181,11 @@ def load_material(
     """
     if source is None and not config.data.strip():
         raise ValueError("--data is empty and must name the images: a folder of class folders, a file, or digits")
+    if source is None and config.data.endswith(IN_PYTHON):
+        raise ValueError(
+            f"--data is '{config.data}', which a command can't read: name the folder or file of the same images by "
+            "--data, or score the set in Python by trajmatch.evaluate(set, data)"
+        )
     for name in networks:
         if name != "convnet":
             named(name)

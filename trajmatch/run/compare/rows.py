@@ -62,7 +62,7 @@ def _averages(runs: Sequence[Entry], networks: Sequence[str]) -> dict[str, Any]:
     """A row's cells."""
     first, records = runs[0], [run.record for run in runs]
     row: dict[str, Any] = {"dataset": first.dataset, "method": first.method, "ipc": first.ipc, "runs": len(runs)}
-    for key in ("distilled", "chosen", "random", "whole"):
+    for key in ("distilled", "chosen", "random", "random tuned", "whole"):
         row[key] = _mean([100 * one["accuracy"][key]["mean"] for one in records if key in one["accuracy"]])
     distilled = [one["accuracy"]["distilled"] for one in records]
     means = [100 * score["mean"] for score in distilled]

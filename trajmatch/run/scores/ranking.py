@@ -19,7 +19,8 @@ from trajmatch.methods import engines
 from trajmatch.pages.tables import as_text, score_lines
 from trajmatch.run.assembly.letters import evaluation_rate
 from trajmatch.run.assembly.setup import Setup
-from trajmatch.run.stages.evaluation import chosen_on, random_set, whole, whole_trials
+from trajmatch.run.stages.evaluation import whole, whole_trials
+from trajmatch.run.stages.random_images import chosen_on, random_set
 from trajmatch.run.stages.trials import Trial, bench, set_trials
 
 # What is trained on; "otherwise" is without augmentation where the protocol augments, and with it where it does not.

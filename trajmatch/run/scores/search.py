@@ -22,7 +22,7 @@ from trajmatch.run.assembly.letters import evaluation_rate
 from trajmatch.run.assembly.setup import Setup, factory
 from trajmatch.run.folder import commit
 from trajmatch.run.scores.evaluate import scores_file
-from trajmatch.run.stages.evaluation import chosen_on, random_set
+from trajmatch.run.stages.random_images import chosen_on, random_set
 from trajmatch.run.stages.trials import Trial, bench, real_trial, set_trials
 from trajmatch.settings.inputs import Network
 from trajmatch.settings.kinds import checked

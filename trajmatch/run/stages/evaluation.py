@@ -2,18 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from trajmatch.core.draws import derive, generator
+from trajmatch.core.draws import derive
 from trajmatch.data.checksums import remedy
 from trajmatch.data.file_names import SET
-from trajmatch.data.material import Material
 from trajmatch.data.snapshots import Snapshot, read_snapshot, snapshot_path, snapshot_settings
-from trajmatch.data.synthetic import SyntheticSet, class_labels, draw_real, one_hot, seen
+from trajmatch.data.synthetic import SyntheticSet, seen
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.machine.processes import Peak
 from trajmatch.measure.evaluate import Score
@@ -22,6 +19,7 @@ from trajmatch.run.assembly.letters import evaluation_rate, evaluation_training,
 from trajmatch.run.assembly.setup import Setup
 from trajmatch.run.stages.experts import told_foreign
 from trajmatch.run.stages.loop import snapshot_steps
+from trajmatch.run.stages.random_images import at_own_rate, at_set_rate, beside_set, chosen_on
 from trajmatch.run.stages.trials import Bench, Trial, bench, real_trial, set_trials
 from trajmatch.settings.config import Config
 
@@ -36,6 +34,7 @@ def evaluate(
 ) -> dict[str, dict[str, Any]]:
     """Scores by name: distilled (the last iterate), chosen (by validation, where there are candidates), random, whole.
 
+    "random" is at the rate of the set, "random tuned" at the one that validation images like best.
     folder: where a temporary file of the images may be put. Only real test images count, and each network meets them
     once; the choice among candidates is made on validation images.
     """
@@ -43,7 +42,8 @@ def evaluate(
     chosen, rate = config.evaluation, evaluation_rate(config, synthetic.eta)
     with bench(setup, folder, peak) as on:
         first = set_trials("distilled", config, *synthetic.seen, rate, chosen.networks)
-        first += _random_trials(setup, rate)
+        random = beside_set(setup, rate)
+        first += [*random.trials("random", rate), *random.choice()]
         candidates = list(candidates) if chosen.validation_networks else []
         for c in candidates:
             key = f"validation {c.step}"
@@ -56,12 +56,17 @@ def evaluate(
         scores = {"distilled": Score.of(found["distilled"], obtained(config, rate, "the last iterate")).record()}
         if candidates:
             scores["chosen"] = _choose(on, candidates, found, scores["distilled"])
-        if "random" in found:
-            how = f"{obtained(config, rate, 'random real images')}; a new draw for each"
-            scores["random"] = Score.of(found["random"], how).record()
+        if random.count:
+            how = partial(obtained, config, what="random real images")
+            scores["random"] = at_set_rate(found["random"], how(rate), WHOSE[chosen.recipe])
+            scores["random tuned"] = at_own_rate(on, random, found, how)
         if (of_all := whole(config, found, trajectories)) is not None:
             scores["whole"] = of_all.record()
     return scores
+
+
+# Whose the rate is that a set is scored at where no other is asked for, by recipe.
+WHOSE = {"mtt": "the set's learned step size", "adamw": "the recipe's own"}
 
 
 def obtained(config: Config, rate: float, what: str) -> str:
@@ -74,27 +79,6 @@ def obtained(config: Config, rate: float, what: str) -> str:
         f"networks trained from scratch on {what}, {e.epochs} epochs {how}, weight decay {e.weight_decay:g}, "
         f"augmentation {e.augment}; tested once on all test images"
     )
-
-
-def _random_trials(setup: Setup, rate: float) -> list[Trial]:
-    config, trials = setup.config, []
-    for i in range(config.evaluation.random_draws):
-        X, Y = random_set(setup, generator(config.seed, "random real images", i))
-        trials += set_trials("random", config, X, Y, rate, i + 1)[i:]
-    return trials
-
-
-def random_set(setup: Setup, source: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Images (n, c, h, w) in the input space and labels (n, C): as many random real ones of each class."""
-    dataset, ipc = setup.dataset, setup.config.ipc
-    index = draw_real(dataset.train, dataset.num_classes, ipc, source)
-    Y = one_hot(class_labels(dataset.num_classes, ipc), dataset.num_classes)
-    return setup.material.space.forward(dataset.train.x[index]), Y
-
-
-def chosen_on(material: Material) -> str:
-    """The images that a choice is made by, in words, which say where experts and distillation have seen them."""
-    return "validation images" + ("" if material.dataset.held_out else ", which are among the training images too")
 
 
 def whole_trials(config: Config) -> list[Trial]:

@@ -26,13 +26,14 @@ from trajmatch.methods import engines
 from trajmatch.methods.training import accuracy, train
 from trajmatch.pages.tables import as_text
 from trajmatch.run.assembly.engine import training_engine
-from trajmatch.run.assembly.letters import evaluation_training, expert_training
+from trajmatch.run.assembly.letters import evaluation_rate, evaluation_training, expert_training
 from trajmatch.run.assembly.setup import Setup, factory
 from trajmatch.run.stages.beforehand import check_run
 from trajmatch.run.stages.experts import named_experts, real
 from trajmatch.run.stages.loop import Loop, snapshot_steps
 from trajmatch.run.stages.plan_ranks import OverRanks, Shared, Stage, distilling, waiting
 from trajmatch.run.stages.plan_steps import chunks_of, distill, expert_like, harmless, per_step
+from trajmatch.run.stages.random_images import beside_set
 from trajmatch.settings.config import Config
 from trajmatch.settings.methods import METHODS
 
@@ -192,12 +193,13 @@ def _evaluate(setup: Setup, path: Path, ranks: int, base: float) -> Stage:
     workers = processes(e.workers, setup.device.type)
     probed, start = _probes(setup, path, workers, 1, n, peak)
     training = probed.begin + e.epochs * ceil(n / e.batch) * probed.step
-    on_test = e.networks + e.random_draws + (e.networks if e.validation_networks else 0)
-    on_validation = e.validation_networks * len(snapshot_steps(config))
+    random = beside_set(setup, evaluation_rate(config, config.outer.step_size))
+    on_test = e.networks + 2 * random.count + (e.networks if e.validation_networks else 0)
+    on_validation = e.validation_networks * len(snapshot_steps(config)) + len(random.rates) * random.few
     tests = on_test * len(dataset.test) + on_validation * len(dataset.validation)
     seconds = ((on_test + on_validation) * training + tests * probed.test) / workers
-    # The chosen snapshot's networks are trained when the others are known.
-    after = e.networks if e.validation_networks else 0
+    # The networks of the chosen snapshot, and of random images at a chosen rate, wait for the others.
+    after = random.count + (e.networks if e.validation_networks else 0)
     part = sum(ceil(n / ranks) for n in (on_test + on_validation - after, after)) / max(1, on_test + on_validation)
     whole = 0.0
     if e.whole_epochs:

@@ -1,0 +1,162 @@
+"""What a notebook calls: distil, score, networks and sharpness rules of the user's own."""
+
+import importlib
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import trajmatch
+from tests.run.test_cli import refusal
+from tests.small import FLAGS, command, succeed
+from trajmatch.core.sharpness import SAM
+from trajmatch.data.images import export_folder
+from trajmatch.data.images import load as load_images
+from trajmatch.run.assembly.letters import own_rule
+from trajmatch.settings.command_line import settings_of
+from trajmatch.settings.config import Config
+
+Captured = pytest.CaptureFixture[str]
+Logged = pytest.LogCaptureFixture
+ROOT = Path(__file__).parents[2]
+HERE = "tests.run.test_api"
+
+
+def tiny(shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+    c, h, w = shape
+    return nn.Sequential(nn.Flatten(), nn.Linear(c * h * w, 4), nn.Tanh(), nn.Linear(4, num_classes))
+
+
+def along(d: Tensor, X: Tensor, rho: float) -> Tensor:
+    """SAM's ascent, written by a user."""
+    return SAM(rho).perturbation(d, X, torch.zeros_like(X)).eps
+
+
+def crooked(d: Tensor, X: Tensor, rho: float) -> Tensor:
+    return d.sum()
+
+
+class Half:
+    """A rule with both methods."""
+
+    def perturbation(self, d: Tensor, X: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        return 0.1 * d / d.norm(), state
+
+    def direction(self, d: Tensor, d_prime: Tensor) -> Tensor:
+        return (d + d_prime) / 2
+
+
+@pytest.fixture(scope="module")
+def config() -> Config:
+    return settings_of("run", "digits-ipc1", FLAGS[1:]).config
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[object, object]]:
+    """A folder of two kinds of images, and a pair of data sets in Python with the same pixels and no names."""
+    source = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 200, (60, 3, 8, 8), generator=source, dtype=torch.uint8)
+    y = torch.arange(60) % 2
+    x[y == 1, 0] += 55
+    both = [torch.utils.data.TensorDataset(x[part], y[part]) for part in (slice(0, 40), slice(40, 60))]
+    folder = tmp_path_factory.mktemp("pictures") / "all"
+    export_folder(replace(load_images(tuple(both)), classes=("cat", "dog")), folder)
+    return folder, (both[0], both[1])
+
+
+def test_a_set_of_python_s_is_scored_by_python_and_by_the_command_on_the_user_s_folder(
+    pictures: tuple[Path, tuple[object, object]], config: Config, tmp_path: Path, capsys: Captured, caplog: Logged
+) -> None:
+    folder, pair = pictures
+    made = tmp_path / "made"
+    synthetic = trajmatch.distill(pair, ipc=2, method="random", config=config, out=made)
+    assert f"{made} has the set, and no accuracies" in caplog.text
+    assert not (made / "summary.json").exists()
+    scores = trajmatch.evaluate(synthetic, pair, quiet=True)
+    assert set(scores) == {"distilled", "random", "random tuned"}
+    assert (scores["distilled"].n, scores["random"].n) == (2, 8)
+    assert "name the folder or file of the same images by --data" in refusal(capsys, "evaluate", made)
+    succeed("evaluate", made, "--data", folder)
+    assert "knows its classes by number alone" in caplog.text
+    assert "0 is cat, 1 is dog" in caplog.text
+    line = next(line for line in capsys.readouterr().out.splitlines() if "last iterate" in line)
+    assert f"{scores['distilled'].mean:.2%}" in line, "the same networks on the same images"
+    trajmatch.distill(pair, ipc=2, method="random", config=config, out=made, score=True, quiet=True)
+    summary = json.loads((made / "summary.json").read_text())
+    assert summary["accuracy"]["distilled"]["mean"] == scores["distilled"].mean
+    assert (made / "report.html").exists()
+
+
+def test_networks_and_rules_of_one_s_own(config: Config, tmp_path: Path) -> None:
+    given = {"experts": 1, "steps": 3, "config": config, "quiet": True, "network": tiny}
+    ours = trajmatch.distill("digits", sharpness=along, out=tmp_path / "ours", **given)
+    theirs = trajmatch.distill("digits", sharpness="sam", **given)
+    assert torch.equal(ours.X, theirs.X), "a function that is SAM's ascent gives SAM's set"
+    assert f"{HERE}:tiny" in (tmp_path / "ours" / "config.yaml").read_text()
+    other = trajmatch.distill("digits", sharpness=Half, **given)
+    assert not torch.equal(other.X, ours.X)
+    assert trajmatch.evaluate(ours, "digits", random_draws=0, quiet=True).keys() == {"distilled"}
+    scores = trajmatch.evaluate(tmp_path / "ours", network="mlp", networks=1, quiet=True)
+    assert set(scores) == {"distilled", "distilled tuned", "random tuned"}
+
+
+def test_a_rule_by_its_name_on_the_command_line(experts: Path, tmp_path: Path, capsys: Captured) -> None:
+    words = ("distill", "--experts", experts, "--steps", 2)
+    succeed(*command(*words, "--matching.sharpness", f"{HERE}:along", "--out", tmp_path / "own"))
+    succeed(*command(*words, "--matching.sharpness", "sam", "--out", tmp_path / "sam"))
+    own, sam = (trajmatch.load(tmp_path / name) for name in ("own", "sam"))
+    assert torch.equal(own.X, sam.X)
+    succeed("evaluate", tmp_path / "own", "--evaluation.random-draws", 0)
+    for name, says in (
+        (f"{HERE}:nothing", "which can't be imported: "),
+        ("nowhere:rule", "which can't be imported: No module named 'nowhere'"),
+        (f"{HERE}:ROOT", "and must be a function (d, X, rho) -> eps"),
+        ("samm", "or MODULE:NAME, code of your own; did you mean sam?"),
+    ):
+        said = refusal(capsys, *command(*words, "--matching.sharpness", name, "--out", tmp_path / "r"))
+        assert f"--matching.sharpness is '{name}'" in said or f"--matching.sharpness is {name}" in said
+        assert says in said
+    with pytest.raises(ValueError, match=r"sharpness: the rule gives eps of shape \(\) for \(2, 3\)"):
+        own_rule(f"{HERE}:crooked", 0.1).perturbation(torch.ones(2, 3), torch.ones(2, 3), torch.zeros(2, 3))
+
+
+def test_what_can_not_be_is_refused_in_a_sentence(config: Config, tmp_path: Path) -> None:
+    def inside(shape: tuple[int, int, int], num_classes: int) -> nn.Module:
+        return tiny(shape, num_classes)
+
+    for given, says in (
+        ({"method": "mt"}, "--method is 'mt' and must be one of .*; did you mean mtt"),
+        ({"network": inside}, "network is .*inside, which can't be found again by its name"),
+        ({"network": nn.Flatten()}, "network is a Flatten that is made already"),
+        ({"sharpness": lambda d, X, rho: d}, "sharpness is .*<lambda>, which can't be found again"),
+        ({"ipc": 0}, "--ipc is 0 and must be at least 1"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            trajmatch.distill("digits", config=config, out=tmp_path / "r", quiet=True, **given)  # type: ignore[arg-type]
+    assert not (tmp_path / "r").exists()
+
+
+def test_images_that_are_made_larger_are_told(caplog: Logged, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trajmatch.run.stages.run.Run.experts", stop)
+    x = torch.randint(0, 256, (60, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    with pytest.raises(KeyboardInterrupt):
+        trajmatch.distill(torch.utils.data.TensorDataset(x, torch.arange(60) % 2))
+    assert "the preset images, which makes all images 32 x 32 pixels" in caplog.text
+    assert "resized from 16 x 16" in caplog.text
+
+
+def test_the_section_of_the_documentation_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), flags=re.DOTALL)
+    assert len([line for line in block.splitlines() if line.strip()]) <= 20
+    (tmp_path / "of_the_documentation.py").write_text(block)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    made = importlib.import_module("of_the_documentation")
+    assert made.synthetic.images.shape == (10, 1, 8, 8)
+    assert made.scores["distilled"].n == 2
