@@ -18,6 +18,7 @@ from trajmatch.run.assembly.setup import Setup
 from trajmatch.run.scores import ranking, sizes, transfer
 from trajmatch.run.stages import evaluation as evaluate_stage
 from trajmatch.run.stages import experts as expert_stage
+from trajmatch.run.stages import foreign
 from trajmatch.settings.config import Config
 from trajmatch.settings.flat import settings
 from trajmatch.settings.options import Evaluate
@@ -70,6 +71,7 @@ def evaluate_set(path: Path, config: Config, options: Evaluate) -> dict[str, Any
     accuracy = evaluate_stage.evaluate(setup, synthetic, trajectories, file.parent, Peak(), candidates)
     for line in score_lines(accuracy):
         print(line)
+    foreign.tell(accuracy, setup.dataset.num_classes)
     LOGGER.info(f"distilled: {accuracy['distilled']['how']}")
     return accuracy
 
