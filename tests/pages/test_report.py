@@ -129,7 +129,7 @@ def test_nothing_is_wider_than_a_phone(folder: Path) -> None:
     assert all(rule in style for rule in (".wide, .picture { overflow-x: auto", "pre.commands { white-space: pre-wrap",
                                           "img { max-width: 100%", "overflow-wrap: anywhere"))  # fmt: skip
     fixed = re.findall(r"[{;]\s*width:\s*([^;}]+)", style)
-    assert set(fixed) <= {"100%", "44rem"}  # the second is of pictures that scroll
+    assert set(fixed) == {"100%"}
     assert not re.search(r'(?:width|height)="\d', re.sub(r"<svg.*?</svg>", "", body, flags=re.DOTALL))
     assert '<pre class="commands">' in body
 

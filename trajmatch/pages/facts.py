@@ -12,12 +12,13 @@ KEPT = 0.25
 
 
 def per_cent(score: Record) -> str:
-    """A score's mean, its standard deviation and the number of its networks.
+    """A score's mean, its standard deviation and the number of its networks; one network has no deviation.
 
-    >>> per_cent({"mean": 0.712, "std": 0.011, "n": 5})
-    '71.2% ± 1.1% (n = 5)'
+    >>> per_cent({"mean": 0.712, "std": 0.011, "n": 5}), per_cent({"mean": 0.712, "std": 0.0, "n": 1})
+    ('71.2% ± 1.1% (n = 5)', '71.2% (n = 1)')
     """
-    return f"{score['mean']:.1%} ± {score['std']:.1%} (n = {score['n']})"
+    deviation = f" ± {score['std']:.1%}" if score["n"] > 1 else ""
+    return f"{score['mean']:.1%}{deviation} (n = {score['n']})"
 
 
 def result(summary: Record) -> str:

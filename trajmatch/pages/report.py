@@ -107,7 +107,7 @@ def _accuracies(scores: Record) -> str:
         {
             "trained on": set_title(key, score),
             "mean accuracy": f"{score['mean']:.2%}",
-            "standard deviation": f"{score['std']:.2%}",
+            "standard deviation": f"{score['std']:.2%}" if score["n"] > 1 else None,
             "networks": score["n"],
             "how": score.get("how", ""),
         }
