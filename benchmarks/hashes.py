@@ -34,6 +34,7 @@ SMALL = [
     "--matching.augment", "color_crop_cutout_flip_scale_rotate", "--outer.snapshots", "2", "--outer.threads", "1",
     "--evaluation.epochs", "4", "--evaluation.networks", "2", "--evaluation.random-draws", "2",
     "--evaluation.validation-networks", "1", "--evaluation.workers", "1",
+    "--evaluation.foreign", "none",
 ]  # fmt: skip
 # Methods whose steps match no trajectories heed nothing of the inner loop; small numbers of their own keep them short.
 CONDENSING = ["--baseline.batch", "16", "--baseline.updates", "2", "--baseline.epochs", "2"]

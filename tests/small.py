@@ -17,6 +17,7 @@ FLAGS = [
     "--matching.augment", "color_crop_cutout_scale_rotate", "--evaluation.epochs", "4", "--evaluation.networks", "2",
     "--evaluation.random-draws", "2", "--evaluation.validation-networks", "1", "--evaluation.workers", "1",
     "--outer.threads", "1", "--outer.snapshots", "2",
+    "--evaluation.foreign", "none",
 ]  # fmt: skip
 
 

@@ -14,7 +14,7 @@ def test_values_of_a_page_are_escaped_and_pictures_are_inside() -> None:
     page = filled("comparison.html.j2", **{**EMPTY, "notes": ["<b>&"], "pictures": [('"title"', b"PNG")]})
     assert '<p class="note">&lt;b&gt;&amp;</p>' in page
     assert 'alt="&#34;title&#34;" src="data:image/png;base64,UE5H"' in page
-    assert "--accent: #0b6e8a" in page, "the style is in the page"
+    assert "--accent: #0072b2" in page, "the style is in the page"
     assert page.startswith("<!doctype html>")
 
 

@@ -46,7 +46,7 @@ def test_a_whole_run_and_that_it_is_not_done_twice(experts: Path, tmp_path: Path
     summary = json.loads((folder / "summary.json").read_text())
     wanted = {"dataset", "method", "ipc", "device", "torch", "commit", "seed", "accuracy", "seconds", "peak_memory_mb"}
     assert wanted | {"compression"} <= summary.keys()
-    assert {"experts", "distill", "evaluate"} == summary["seconds"].keys()
+    assert {"read", "experts", "distill", "evaluate"} == summary["seconds"].keys()
     for name in ("distilled", "random", "whole", "chosen"):
         assert {"mean", "std", "n", "how"} <= summary["accuracy"][name].keys()
     assert summary["accuracy"]["distilled"]["n"] == 2

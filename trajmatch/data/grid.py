@@ -16,6 +16,7 @@ from trajmatch.data.lettering import Lettering, lettering
 
 GAP = 4  # pixels between pictures
 DEFAULT_CELL = 84  # 8, 16, 28, 32 and 64 pixel images become 80, 80, 84, 64 and 64
+FEW, FEW_CELL, FEW_PER_ROW = 20, 160, 5  # so few tiles are drawn larger: a page shows them, also on a phone
 MAX_PER_CLASS = 10
 MAX_CLASSES = 40
 MAX_NAME_WIDTH = 180
@@ -44,21 +45,26 @@ def image_grid(
     labels: Tensor | Sequence[int],
     classes: Sequence[str],
     *,
-    per_row: int = 10,
+    per_row: int | None = None,
     cell: int | None = None,
 ) -> Image.Image:
     """The images on white, sorted by class: a named row per class, or named tiles when no class has two images.
 
-    pixels: (n, c, h, w) floating, grey or RGB, clamped to [0, 1] (images after an inverse whitening may leave it).
-    labels: n class indices, or (n, C) label weights, of which the largest counts.
-    cell:   largest side of one picture; images are enlarged, or averaged down, by the whole number that fits.
+    pixels:  (n, c, h, w) floating, grey or RGB, clamped to [0, 1] (images after an inverse whitening may leave it).
+    labels:  n class indices, or (n, C) label weights, of which the largest counts.
+    per_row: pictures in a row; None is 10, and 5 for up to 20 tiles.
+    cell:    largest side of one picture in pixels; images are enlarged, or averaged down, by the whole number that
+             fits; None is 84, and 160 for up to 20 tiles.
 
     At most 10 images of a class and 40 classes are drawn; what is left out is said in the picture.
     """
-    _check(pixels, per_row, cell)
     members = _members(labels, len(pixels), len(classes))
+    few = len(pixels) == len(members) <= FEW
+    per_row = (FEW_PER_ROW if few else 10) if per_row is None else per_row
+    cell = (FEW_CELL if few else DEFAULT_CELL) if cell is None else cell
+    _check(pixels, per_row, cell)
     drawn = dict(list(members.items())[:MAX_CLASSES])
-    shown = {i: _picture(pixels[i], cell or DEFAULT_CELL) for group in drawn.values() for i in group[:MAX_PER_CLASS]}
+    shown = {i: _picture(pixels[i], cell) for group in drawn.values() for i in group[:MAX_PER_CLASS]}
     size = next(iter(shown.values())).size
     text = _lettering(size)
     arrange: Callable[..., _Layout] = _tiles if max(map(len, members.values())) == 1 else _rows
@@ -85,12 +91,12 @@ def save_png(image: Image.Image, path: Path) -> None:
         image.save(temporary, format="PNG", optimize=True)
 
 
-def _check(pixels: Tensor, per_row: int, cell: int | None) -> None:
+def _check(pixels: Tensor, per_row: int, cell: int) -> None:
     if pixels.ndim != 4 or pixels.shape[1] not in (1, 3) or 0 in pixels.shape:
         raise ValueError(f"pixels has shape {tuple(pixels.shape)}; allowed: (n, 1 or 3, h, w) with no zero.")
     if not pixels.is_floating_point():
         raise ValueError(f"pixels has type {pixels.dtype}; allowed: floating, with values in [0, 1].")
-    if per_row < 1 or (cell is not None and cell < 1):
+    if per_row < 1 or cell < 1:
         raise ValueError(f"per_row is {per_row} and cell is {cell}; both must be at least 1.")
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from trajmatch.data.decoded import Hashed, Images, Reading, decoded, origin
+from trajmatch.data.reading.names import shown_names
 from trajmatch.data.reading.pixels import Colour, save_png
 from trajmatch.data.reading.source import natural, printable
 from trajmatch.data.reading.told import duplicates, told, untested
@@ -31,6 +32,7 @@ class Dataset:
     held_out:   whether the validation images were taken out of `train`; else `train` has them too.
     read:       what was read, for people: a sentence of `told`.
     digest:     hash of classes, images and labels before a seed drew any: the same for every seed.
+    shown:      names of the classes for people, where a file beside the images tells others than `classes`; else empty.
     """
 
     name: str
@@ -41,6 +43,12 @@ class Dataset:
     held_out: bool = True
     read: str = ""
     digest: str = ""
+    shown: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the classes for people."""
+        return self.shown or self.classes
 
     @property
     def num_classes(self) -> int:
@@ -107,8 +115,10 @@ def load(
     notes += [f"from the cache of {raw.file}"] if raw.file is not None else []
     counts = (len(train), len(chosen), len(test))
     where = printable(origin(source, raw.name))
-    read = told(where, raw.classes, counts, splits[0].x.shape[1:], hold_out, test_from, notes)
-    return Dataset(raw.name, raw.classes, *splits, hold_out, read, raw.digest())
+    shown, file = shown_names(source, raw.classes)
+    notes += [f"names of the classes from {printable(file)}"] if file else []
+    read = told(where, shown or raw.classes, counts, splits[0].x.shape[1:], hold_out, test_from, notes)
+    return Dataset(raw.name, raw.classes, *splits, hold_out, read, raw.digest(), shown)
 
 
 def _check_arguments(size: int | None, colour: str, validation: float, test_fraction: float) -> None:

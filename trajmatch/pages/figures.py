@@ -18,8 +18,14 @@ from typing import Any
 # serves the light and the dark page.
 INK, FAINT, RULE, ACCENT, SECOND = "#010203", "#010204", "#010205", "#010206", "#010207"
 VARIABLES = {INK: "--ink", FAINT: "--faint", RULE: "--rule", ACCENT: "--accent", SECOND: "--second"}
-WIDTH, HEIGHT = 4.7, 2.7  # inches, near the width of a phone, so that text is not scaled down there
+WIDTH, HEIGHT = 3.9, 2.5  # inches: less than the width of a phone, so that text is not scaled down there
 MAX_POINTS = 240  # drawn per curve
+LONGEST_CLASS = 20  # signs of a class's name beside a plot
+# Of two curves in one plot: the second is dashed, thinner and on top, so that both are seen where they are the same.
+STYLES: tuple[dict[str, Any], ...] = (
+    {"color": ACCENT, "linewidth": 2.4},
+    {"color": SECOND, "linewidth": 1.4, "linestyle": (0, (4, 2))},
+)
 LOG_RATIO = 10.0  # a positive quantity that varies more than this is drawn on a logarithmic axis
 
 Points = Sequence[tuple[float, float]]
@@ -36,47 +42,76 @@ class Bar:
 
 
 def accuracy_bars(bars: Sequence[Bar], chance: float | None = None) -> str:
-    """Horizontal bars in per cent, each with its name above it; chance level dotted."""
+    """Horizontal bars in per cent, each with its name above it; chance level as a dashed mark on each bar."""
     figure, axes = _figure(0.62 * len(bars) + 0.5)
     for place, bar in enumerate(bars):
         colour, mean, std = ACCENT if bar.highlighted else FAINT, 100 * bar.mean, 100 * (bar.std or 0.0)
         axes.barh(place, mean, height=0.42, color=colour, alpha=0.85 if bar.highlighted else 0.55)
         if std:
             axes.errorbar(mean, place, xerr=std, color=INK, capsize=3, linewidth=1.1)
+        end = mean + std
+        if chance is not None:  # beside the bar alone: a line through all of them would cross their names
+            axes.vlines(100 * chance, place - 0.26, place + 0.26, color=INK, linestyle=(0, (2, 1)), linewidth=1.3)
+            end = max(end, 100 * chance)
         axes.text(0, place - 0.3, bar.name, color=INK, fontsize=9, va="bottom", parse_math=False)
-        axes.text(mean + std + 1.5, place, f"{mean:.1f}", color=INK, fontsize=9, va="center", fontweight="bold")
-    if chance is not None:
-        axes.axvline(100 * chance, color=INK, linestyle=":", linewidth=0.9)
-    axes.set(xlim=(0, 108), ylim=(len(bars) - 0.6, -0.75), yticks=[], xticks=range(0, 101, 20))
+        axes.text(end + 1.5, place, f"{mean:.1f} %", color=INK, fontsize=9, va="center", fontweight="bold")
+    axes.set(xlim=(0, 116), ylim=(len(bars) - 0.6, -0.75), yticks=[], xticks=range(0, 101, 20))
     axes.set_xlabel("test accuracy, %", color=FAINT)
     axes.spines["left"].set_visible(False)
     return _inline(figure, "accuracy", "Test accuracy: " + ", ".join(f"{bar.name} {bar.mean:.1%}" for bar in bars))
 
 
-def step_curves(name: str, title: str, curves: Mapping[str, Points]) -> str:
-    """A quantity over the outer steps: every value (or the range of a bin) faint, the running median strong."""
+def class_dots(classes: Sequence[str], series: Mapping[str, Sequence[float]], chance: float) -> str:
+    """The accuracy of each class in per cent, a row for each: a mark of its own shape for each of one or two series.
+
+    classes: n names; series: by its name, n accuracies in [0, 1].
+    """
+    figure, axes = _figure(0.24 * len(classes) + 0.75)
+    rows = range(len(classes))
+    styles = ((ACCENT, "o", ACCENT), (SECOND, "D", "none"))
+    for (label, values), (colour, marker, face) in zip(series.items(), styles, strict=False):
+        shown = [100 * value for value in values]
+        axes.plot(shown, rows, marker, color=colour, markerfacecolor=face, markersize=5.5, label=label, clip_on=False)
+    axes.axvline(100 * chance, color=INK, linestyle=(0, (2, 1)), linewidth=1.0, label="chance", zorder=0)
+    axes.set(xlim=(0, 100), ylim=(len(classes) - 0.5, -0.5), xticks=range(0, 101, 20))
+    names = [name if len(name) <= LONGEST_CLASS else f"{name[: LONGEST_CLASS - 1]}…" for name in classes]
+    axes.set_yticks(rows, names, parse_math=False, color=INK)
+    axes.grid(axis="y", color=RULE, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.set_xlabel("test accuracy on the images of the class, %", color=FAINT)
+    _legend(axes)
+    return _inline(figure, "classes", "Test accuracy of each class")
+
+
+def step_curves(name: str, title: str, curves: Mapping[str, Points], unit: str) -> str:
+    """A quantity over the outer steps: every value (or the range of a bin) faint, the running median strong.
+
+    unit: what stands at the vertical axis. The second curve is dashed, and the first shows through it.
+    """
     figure, axes = _figure(HEIGHT)
-    for colour, (label, points) in zip((ACCENT, SECOND), curves.items(), strict=False):
-        _faint_values(axes, points, colour)
-        axes.plot(*zip(*running_median(points), strict=True), color=colour, linewidth=1.6, label=label)
+    for style, (label, points) in zip(STYLES, curves.items(), strict=False):
+        _faint_values(axes, points, style["color"])
+        axes.plot(*zip(*running_median(points), strict=True), label=label, **style)
     values = [y for points in curves.values() for _, y in points]
     _scale(axes, min(values), max(values))
     axes.set_xlabel("outer step", color=FAINT)
+    axes.set_ylabel(unit, color=FAINT, fontsize=9)
     if len(curves) > 1:
-        axes.legend(frameon=False, fontsize=8.5, labelcolor=INK)
+        _legend(axes)
     return _inline(figure, name, f"{title} over the outer steps")
 
 
 def expert_curves(curves: Mapping[str, Sequence[Sequence[float | None]]]) -> str:
     """Accuracy of the experts over their epochs: mean over experts, and the band from the worst to the best."""
     figure, axes = _figure(HEIGHT)
-    for colour, (label, experts) in zip((ACCENT, SECOND), curves.items(), strict=False):
+    for style, (label, experts) in zip(STYLES, curves.items(), strict=False):
         epochs, low, mean, high = zip(*spread(experts), strict=True)
-        axes.fill_between(epochs, low, high, color=colour, alpha=0.2, linewidth=0)
-        axes.plot(epochs, mean, color=colour, linewidth=1.6, label=label, marker="o" if len(epochs) == 1 else None)
+        axes.fill_between(epochs, low, high, color=style["color"], alpha=0.2, linewidth=0)
+        axes.plot(epochs, mean, label=label, marker="o" if len(epochs) == 1 else None, **style)
     _scale(axes, 1.0, 1.0)
     axes.set_xlabel("epoch", color=FAINT)
-    axes.legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="lower right")
+    axes.set_ylabel("accuracy, %", color=FAINT, fontsize=9)
+    _legend(axes)
     return _inline(figure, "experts", "Accuracy of the experts over their epochs, %")
 
 
@@ -125,6 +160,14 @@ def _figure(height: float) -> tuple[Any, Any]:
         spine.set_color(RULE)
     axes.margins(x=0.01)
     return figure, axes
+
+
+def _legend(axes: Any) -> None:
+    """What the marks and lines are, above the plot: inside it the words would cover some of them."""
+    axes.legend(
+        frameon=False, fontsize=8.5, labelcolor=INK, loc="lower left", bbox_to_anchor=(0, 1), ncols=3,
+        borderaxespad=0.2, handlelength=2.4, columnspacing=1.2,
+    )  # fmt: skip
 
 
 def _faint_values(axes: Any, points: Points, colour: str) -> None:

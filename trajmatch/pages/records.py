@@ -68,6 +68,16 @@ def is_correlation(value: Any) -> bool:
     return value is None or is_number(value)
 
 
+def is_measured(value: Any) -> bool:
+    """Whether a value is a list of accuracies, None where one was not measured."""
+    return isinstance(value, list) and all(share is None or is_share(share) for share in value)
+
+
+def is_shape(value: Any) -> bool:
+    """Whether a value is the shape of an image: channels, height and width."""
+    return isinstance(value, list) and len(value) == 3 and all(is_count(side) and side > 0 for side in value)
+
+
 KINDS: dict[Kind, str] = {
     is_words: "a list of words",
     is_curves: "a list of lists of accuracies from 0 to 1",
@@ -80,6 +90,8 @@ KINDS: dict[Kind, str] = {
     is_count: "a whole number of at least 0",
     is_method: "the name of a method",
     is_numbers: "a list of finite numbers",
+    is_measured: "a list of accuracies from 0 to 1, or null",
+    is_shape: "channels, height and width",
 }
 MEAN: Shape = {"mean": is_number}
 SUMMARY: Shape = {
@@ -95,7 +107,8 @@ SUMMARY: Shape = {
         **dict.fromkeys(("chosen?", "random?", "random tuned?", "whole?"), MEAN),
     },
 }
-SCORE: Shape = {"mean": is_share, "std": is_deviation, "n": is_count, "how?": is_text}
+SCORE: dict[str, Any] = {"mean": is_share, "std": is_deviation, "n": is_count, "how?": is_text}
+SCORE |= {"epochs?": is_count, "network?": is_text, "rate?": is_number, "by_class?": is_measured}
 # What a report of a run needs of its summary.
 REPORTED: Shape = {
     "dataset": is_text,
@@ -106,12 +119,21 @@ REPORTED: Shape = {
     "accuracy": {"distilled": SCORE, "*": SCORE},
     "classes?": is_words,
     "commands?": is_words,
+    "class_names?": is_words,
+    "network?": is_text,
+    "shape?": is_shape,
     "factor?": is_count,
-    **dict.fromkeys(("synthetic_images?", "whole_images?", "steps?", "step_size?", "peak_memory_mb?"), is_number),
+    **dict.fromkeys(
+        ("synthetic_images?", "whole_images?", "steps?", "step_size?", "peak_memory_mb?", "distillation_seed?"),
+        is_number,
+    ),
     **dict.fromkeys(("compression_bytes?", "set_bytes?"), is_number),
 }
 EVALUATION: Shape = {
-    "accuracy": {"distilled": SCORE, **dict.fromkeys(("chosen?", "random?", "random tuned?", "whole?"), SCORE)},
+    "accuracy": {
+        "distilled": SCORE,
+        **dict.fromkeys(("chosen?", "random?", "random tuned?", "whole?", "foreign?", "foreign random?"), SCORE),
+    },
     "settings": {},
     "seconds": is_number,
 }

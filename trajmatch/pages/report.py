@@ -13,13 +13,16 @@ from trajmatch.data.kept import other
 from trajmatch.pages import figures
 from trajmatch.pages import records as shapes
 from trajmatch.pages.diagnoses import read
+from trajmatch.pages.facts import STAGES, carried, facts, result, sayings
 from trajmatch.pages.html import filled
 from trajmatch.pages.made import check_configuration, experts_digest, is_of, log_digest
 from trajmatch.pages.step_log import read_metrics
 from trajmatch.pages.tables import as_html, set_title
+from trajmatch.settings.methods import METHODS
 from trajmatch.settings.options import DIAGNOSES
 
 Record = Mapping[str, Any]
+MOST_CLASSES = 20  # in the plot; a table has all of them
 CAPTIONS = {
     BEFORE: "Before: where the images started.",
     AFTER: "After: distilled. Values that a screen cannot show are compressed, image by image.",
@@ -39,10 +42,14 @@ def write_report(folder: Path) -> Path:
     page = filled(
         "report.html.j2",
         summary=summary,
-        result=_result(summary["accuracy"], summary.get("synthetic_images", "?"), summary.get("whole_images")),
-        made=_made(summary),
+        result=result(summary),
+        carried=carried(summary["accuracy"], len(summary.get("classes", ()))),
+        facts=facts(summary),
         bars=_bars(summary),
+        chance=_chance(summary),
         accuracies=_accuracies(summary["accuracy"]),
+        **_classes(summary),
+        sayings=sayings(summary),
         pictures=[(name, caption, _content(folder / name)) for name, caption in CAPTIONS.items()],
         curves=curves,
         notes=notes,
@@ -81,46 +88,52 @@ def _text(path: Path) -> str | None:
     return path.read_text(encoding="utf-8", errors="backslashreplace") if path.exists() else None
 
 
-def _per_cent(score: Record) -> str:
-    return f"{score['mean']:.1%} ± {100 * score['std']:.1f} (n = {score['n']})"
-
-
-def _result(scores: Record, count: Any, real: int | None) -> str:
-    """What came out, in a sentence. count: synthetic images; real: images of the whole data set, where it is known."""
-    parts = [f"{count} synthetic images train a network to {_per_cent(scores['distilled'])}"]
-    if "random" in scores:
-        parts.append(f"{count} random real ones to {_per_cent(scores['random'])}")
-    if "whole" in scores and real:
-        parts.append(f"{real:,} real images to {_per_cent(scores['whole'])}")
-    return "; ".join(parts)
-
-
-def _made(summary: Record) -> str:
-    made = f"{summary['method'].upper()}, {summary['ipc']} per class, "
-    if (f := summary.get("factor", 1)) > 1:
-        made += f"each cut into {f} x {f} tiles, which a network sees as {f * f} images, "
-    made += f"{summary.get('steps', '?')} outer steps, "
-    return made + (f"learned step size {summary['step_size']:.4g}" if "step_size" in summary else "")
-
-
 def _bars(summary: Record) -> str:
-    scores, classes = summary["accuracy"], summary.get("classes")
-    bars = [figures.Bar(set_title(key, of), of["mean"], of["std"], key == "distilled") for key, of in scores.items()]
-    return figures.accuracy_bars(bars, 1 / len(classes) if classes else None)
+    scores = summary["accuracy"]
+    bars = [
+        figures.Bar(set_title(key, of), of["mean"], of["std"], key in ("distilled", "chosen", "foreign"))
+        for key, of in scores.items()
+    ]
+    return figures.accuracy_bars(bars, _chance(summary))
+
+
+def _chance(summary: Record) -> float | None:
+    classes = summary.get("classes")
+    return 1 / len(classes) if classes else None
 
 
 def _accuracies(scores: Record) -> str:
     rows = [
         {
-            "set": set_title(key, score),
-            "mean": f"{score['mean']:.2%}",
-            "std": f"{score['std']:.2%}",
-            "n": score["n"],
+            "trained on": set_title(key, score),
+            "mean accuracy": f"{score['mean']:.2%}",
+            "standard deviation": f"{score['std']:.2%}" if score["n"] > 1 else None,
+            "networks": score["n"],
             "how": score.get("how", ""),
         }
         for key, score in scores.items()
     ]
-    return as_html(rows, {"set": "", "how": "how"})
+    return as_html(rows, {"trained on": "", "how": "how"})
+
+
+def _classes(summary: Record) -> dict[str, Any]:
+    """Accuracies by class: the plot, a sentence about it and, where it leaves classes out, the table; else None."""
+    scores, names = summary["accuracy"], summary.get("class_names", summary.get("classes", []))
+    series = {key: scores[key]["by_class"] for key in ("distilled", "random") if "by_class" in scores.get(key, {})}
+    if "distilled" not in series or not all(len(of) == len(names) for of in series.values()):
+        return {"by_class": None}
+    tested = [k for k in range(len(names)) if all(of[k] is not None for of in series.values())]
+    order = sorted(tested, key=lambda k: series["distilled"][k])
+    shown = order if len(order) <= MOST_CLASSES else [*order[: MOST_CLASSES // 2], *order[-MOST_CLASSES // 2 :]]
+    told = {"distilled": "distilled", "random": "random real images"}
+    plot = figures.class_dots(
+        [names[k] for k in shown], {told[key]: [of[k] for k in shown] for key, of in series.items()}, 1 / len(names)
+    )
+    rows = [{"class": names[k], **{told[key]: f"{of[k]:.1%}" for key, of in series.items()}} for k in order]
+    caption = "Test accuracy by class, from the worst to the best of the distilled set: means over its networks"
+    if len(shown) < len(order):
+        caption += f"; the {MOST_CLASSES // 2} worst and the {MOST_CLASSES // 2} best of {len(order)} classes"
+    return {"by_class": (plot, caption, as_html(rows, {"class": ""}))} if order else {"by_class": None}
 
 
 def _ends(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -144,6 +157,12 @@ def _rows(summary: Record, folder: Path) -> tuple[list[dict[str, Any]], list[str
     return rows, [*notes, f"{METRICS}: {left_out}."] if left_out else notes
 
 
+def _unit_of_loss(summary: Record) -> str:
+    """What stands at the axis of a method's loss."""
+    units = {"matching": "loss (1: as far as at the start)", "real loss": "cross-entropy, nats"}
+    return units.get(METHODS[summary["method"]].steps, "loss, no unit")
+
+
 def _curves(summary: Record, folder: Path) -> tuple[list[tuple[str, str]], list[str]]:
     """Captions and SVGs of the curves, and what there is to say of those that are missing."""
     (rows, notes), experts = _rows(summary, folder), folder / EXPERTS_JSON
@@ -153,12 +172,16 @@ def _curves(summary: Record, folder: Path) -> tuple[list[tuple[str, str]], list[
         return [(step, value) for step, value in values if value is not None and isfinite(value)]
 
     losses = {"at the images": points("loss"), "after the ascent": points("loss_perturbed")}
-    wanted: list[tuple[str, str, dict[str, list[tuple[float, float]]]]] = [
-        ("loss", "Matching loss", {label: found for label, found in losses.items() if found}),
-        ("step_size", "Learned step size", {"step size": points("step_size")}),
-        ("hypergradient", "Norm of the hypergradient", {"norm": points("hypergradient_norm")}),
+    wanted: list[tuple[str, str, dict[str, list[tuple[float, float]]], str]] = [
+        ("loss", "Matching loss", {label: of for label, of in losses.items() if of}, _unit_of_loss(summary)),
+        ("step_size", "Learned step size", {"step size": points("step_size")}, "learning rate, no unit"),
+        ("hypergradient", "Norm of the hypergradient", {"norm": points("hypergradient_norm")}, "loss per input unit"),
     ]
-    plots = [(title, figures.step_curves(name, title.lower(), of)) for name, title, of in wanted if any(of.values())]
+    plots = [
+        (title, figures.step_curves(name, title.lower(), of, unit))
+        for name, title, of, unit in wanted
+        if any(of.values())
+    ]
     if not (folder / SET).is_file():
         notes.append(f"{SET} is not in the run folder, and whether the numbers here belong to it is not known.")
     if not experts.exists():
@@ -190,9 +213,9 @@ def _diagnoses(folder: Path) -> tuple[list[tuple[str, str, bytes]], list[str]]:
 
 
 def _costs(summary: Record) -> str:
-    rows = [(f"seconds, {stage}", f"{value:,.1f}", "") for stage, value in summary["seconds"].items()]
+    rows = [(f"time, {STAGES.get(stage, stage)}", f"{value:,.1f} s", "") for stage, value in summary["seconds"].items()]
     if "peak_memory_mb" in summary:
-        rows.append(("peak memory, MB", f"{summary['peak_memory_mb']:,.0f}", str(summary.get("memory_how", ""))))
+        rows.append(("peak memory", f"{summary['peak_memory_mb']:,.0f} MB", str(summary.get("memory_how", ""))))
     rows.append(("compression", f"{summary['compression']:,.0f}", "real images for each synthetic one"))
     if {"compression_bytes", "set_bytes"} <= summary.keys():
         how = f"bytes of the real images' pixels for each of the {summary['set_bytes']:,.0f} bytes of {SET}"

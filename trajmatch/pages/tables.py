@@ -17,13 +17,24 @@ SETS = {
     "random": "random real, the set's rate",
     "random tuned": "random real, their best rate",
     "whole": "whole dataset",
+    "foreign": "distilled",
+    "foreign random": "random real images",
 }
-"""What the scores of `trajmatch evaluate` are of, by their names in the records."""
+"""What the scores of `trajmatch evaluate` are of, by their names in the records; a score may name its network."""
 
 
 def set_title(key: str, score: Row) -> str:
-    """What a score is of, in words; a choice among snapshots says so where validation images were trained on too."""
-    return SETS.get(key, key) + (" (among training images)" if score.get("held_out") is False else "")
+    """What a score is of, in words, with its network where that is another one than the set's, and its epochs.
+
+    A choice among snapshots says so where validation images were trained on too.
+
+    >>> set_title("whole", {"epochs": 6}), set_title("foreign", {"network": "lenet"})
+    ('whole dataset, 6 epochs', 'distilled, on lenet')
+    """
+    more = f", on {score['network']}" if "network" in score else ""
+    if key == "whole" and "epochs" in score:  # after a few of them it is no ceiling
+        more += f", {score['epochs']} epoch{'s' * (score['epochs'] != 1)}"
+    return SETS.get(key, key) + more + (" (among training images)" if score.get("held_out") is False else "")
 
 
 def columns(rows: Sequence[Row]) -> list[str]:

@@ -35,6 +35,9 @@ class Evaluation:
     """Networks per snapshot by which one snapshot is chosen on validation images; 0 leaves the choice out."""
     whole_epochs: ranges.Count | None = None
     """Epochs for which one network is trained on all training images; None takes the experts' final test accuracy."""
+    foreign: Literal["none", "convnet", "mlp", "lenet", "alexnet", "vgg11", "resnet18", "vit"] = "lenet"
+    """Another network on which a run's set is scored too, beside as many random real images, each at the best of three
+    rates; it tells whether the set carries over to networks that it was not made for. none leaves these scores out."""
     workers: ranges.Threads | None = None
     """Processes that train networks at once, one thread each; None takes one per core (one on a GPU). The accuracies do
     not depend on it."""

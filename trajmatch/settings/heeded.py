@@ -86,9 +86,10 @@ NOT_DONE = {
     "evaluate": "out factor steps precision micro_batch memory resume matching.* outer.[!s]* outer.seed "
     "outer.step_size baseline.*",
     "search": "out factor steps precision micro_batch memory resume matching.* outer.* baseline.* network.* "
-    "evaluation.networks evaluation.random_draws evaluation.validation_networks evaluation.whole_epochs",
+    "evaluation.networks evaluation.random_draws evaluation.validation_networks evaluation.whole_epochs "
+    "evaluation.foreign",
     "continual": "resume outer.snapshot* evaluation.networks evaluation.random_draws evaluation.validation_networks "
-    "evaluation.whole_epochs evaluation.workers",
+    "evaluation.whole_epochs evaluation.foreign evaluation.workers",
     "plan": "resume",
 }
 # Verbs that distil nothing: the settings of a distillation have no effect with them, or are those of a set that exists.
@@ -110,7 +111,7 @@ def _of_verb(verb: str, options: Any, key: str) -> str | None:
         return f"trajmatch {verb}"
     if verb == "evaluate":
         beside = [name for name in ("networks", "sizes", "ranking") if getattr(options, name)]
-        alone = "evaluation.random_draws evaluation.validation_networks"
+        alone = "evaluation.random_draws evaluation.validation_networks evaluation.foreign"
         if beside and _is_any(key, alone if beside == ["ranking"] else f"{alone} evaluation.whole_epochs"):
             return f"--{beside[0]}"
     return None

@@ -51,3 +51,14 @@ class Network:
     """Normalisation of every block; with batch norm a network can be scored, but experts can't be made of it."""
     pooling: Pooling = "avg"
     """Pooling of every block of the ConvNet."""
+
+    def told(self) -> str:
+        """The network in words.
+
+        >>> Network(depth=2).told(), Network(name="vit").told()
+        ('ConvNet of 2 blocks with 128 channels, instance norm, avg pooling', 'vit')
+        """
+        if self.name != "convnet":
+            return self.name
+        blocks = f"{self.depth} block{'s' * (self.depth != 1)}"
+        return f"ConvNet of {blocks} with {self.width} channels, {self.norm} norm, {self.pooling} pooling"

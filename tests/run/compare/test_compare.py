@@ -331,6 +331,13 @@ def test_scores_are_compared_with_those_of_their_settings_and_rates(tmp_path: Pa
     ]
 
 
+def test_a_network_beside_the_scores_tells_no_runs_apart(tmp_path: Path) -> None:
+    named = {k: {"foreign": name} for k, name in enumerate(("none", "lenet", "vgg11"))}
+    runs = [run(tmp_path / f"{k}", "mtt", 1, 0.5, seed=k, evaluation=of) for k, of in named.items()]
+    (row,) = compared(tmp_path, *runs, run(tmp_path / "old", "mtt", 1, 0.5, seed=9))
+    assert (row["runs"], row["protocol"]) == ("4", "the same")
+
+
 def test_transfer_to_other_images_is_said(tmp_path: Path) -> None:
     runs = [made_from(run(tmp_path / f"{k}", "mtt", 1, 0.5, outer={"seed": k}), "0" * 32, 10) for k in range(2)]
     transferred(runs[0], 0.2, content=["set", "0" * 32])

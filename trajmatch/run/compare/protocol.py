@@ -21,6 +21,8 @@ SEEDS = ("seed", "outer.seed")
 # These settings have a column of their own.
 COLUMNS = ("method", "ipc")
 RATES = "evaluation.rates"
+# These settings add scores that no column shows.
+BESIDE = {"evaluation.foreign"}
 # The settings of experts that the network of --evaluation.whole-epochs is trained with.
 WHOLE = ("expert.lr", "expert.batch", "expert.augment")
 # The settings of images that leave the hash of all of them as it is.
@@ -97,7 +99,7 @@ def parts(entries: Sequence[Entry], seeds: bool = False) -> list[Parts]:
 
 def _counts(key: str, seeds: bool) -> bool:
     """Whether results depend on a setting, as far as they are not averaged over it."""
-    if key in INCIDENTAL or key in COLUMNS or (key in SEEDS and not seeds):
+    if key in INCIDENTAL or key in BESIDE or key in COLUMNS or (key in SEEDS and not seeds):
         return False
     return key.split(".")[0] in (*EVALUATE_FIELDS, "experts")
 

@@ -41,7 +41,7 @@ def look(run: Opened, options: Diagnose, advance: Callable[[int], None]) -> dict
         "distance": distance.tolist(),
         "training_image": index.tolist(),
         "same_class": (dataset.train.y[index] == labels).tolist(),
-        "classes": [dataset.classes[int(label)] for label in labels],
+        "classes": [dataset.names[int(label)] for label in labels],
         "of_test_images": {"n": len(between), "quantiles": between.quantile(torch.tensor([0.05, 0.5, 0.95])).tolist()},
         "closer_than_any_test_image": int((distance < between.min()).sum()),
         "pictures": [

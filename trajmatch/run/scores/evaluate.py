@@ -18,6 +18,7 @@ from trajmatch.run.assembly.setup import Setup
 from trajmatch.run.scores import ranking, sizes, transfer
 from trajmatch.run.stages import evaluation as evaluate_stage
 from trajmatch.run.stages import experts as expert_stage
+from trajmatch.run.stages import foreign
 from trajmatch.settings.config import Config
 from trajmatch.settings.flat import settings
 from trajmatch.settings.options import Evaluate
@@ -50,8 +51,8 @@ def evaluate_set(path: Path, config: Config, options: Evaluate) -> dict[str, Any
     options = options.asked()
     setup, synthetic, file = opened_set(path, config, options.networks, options.sizes)
     config = setup.config
-    if foreign := synthetic.info.get("foreign"):
-        LOGGER.info(f"{file}: {foreign}")
+    if made_elsewhere := synthetic.info.get("foreign"):
+        LOGGER.info(f"{file}: {made_elsewhere}")
     what = f"mean and standard deviation of {config.evaluation.networks} networks on test images"
     keep = partial(_keep, file, _about(setup, synthetic, file))
     if options.networks:
@@ -68,10 +69,11 @@ def evaluate_set(path: Path, config: Config, options: Evaluate) -> dict[str, Any
         return keep(
             RANKING, {**found, "rates": list(options.rates)}, ranking.lines(found), "scores and how they were obtained"
         )
-    candidates = evaluate_stage.snapshots(config, path, synthetic) if path.is_dir() and not foreign else []
+    candidates = evaluate_stage.snapshots(config, path, synthetic) if path.is_dir() and not made_elsewhere else []
     accuracy = evaluate_stage.evaluate(setup, synthetic, trajectories, file.parent, Peak(), candidates)
     for line in score_lines(accuracy):
         print(line)
+    foreign.tell(accuracy, setup.dataset.num_classes)
     LOGGER.info(f"distilled: {accuracy['distilled']['how']}")
     return accuracy
 

@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from trajmatch.core.draws import derive
 from trajmatch.data.checksums import remedy
 from trajmatch.data.file_names import SET
@@ -17,11 +19,15 @@ from trajmatch.measure.evaluate import Score
 from trajmatch.pages.made import check_same, set_settings
 from trajmatch.run.assembly.letters import evaluation_rate, evaluation_training, expert_training
 from trajmatch.run.assembly.setup import Setup
+from trajmatch.run.stages import foreign
 from trajmatch.run.stages.experts import told_foreign
 from trajmatch.run.stages.loop import snapshot_steps
-from trajmatch.run.stages.random_images import at_own_rate, at_set_rate, beside_set, chosen_on
+from trajmatch.run.stages.random_images import at_own_rate, at_set_rate, beside_set, chosen_on, random_set
 from trajmatch.run.stages.trials import Bench, Trial, bench, real_trial, set_trials
 from trajmatch.settings.config import Config
+
+# Whose the rate is that a set is scored at where no other is asked for, by recipe.
+WHOSE = {"mtt": "the set's learned step size", "adamw": "the recipe's own"}
 
 
 def evaluate(
@@ -34,7 +40,10 @@ def evaluate(
 ) -> dict[str, dict[str, Any]]:
     """Scores by name: distilled (the last iterate), chosen (by validation, where there are candidates), random, whole.
 
-    "random" is at the rate of the set, "random tuned" at the one that validation images like best.
+    "random" is at the rate of the set, "random tuned" at the one that validation images like best. Besides them "foreign"
+    and "foreign random", of another network. Where answers were counted, a score has accuracies "by_class" too, in the
+    order of the classes.
+
     folder: where a temporary file of the images may be put. Only real test images count, and each network meets them
     once; the choice among candidates is made on validation images.
     """
@@ -52,7 +61,8 @@ def evaluate(
             first += set_trials(key, config, *images, at, chosen.validation_networks, "validation")
         if chosen.whole_epochs:
             first += whole_trials(config)
-        found = on.accuracies(first)
+        tested = on.tested(first)
+        found = {key: [one.accuracy for one in of] for key, of in tested.items()}
         scores = {"distilled": Score.of(found["distilled"], obtained(config, rate, "the last iterate")).record()}
         if candidates:
             scores["chosen"] = _choose(on, candidates, found, scores["distilled"])
@@ -61,12 +71,35 @@ def evaluate(
             scores["random"] = at_set_rate(found["random"], how(rate), WHOSE[chosen.recipe])
             scores["random tuned"] = at_own_rate(on, random, found, how)
         if (of_all := whole(config, found, trajectories)) is not None:
-            scores["whole"] = of_all.record()
+            epochs = config.evaluation.whole_epochs or trajectories[0].header["epochs"]
+            scores["whole"] = {**of_all.record(), "epochs": epochs}
+        scores |= foreign.scores(on, synthetic, partial(random_set, setup), partial(_tuned, setup))
+    classes = torch.bincount(setup.dataset.test.y, minlength=setup.dataset.num_classes)
+    for key in scores.keys() & tested.keys():
+        scores[key] |= by_class([one.right for one in tested[key]], classes.tolist())
     return scores
 
 
-# Whose the rate is that a set is scored at where no other is asked for, by recipe.
-WHOSE = {"mtt": "the set's learned step size", "adamw": "the recipe's own"}
+def by_class(right: Sequence[Sequence[int]], counts: Sequence[int]) -> dict[str, list[float | None]]:
+    """The mean share of the test images of each class that networks get right, None for a class without test images.
+
+    right: of each network, test images by class that it gets right; counts: test images by class. Nothing where a
+    network's were not counted, as older versions did not.
+
+    >>> by_class([(1, 0), (2, 0)], (2, 0)), by_class([()], (2, 0))
+    ({'by_class': [0.75, None]}, {})
+    """
+    if not all(right):
+        return {}
+    sums = [sum(of) for of in zip(*right, strict=True)]
+    return {"by_class": [s / (len(right) * n) if n else None for s, n in zip(sums, counts, strict=True)]}
+
+
+def _tuned(setup: Setup, rate: float, what: str) -> str:
+    """How the accuracy of a set was obtained at a rate that was chosen for it, in words."""
+    rates = ", ".join(map(str, foreign.RATES[setup.config.evaluation.recipe]))
+    how = f"the rate is the best of {rates} by one network on {chosen_on(setup.material)}"
+    return f"{obtained(setup.config, rate, what)}; {how}"
 
 
 def obtained(config: Config, rate: float, what: str) -> str:

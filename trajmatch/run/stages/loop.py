@@ -130,7 +130,7 @@ def draw_pictures(setup: Setup, trajectories: list[Trajectory], synthetic: Synth
         if not (folder / name).exists():
             X = first_images(setup.on_cpu(), trajectories) if name == BEFORE else synthetic.X
             pixels = displayable(stored_pixels(setup.material.space, X, synthetic.factor))
-            save_png(image_grid(pixels, labels, synthetic.classes), folder / name)
+            save_png(image_grid(pixels, labels, setup.dataset.names), folder / name)
 
 
 def check_delivered(path: Path, synthetic: SyntheticSet, state: OuterState) -> None:

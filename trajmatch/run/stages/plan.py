@@ -28,6 +28,7 @@ from trajmatch.pages.tables import as_text
 from trajmatch.run.assembly.engine import training_engine
 from trajmatch.run.assembly.letters import evaluation_rate, evaluation_training, expert_training
 from trajmatch.run.assembly.setup import Setup, factory
+from trajmatch.run.stages import foreign
 from trajmatch.run.stages.beforehand import check_run
 from trajmatch.run.stages.experts import named_experts, real
 from trajmatch.run.stages.loop import Loop, snapshot_steps
@@ -119,6 +120,8 @@ def plan(config: Config, experts: int | Path, ranks: int = 1) -> Plan:
         stages.append(stage)
         told += distilling(config, loop.compute.segments, chunks_of(loop), ranks)
         stages.append(_evaluate(setup, path, ranks, base))
+        if foreign.left_out(setup) is None:
+            stages.append(_foreign(setup, path, ranks, base))
     gpu = torch.cuda.max_memory_allocated(place) / 1e6 if place.type == "cuda" else None
     over = OverRanks(ranks, traffic, tuple(told), loop.compute.together) if ranks > 1 else None
     return Plan(tuple(stages), loop.compute.words(), passing, gpu, over)
@@ -208,3 +211,23 @@ def _evaluate(setup: Setup, path: Path, ranks: int, base: float) -> Stage:
     memory = peak_memory_mb()
     shared = Shared(2 * start + seconds * part + whole, (base if workers > 1 else memory) + peak.mb)
     return Stage("evaluate", 2 * start + seconds + whole, memory + peak.mb, shared=shared)
+
+
+def _foreign(setup: Setup, path: Path, ranks: int, base: float) -> Stage:
+    """The networks of --evaluation.foreign on the set and on random real images, which are tuned first."""
+    config, dataset, peak = setup.config, setup.dataset, Peak()
+    e = config.evaluation
+    assert e.epochs is not None, "resolve() has filled it in"
+    n = config.ipc * config.factor**2 * dataset.num_classes
+    workers = processes(e.workers, setup.device.type)
+    other = Setup(replace(config, network=replace(config.network, name=e.foreign)), setup.material)
+    probed, start = _probes(other, path, workers, 1, n, peak)
+    training = probed.begin + e.epochs * ceil(n / e.batch) * probed.step
+    rounds = ((2 * len(foreign.RATES[e.recipe]), dataset.validation), (2 * foreign.networks(config), dataset.test))
+    seconds = [
+        sum(start + ceil(ceil(count / m) / workers) * (training + len(on) * probed.test) for count, on in rounds)
+        for m in (1, ranks)
+    ]
+    memory = peak_memory_mb()
+    shared = Shared(seconds[1], (base if workers > 1 else memory) + peak.mb)
+    return Stage(f"evaluate on {e.foreign}", seconds[0], memory + peak.mb, shared=shared)

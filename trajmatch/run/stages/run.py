@@ -26,7 +26,7 @@ from trajmatch.pages.report import write_report
 from trajmatch.pages.tables import score_lines
 from trajmatch.run.assembly.setup import Setup, check
 from trajmatch.run.folder import check_claim, claim, commit
-from trajmatch.run.stages import beforehand
+from trajmatch.run.stages import beforehand, foreign
 from trajmatch.run.stages import evaluation as evaluate_stage
 from trajmatch.run.stages import experts as expert_stage
 from trajmatch.run.stages import loop as distill_stage
@@ -96,7 +96,10 @@ class Run:
             self._take_lock()
         self._refuse_silent_resume()
         self.seconds: dict[str, float] = {}
-        self.setup = Setup(self.config, material) if material else Setup.load(self.config, source)
+        if material is None:
+            with stopwatch(self.seconds, "read"):
+                material = Setup.load(self.config, source).material
+        self.setup = Setup(self.config, material)
         self.trajectories: list[Trajectory] = []
         if isinstance(self.experts_wanted, Path) and METHODS[self.config.method].experts:
             self.trajectories = expert_stage.named_experts(self.setup, self.experts_wanted)
@@ -224,6 +227,12 @@ class Run:
         images = {"compression": len(x) / count, "whole_images": len(x)}
         return {**images, "compression_bytes": x.nbytes / size, "real_bytes": x.nbytes, "set_bytes": size}
 
+    def _told(self) -> dict[str, Any]:
+        """What a reader of the report wants to know first, and what is not a setting alone."""
+        shown = {"class_names": list(self.setup.dataset.shown)} if self.setup.dataset.shown else {}
+        told = {"network": self.config.network.told(), "shape": list(self.setup.dataset.shape)}
+        return {"seed": self.config.seed, "distillation_seed": self.setup.seed, **told, **shown}
+
     def summarise(self, accuracy: dict[str, Any]) -> dict[str, Any]:
         """Write summary.json and report.html."""
         holding.check()
@@ -245,7 +254,7 @@ class Run:
             "device": f"{where} ({torch.cuda.get_device_name(where)})" if where.type == "cuda" else f"{where}",
             "torch": torch.__version__,
             "commit": commit(),
-            "seed": config.seed,
+            **self._told(),
             "steps": config.steps,
             "step_size": sets.load(self.folder).eta,
             "accuracy": accuracy,
@@ -275,6 +284,7 @@ def run(config: Config, folder: Path, command: str, preset: str | None) -> dict[
     summary = this.summarise(accuracy)
     for line in score_lines(accuracy):
         LOGGER.info(line)
+    foreign.tell(accuracy, len(summary["classes"]))
     if this.config.evaluation.recipe != "mtt":  # scores of another recipe must not be taken for those of the usual one
         LOGGER.info(f"  {accuracy['distilled']['how']}")
     return summary

@@ -33,7 +33,8 @@ from trajmatch.settings.config import Config
 from trajmatch.settings.inputs import Network
 
 REMEDY = "delete it, and its networks are trained again"
-NAME = re.compile("[0-9a-f]{32}(-[0-9a-f]{8})?")
+NAME, COUNTS = re.compile("[0-9a-f]{32}(-[0-9a-f]{8})?"), re.compile("[0-9a-f]{32}-right-[0-9a-f]{8}")
+NUMBERS = re.compile("[0-9]{1,9}( [0-9]{1,9})*")
 
 
 class Trial(NamedTuple):
@@ -88,6 +89,13 @@ def real_trial(key: str, recipe: Training, seed: int, network: Network | None = 
     return Trial(key, np.empty(0), np.empty(0), recipe, seed, "test", network)
 
 
+class Tested(NamedTuple):
+    """The accuracy of a network, and how many test images of each class it gets right; empty where nobody counted."""
+
+    accuracy: float
+    right: tuple[int, ...] = ()
+
+
 # (learning rate, count, split) -> so many trials at this rate, tested on this split.
 Maker = Callable[[float, int, str], list[Trial]]
 
@@ -115,7 +123,11 @@ class Bench:
     peak: Peak
 
     def accuracies(self, trials: Sequence[Trial]) -> dict[str, list[float]]:
-        """Accuracies by the trials' keys, in the trials' order, however they were spread over processes.
+        """Accuracies by the trials' keys, as `tested` has them."""
+        return {key: [one.accuracy for one in of] for key, of in self.tested(trials).items()}
+
+    def tested(self, trials: Sequence[Trial]) -> dict[str, list[Tested]]:
+        """What networks get right, by the trials' keys, in the trials' order, however they were spread over processes.
 
         Trials of one key that are the same in all that the accuracy depends on are one network, and count once. Raises
         ValueError where the file of what is kept is damaged.
@@ -131,15 +143,14 @@ class Bench:
         missing = list({name: index for index, name in enumerate(names) if name not in done}.values())
         tasks = [(self.path, config, str(where), trials[index]) for index in missing]
         with Meter("evaluate", len(missing), unit="networks") as meter:
-            for k, accuracy in run_over_ranks(_train_one, tasks, workers, threads=1, peak=self.peak):
-                done[names[missing[k]]] = accuracy
-                lasting = {_sealed(name, value): value for name, value in done.items() if name not in passing}
-                write_json(self.kept, lasting)
-                meter.advance(f"{trials[missing[k]].key}: {accuracy:.1%}")
-        found: dict[str, dict[str, float]] = {}
+            for k, tested in run_over_ranks(_train_one, tasks, workers, threads=1, peak=self.peak):
+                done[names[missing[k]]] = tested
+                write_json(self.kept, _lasting({name: of for name, of in done.items() if name not in passing}))
+                meter.advance(f"{trials[missing[k]].key}: {tested.accuracy:.1%}")
+        found: dict[str, dict[str, Tested]] = {}
         for name, trial in zip(names, trials, strict=True):
             found.setdefault(trial.key, {})[name] = done[name]
-        return {key: list(accuracies.values()) for key, accuracies in found.items()}
+        return {key: list(of.values()) for key, of in found.items()}
 
     def tuned(
         self, makers: Mapping[str, Maker], rates: Sequence[float], count: int, others: Sequence[Trial] = ()
@@ -175,26 +186,46 @@ def _sealed(name: str, accuracy: float) -> str:
     return f"{name}-{checksum(f'{name} {accuracy!r}'.encode())}"
 
 
-def _found(kept: Path) -> dict[str, float]:
-    """Accuracies by network, of a file that names what was trained. Raises ValueError where it is damaged."""
-    found: dict[str, float] = {}
+def _counted(name: str, right: str) -> str:
+    """The same for what a network gets right of each class, as text."""
+    return f"{name}-right-{checksum(f'{name} {right}'.encode())}"
+
+
+def _lasting(done: Mapping[str, Tested]) -> dict[str, float | str]:
+    """What is written of networks: an accuracy for each and, where they were counted, right answers by class."""
+    found: dict[str, float | str] = {_sealed(name, one.accuracy): one.accuracy for name, one in done.items()}
+    texts = {name: " ".join(map(str, one.right)) for name, one in done.items() if one.right}
+    return found | {_counted(name, text): text for name, text in texts.items()}
+
+
+def _found(kept: Path) -> dict[str, Tested]:
+    """Networks by name, of a file that names what was trained. Raises ValueError where it is damaged."""
+    found: dict[str, Tested] = {}
     record = read_json(kept, _is_kept, REMEDY)
-    for key, accuracy in record.items():
+    right = {key.partition("-")[0]: key for key in record if COUNTS.fullmatch(key)}
+    for key in [key for key in record if NAME.fullmatch(key)]:
         name, sealed, _ = key.partition("-")
-        if sealed and key != _sealed(name, accuracy):
+        if sealed and key != _sealed(name, record[key]):
             raise ValueError(f"{kept}: this record is damaged (an accuracy is not as it was written); {REMEDY}")
-        found[name] = accuracy
+        text = record.get(right.get(name), "")
+        if text and right[name] != _counted(name, text):
+            raise ValueError(f"{kept}: this record is damaged (the answers by class are not as written); {REMEDY}")
+        found[name] = Tested(record[key], tuple(map(int, text.split())))
     if not all("-" in key for key in record):
         say_old(kept)
     return found
 
 
 def _is_kept(record: Any) -> bool:
-    """Whether a record is of accuracies by name; older versions wrote names without a checksum."""
-    return isinstance(record, dict) and all(map(is_share, record.values())) and all(map(NAME.fullmatch, record))
+    """Whether a record is of accuracies by name; older versions wrote names without a checksum, and no answers."""
+    return isinstance(record, dict) and all(
+        (NAME.fullmatch(key) and is_share(value))
+        or (COUNTS.fullmatch(key) and isinstance(value, str) and NUMBERS.fullmatch(value))
+        for key, value in record.items()
+    )
 
 
-def _train_one(material: Path, config: Config, where: str, trial: Trial, report: Report) -> float:
+def _train_one(material: Path, config: Config, where: str, trial: Trial, report: Report) -> Tested:
     mapped, place = opened(material), torch.device(where)
     if len(trial.X):
         X, Y = torch.from_numpy(trial.X).to(place), torch.from_numpy(trial.Y).to(place)
@@ -203,5 +234,10 @@ def _train_one(material: Path, config: Config, where: str, trial: Trial, report:
     make = factory(trial.network or config.network, mapped.shape, len(mapped.classes))
     test_x, test_y = (mapped.on(f"{trial.split}.{part}", place) for part in "xy")
     engine = training_engine(config, build(make, 0)[0], place)
+    given: list[Tensor] = []
     with deterministic(config.deterministic, place):
-        return train_and_test(make, X, Y, trial.recipe, test_x, test_y, trial.seed, engine)
+        accuracy = train_and_test(make, X, Y, trial.recipe, test_x, test_y, trial.seed, engine, given.append)
+    if trial.split != "test" or not given:
+        return Tested(accuracy)
+    right = torch.bincount(test_y[given[0] == test_y].cpu(), minlength=len(mapped.classes))
+    return Tested(accuracy, tuple(right.tolist()))
