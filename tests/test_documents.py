@@ -14,13 +14,14 @@ import tyro
 import trajmatch
 from benchmarks import scale_table
 from trajmatch.run.cli import VERBS
-from trajmatch.settings.command_line import SHORT, Nothing, configuration
+from trajmatch.settings.command_line import Nothing, configuration
 from trajmatch.settings.config import Config
 from trajmatch.settings.diagnoses import check
 from trajmatch.settings.flat import flatten
 from trajmatch.settings.kinds import flag
 from trajmatch.settings.options import Compare, Continual, Diagnose, Evaluate, Plan, Search
 from trajmatch.settings.presets import NAMES, preset
+from trajmatch.settings.words import SHORT
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

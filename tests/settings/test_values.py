@@ -16,7 +16,7 @@ from trajmatch.machine import caches
 from trajmatch.run import cli
 from trajmatch.run.assembly import setup
 from trajmatch.run.folder import check_claim, claim
-from trajmatch.run.stages.run import count_or_folder
+from trajmatch.run.stages.experts import count_or_folder
 from trajmatch.settings import command_line as words
 from trajmatch.settings.checks import resolve
 from trajmatch.settings.config import Config
@@ -26,6 +26,7 @@ from trajmatch.settings.heeded import NOT_DONE, RULES, idle
 from trajmatch.settings.kinds import Kind, checked, converted, flag, kinds, merged
 from trajmatch.settings.options import Compare, Continual, Diagnose, Evaluate, Plan, Search
 from trajmatch.settings.presets import preset
+from trajmatch.settings.words import check_words
 
 Captured = pytest.CaptureFixture[str]
 Logged = pytest.LogCaptureFixture
@@ -422,7 +423,7 @@ def test_the_table_of_what_has_no_effect_names_settings_that_there_are() -> None
 
 
 def test_a_flag_that_stands_twice_is_said(caplog: Logged) -> None:
-    words.check_words(["--steps", "1", "--seed", "0", "--steps=2"])
+    check_words(["--steps", "1", "--seed", "0", "--steps=2"])
     assert caplog.messages == ["--steps is given more than once: the last one counts"]
 
 

@@ -8,7 +8,8 @@ from trajmatch.data.synthetic import SyntheticSet, load
 from trajmatch.machine.litter import scratch_folder
 from trajmatch.machine.messages import heard
 from trajmatch.machine.precision import precision
-from trajmatch.run.stages.run import Run
+from trajmatch.run.stages.run import begun
+from trajmatch.settings.choices import Left, left_open
 from trajmatch.settings.config import Config, MethodName
 from trajmatch.settings.presets import ANY_IMAGES, DEFAULT, preset
 
@@ -30,7 +31,8 @@ def distill(
     """A synthetic set of `ipc` images per class, distilled from `dataset`.
 
     dataset: what --data takes, or a torch map-style data set of (image, label), or a pair (train, test) of them.
-    config:  all other settings; by default the preset for digits or for any images. What is given here goes before it.
+    config:  all other settings; by default the preset for digits, or for other images what they decide. What is given
+             here goes before it.
     experts: how many to train, or a folder of trained ones.
     out:     run folder; an interrupted run of the same settings goes on there. None works in a temporary folder.
     workers: processes for experts. More than 1 needs `if __name__ == "__main__":` around a script's code.
@@ -38,6 +40,8 @@ def distill(
     Raises ValueError for bad settings or data, OSError where files cannot be written.
     """
     named = isinstance(dataset, str | Path)
+    any_images = config is None and not (str(dataset) == "digits" and named)
+    left = Left(left_open(["steps"] if steps is not None else []) if any_images else frozenset())
     base = config or preset(DEFAULT if str(dataset) == "digits" and named else ANY_IMAGES)
     given = {"method": method, "steps": steps, "experts": None if experts is None else str(experts)}
     base = replace(
@@ -54,7 +58,7 @@ def distill(
         folder = temporary / "run" if out is None else Path(out)
         source = None if named else dataset
         with heard(quiet, once=True):
-            this = Run(base, folder, "trajmatch.distill(...)", source=source)
+            this = begun(base, folder, "trajmatch.distill(...)", left, source=source)
             this.experts()
             this.distill()
         return load(folder)

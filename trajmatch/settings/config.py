@@ -149,8 +149,9 @@ class Outer:
     """Learning rate of learned labels, which are learned as logits."""
     momentum_labels: ranges.Share = 0.9
     """Momentum of learned labels."""
-    step_size: ranges.Positive = 0.01
-    """Initial step size of the inner loop (`eta`), from which the step size is learned."""
+    step_size: ranges.Positive | None = 0.01
+    """Initial step size of the inner loop (`eta`), from which the step size is learned; None tries several on the first
+    images, and takes the largest at which the matching loss is below 1.2, or 0.01 where no experts are matched."""
     optimiser: Literal["sgd", "adam"] = "sgd"
     """Optimiser of the images."""
     lr_images: ranges.Positive = 100.0

@@ -15,11 +15,12 @@ import torch
 import torch.nn.functional as F
 
 from trajmatch.core.vector import Layout
-from trajmatch.data.material import opened, shared
+from trajmatch.data.material import Material, opened, shared
 from trajmatch.data.networks.convnet import build
 from trajmatch.machine.determinism import deterministic
 from trajmatch.machine.litter import scratch_folder
 from trajmatch.machine.memory import peak_memory_mb
+from trajmatch.machine.messages import LOGGER
 from trajmatch.machine.processes import Peak, Report, processes, run_tasks
 from trajmatch.machine.progress import duration
 from trajmatch.methods import engines
@@ -90,37 +91,44 @@ def _size(mb: float) -> str:
     return f"{mb / 1000:.2f} GB" if mb >= 1000 else f"{mb:.0f} MB" if mb >= 10 else f"{mb:.1f} MB"
 
 
-def plan(config: Config, experts: int | Path, ranks: int = 1) -> Plan:
+def plan(config: Config, experts: int | Path, ranks: int = 1, read: tuple[Material, float] | None = None) -> Plan:
     """What `trajmatch run` of a resolved configuration needs here. Raises what the run itself would.
 
-    experts: how many are to be trained, or the folder where they are. ranks: that would share the work.
+    experts: how many are to be trained, or the folder where they are. ranks: that would share the work. read: the
+    images where they have been read, and the seconds that this took.
     """
-    began = time.monotonic()
+    began = time.monotonic() - (read[1] if read else 0.0)
     base = peak_memory_mb()
-    setup = Setup.load(config)
+    setup = Setup(config, read[0]) if read else Setup.load(config)
     place = setup.device
     trajectories = None
     if isinstance(experts, Path) and METHODS[config.method].experts:
         trajectories = named_experts(setup, experts)
     check_run(setup, trajectories)
     seconds = time.monotonic() - began
-    stages = [Stage("data", seconds, peak_memory_mb(), shared=Shared(seconds, base))]
+    stages = [_told(Stage("data", seconds, peak_memory_mb(), shared=Shared(seconds, base)))]
     told: list[str] = []
     repeating = deterministic(config.deterministic, place)
     with scratch_folder() as folder, shared(setup.material, folder) as path, repeating:
         passing = path.stat().st_size / 1e6
         if not isinstance(experts, Path) and METHODS[config.method].experts:
-            stages.append(_experts(setup, path, experts, ranks, base))
+            stages.append(_told(_experts(setup, path, experts, ranks, base)))
             told += waiting("experts", experts, ranks, "more --experts are shared out, and change the result")
         still = Setup(harmless(config), setup.material)
         loop = Loop(still, [expert_like(setup, folder)], folder)
         stage, traffic = distill(still, loop, ranks)
-        stages.append(stage)
+        stages.append(_told(stage))
         told += distilling(config, loop.compute.segments, chunks_of(loop), ranks)
-        stages.append(_evaluate(setup, path, ranks, base))
+        stages.append(_told(_evaluate(setup, path, ranks, base)))
     gpu = torch.cuda.max_memory_allocated(place) / 1e6 if place.type == "cuda" else None
     over = OverRanks(ranks, traffic, tuple(told), loop.compute.together) if ranks > 1 else None
     return Plan(tuple(stages), loop.compute.words(), passing, gpu, over)
+
+
+def _told(stage: Stage) -> Stage:
+    """A stage, which is told at once: the table comes when all are measured."""
+    LOGGER.info(f"{stage.name}: {duration(stage.seconds)}, {_size(stage.memory_mb)} of memory")
+    return stage
 
 
 class Probed(NamedTuple):
