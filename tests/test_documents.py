@@ -14,12 +14,12 @@ import tyro
 import trajmatch
 from benchmarks import scale_table
 from trajmatch.run.cli import VERBS
-from trajmatch.settings.command_line import Nothing, configuration
+from trajmatch.settings.command_line import configuration
 from trajmatch.settings.config import Config
 from trajmatch.settings.diagnoses import check
 from trajmatch.settings.flat import flatten
 from trajmatch.settings.kinds import flag
-from trajmatch.settings.options import Compare, Continual, Diagnose, Evaluate, Plan, Search
+from trajmatch.settings.options import Compare, Continual, Diagnose, Evaluate, Plan, Run, Search
 from trajmatch.settings.presets import NAMES, preset
 from trajmatch.settings.words import SHORT
 
@@ -28,7 +28,7 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"
 FLAGS = {flag(key) for key in flatten(Config())} | {"--config", "--images.no-hold-out", "--help"}
 FLAGS |= {
     flag(field.name)
-    for options in (Compare, Continual, Diagnose, Evaluate, Plan, Search)
+    for options in (Compare, Continual, Diagnose, Evaluate, Plan, Run, Search)
     for field in dataclasses.fields(options)
 }
 PIP = {"--no-deps", "--index-url", "--check"}
@@ -90,7 +90,7 @@ def test_commands_parse(words: list[str]) -> None:
         "trajmatch",
         base,
         rest,
-        {"continual": Continual, "search": Search, "evaluate": Evaluate, "plan": Plan}.get(verb, Nothing),
+        VERBS[verb].options,
     )
 
 

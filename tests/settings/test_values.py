@@ -24,7 +24,7 @@ from trajmatch.settings.config_file import read_config
 from trajmatch.settings.flat import DEFAULTS, flags, flatten, nest, parsed
 from trajmatch.settings.heeded import NOT_DONE, RULES, idle
 from trajmatch.settings.kinds import Kind, checked, converted, flag, kinds, merged
-from trajmatch.settings.options import Compare, Continual, Diagnose, Evaluate, Plan, Search
+from trajmatch.settings.options import Compare, Continual, Diagnose, Evaluate, Plan, Run, Search
 from trajmatch.settings.presets import preset
 from trajmatch.settings.words import check_words
 
@@ -124,7 +124,7 @@ def as_flag(key: str, value: str) -> list[str]:
     return [f"{flag(key)}={value}"]
 
 
-@pytest.mark.parametrize("record", [Compare, Continual, Diagnose, Evaluate, Plan, Search])
+@pytest.mark.parametrize("record", [Compare, Continual, Diagnose, Evaluate, Plan, Run, Search])
 def test_any_value_of_any_option_of_a_verb_is_taken_or_refused_by_name(record: type) -> None:
     known = kinds(record)
 
@@ -143,7 +143,7 @@ def test_any_value_of_any_option_of_a_verb_is_taken_or_refused_by_name(record: t
     check()
 
 
-@pytest.mark.parametrize("record", [Config, Compare, Continual, Diagnose, Evaluate, Plan, Search])
+@pytest.mark.parametrize("record", [Config, Compare, Continual, Diagnose, Evaluate, Plan, Run, Search])
 def test_every_number_has_a_range_and_every_text_a_rule(record: type) -> None:
     for key, of in kinds(record).items():
         if of.base in (int, float, str) and not of.choices and key != "rates":

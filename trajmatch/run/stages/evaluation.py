@@ -15,6 +15,7 @@ from trajmatch.data.material import Material
 from trajmatch.data.snapshots import Snapshot, read_snapshot, snapshot_path, snapshot_settings
 from trajmatch.data.synthetic import SyntheticSet, class_labels, draw_real, one_hot, seen
 from trajmatch.data.trajectories import Trajectory
+from trajmatch.machine.messages import counted
 from trajmatch.machine.processes import Peak
 from trajmatch.measure.evaluate import Score
 from trajmatch.pages.made import check_same, set_settings
@@ -69,8 +70,9 @@ def obtained(config: Config, rate: float, what: str) -> str:
     how = f"at {rate:.4g} (a tenth from half-time), momentum {e.momentum:g}"
     if e.recipe == "adamw":
         how = f"of AdamW at {rate:.4g} (halved after each fifth), CutMix in half of the mini-batches"
+    epochs = counted(e.epochs or 0, "epoch")
     return (
-        f"networks trained from scratch on {what}, {e.epochs} epochs {how}, weight decay {e.weight_decay:g}, "
+        f"networks trained from scratch on {what}, {epochs} {how}, weight decay {e.weight_decay:g}, "
         f"augmentation {e.augment}; tested once on all test images"
     )
 
@@ -108,14 +110,14 @@ def whole_trials(config: Config) -> list[Trial]:
 def whole(config: Config, found: dict[str, list[float]], trajectories: Sequence[Trajectory]) -> Score | None:
     """The score of the whole data set: by `whole_trials` where they were done, else the experts', None without any."""
     if "whole" in found:
-        epochs = config.evaluation.whole_epochs
+        for_epochs = f"for {counted(config.evaluation.whole_epochs or 0, 'epoch')}"
         by = " of AdamW with CutMix" if config.evaluation.recipe == "adamw" else ""
-        return Score.of(found["whole"], f"one network trained on all training images for {epochs} epochs{by}")
+        return Score.of(found["whole"], f"one network trained on all training images {for_epochs}{by}")
     if not trajectories:
         return None
     accuracies = [float(t.header["test_accuracy"][-1]) for t in trajectories]
     epochs = trajectories[0].header["epochs"]
-    how = f"the experts' final test accuracy, each trained for {epochs} epochs"
+    how = f"the experts' final test accuracy, each trained for {counted(epochs, 'epoch')}"
     return Score.of(accuracies, how)
 
 
