@@ -141,7 +141,7 @@ def kept(verb: str, call: Call | None) -> str:
     if said is not None or call is None:
         return said or NOTHING
     folder = _stream(call) if verb == "continual" else call.place
-    return saved(folder if folder.is_dir() else folder.parent)
+    return saved(folder.parent if folder.is_file() else folder)  # of a set, beside which numbers lie
 
 
 def _compare(call: Call) -> int:

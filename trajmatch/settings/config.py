@@ -179,7 +179,7 @@ class Outer:
     threads: ranges.Threads | None = None
     """Threads of the outer loop, on which the last bits depend; None is one for small networks, else one per core."""
     checkpoint_seconds: ranges.NotNegative = 30.0
-    """Seconds between checkpoints."""
+    """Seconds between checkpoints of the distillation, and at most of an expert that is being trained."""
     snapshots: ranges.Few = 4
     """Sets that are kept along the way, evenly spaced, among which validation images choose; the last set is one."""
     snapshot_at: tuple[ranges.Count, ...] = ()
