@@ -15,20 +15,21 @@ import tyro
 import trajmatch
 from benchmarks import scale_table
 from trajmatch.run.cli import VERBS
-from trajmatch.settings.command_line import SHORT, Nothing, configuration
+from trajmatch.settings.command_line import configuration
 from trajmatch.settings.config import Config
 from trajmatch.settings.diagnoses import check
 from trajmatch.settings.flat import flatten
 from trajmatch.settings.kinds import flag
-from trajmatch.settings.options import Compare, Continual, Diagnose, Evaluate, Export, Import, Plan, Search
+from trajmatch.settings.options import Compare, Continual, Diagnose, Evaluate, Export, Import, Plan, Run, Search
 from trajmatch.settings.presets import NAMES, preset
+from trajmatch.settings.words import SHORT
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 FLAGS = {flag(key) for key in flatten(Config())} | {"--config", "--images.no-hold-out", "--no-whitening", "--help"}
 FLAGS |= {
     flag(field.name)
-    for options in (Compare, Continual, Diagnose, Evaluate, Export, Import, Plan, Search)
+    for options in (Compare, Continual, Diagnose, Evaluate, Export, Import, Plan, Run, Search)
     for field in dataclasses.fields(options)
 }
 REPOSITORY = r"https://(?:github\.com/trajmatch/trajmatch/blob|raw\.githubusercontent\.com/trajmatch/trajmatch)/main/"
@@ -120,7 +121,7 @@ def test_commands_parse(words: list[str]) -> None:
         "trajmatch",
         base,
         rest,
-        {"continual": Continual, "search": Search, "evaluate": Evaluate, "plan": Plan}.get(verb, Nothing),
+        VERBS[verb].options,
     )
 
 

@@ -263,15 +263,17 @@ def test_an_interrupt_while_the_program_is_loaded_waits_for_the_end_of_that() ->
 
 @pytest.mark.parametrize("verb", cli.VERBS)
 def test_every_verb_says_what_is_kept(
-    verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     def interrupted(call: cli.Call) -> int:
         raise KeyboardInterrupt
 
+    monkeypatch.chdir(tmp_path)
     found = cli.VERBS[verb]
     monkeypatch.setitem(cli.VERBS, verb, found._replace(run=interrupted, base=None))
     assert cli.main([verb]) == 130
-    assert f"interrupted; {found.kept}. To go on: trajmatch {verb}" in capsys.readouterr().err
+    said = found.kept or "nothing is saved in ., for nothing was complete"
+    assert f"interrupted; {said}. To go on: trajmatch {verb}" in capsys.readouterr().err
 
 
 def test_an_interrupt_while_the_report_is_written(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Experts derived anew from `train`: which iterates are kept, on what they are scored, from which seeds."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -10,10 +11,11 @@ from tests.oracles import random
 from trajmatch.core.augment import Draw, augment, draw
 from trajmatch.core.draws import derive, generator
 from trajmatch.core.loss import cross_entropy, gradient
+from trajmatch.core.sharpness import Sharpness, VaSSO
 from trajmatch.core.vector import functional
 from trajmatch.data.networks.convnet import build, convnet
 from trajmatch.methods.experts import Expert, Real, expert
-from trajmatch.methods.training import Training, accuracy, train
+from trajmatch.methods.training import Standing, Training, accuracy, train
 
 X, LABELS = random(10, 1, 8, 8, seed=1).float(), torch.arange(10) % 3
 TRAINING, TEST = Real(X, LABELS), Real(random(90, 1, 8, 8, seed=2).float(), torch.arange(90) % 3)
@@ -92,6 +94,24 @@ def test_training_sees_the_augmented_images_each_batch_with_its_own_draw() -> No
             wanted.append(augment(X[index], draws[-1]))
     assert {a.family for a in draws} == {"flip", "crop"}
     assert all(torch.equal(a, b) for a, b in zip(seen, wanted, strict=True))
+
+
+@pytest.mark.parametrize("rule", [None, VaSSO(0.1)])
+@pytest.mark.parametrize("save_every", [None, 2])
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_an_expert_goes_on_to_the_same_bits(rule: Sharpness | None, save_every: int | None, epochs: int) -> None:
+    recipe = replace(RECIPE, sharpness=rule, lr_drop=0.7)
+    kept: list[tuple[Expert, Standing]] = []
+
+    def keep(so_far: Expert, at: Standing) -> None:
+        kept.append((Expert(list(so_far.rows), list(so_far.test_accuracy)), at))
+
+    whole = expert(network, TRAINING, TEST, 3, recipe, 7, 2, save_every, keep=keep)
+    assert [at.epoch for _, at in kept] == [1, 2, 3]
+    again = expert(network, TRAINING, TEST, 3, recipe, 7, 2, save_every, since=kept[epochs - 1])
+    assert len(again.rows) == len(whole.rows)
+    assert all(torch.equal(a, b) for a, b in zip(again.rows, whole.rows, strict=True))
+    assert (again.test_accuracy, again.train_accuracy) == (whole.test_accuracy, whole.train_accuracy)
 
 
 def test_divergence_names_the_expert_and_the_epoch() -> None:

@@ -43,7 +43,7 @@ def test_a_folder_of_a_user(tmp_path: Path, capsys: Captured) -> None:
     first, _ = capsys.readouterr().err.splitlines()
     assert first == (
         f"read {root}: 2 classes (cat, dog); 6 images for training, 2 for validation and 4 for test (the folder "
-        "'Testing'); 32 x 32 pixels in colour; left out: 1 hidden or system folder (.ipynb_checkpoints); "
+        "'Testing'); 4 x 4 pixels in colour; left out: 1 hidden or system folder (.ipynb_checkpoints); "
         "resized from 6 x 6"
     )
 

@@ -16,7 +16,7 @@ from trajmatch.machine import caches
 from trajmatch.run import cli
 from trajmatch.run.assembly import setup
 from trajmatch.run.folder import check_claim, claim
-from trajmatch.run.stages.run import count_or_folder
+from trajmatch.run.stages.experts import count_or_folder
 from trajmatch.settings import command_line as words
 from trajmatch.settings.checks import resolve
 from trajmatch.settings.config import Config
@@ -24,8 +24,9 @@ from trajmatch.settings.config_file import read_config
 from trajmatch.settings.flat import DEFAULTS, flags, flatten, nest, parsed
 from trajmatch.settings.heeded import NOT_DONE, RULES, idle
 from trajmatch.settings.kinds import Kind, checked, converted, flag, kinds, merged
-from trajmatch.settings.options import Compare, Continual, Diagnose, Evaluate, Plan, Search
+from trajmatch.settings.options import Compare, Continual, Diagnose, Evaluate, Plan, Run, Search
 from trajmatch.settings.presets import preset
+from trajmatch.settings.words import check_words
 
 Captured = pytest.CaptureFixture[str]
 Logged = pytest.LogCaptureFixture
@@ -123,7 +124,7 @@ def as_flag(key: str, value: str) -> list[str]:
     return [f"{flag(key)}={value}"]
 
 
-@pytest.mark.parametrize("record", [Compare, Continual, Diagnose, Evaluate, Plan, Search])
+@pytest.mark.parametrize("record", [Compare, Continual, Diagnose, Evaluate, Plan, Run, Search])
 def test_any_value_of_any_option_of_a_verb_is_taken_or_refused_by_name(record: type) -> None:
     known = kinds(record)
 
@@ -142,7 +143,7 @@ def test_any_value_of_any_option_of_a_verb_is_taken_or_refused_by_name(record: t
     check()
 
 
-@pytest.mark.parametrize("record", [Config, Compare, Continual, Diagnose, Evaluate, Plan, Search])
+@pytest.mark.parametrize("record", [Config, Compare, Continual, Diagnose, Evaluate, Plan, Run, Search])
 def test_every_number_has_a_range_and_every_text_a_rule(record: type) -> None:
     for key, of in kinds(record).items():
         if of.base in (int, float, str) and not of.choices and key != "rates":
@@ -422,7 +423,7 @@ def test_the_table_of_what_has_no_effect_names_settings_that_there_are() -> None
 
 
 def test_a_flag_that_stands_twice_is_said(caplog: Logged) -> None:
-    words.check_words(["--steps", "1", "--seed", "0", "--steps=2"])
+    check_words(["--steps", "1", "--seed", "0", "--steps=2"])
     assert caplog.messages == ["--steps is given more than once: the last one counts"]
 
 

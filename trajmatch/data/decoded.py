@@ -21,9 +21,12 @@ from trajmatch.data.reading import sources, transparency
 from trajmatch.data.reading.fingerprint import fingerprint, readers
 from trajmatch.data.reading.pixels import Colour, Pixels, decode_splits
 from trajmatch.data.reading.source import Labels, Source, Split, suggestion
+from trajmatch.machine.progress import Meter
 
 # Bytes of pixels from which on they are kept: fewer are decoded in no time.
 WORTH = 4_000_000
+# Seconds for which nothing is said while images are decoded.
+PATIENCE = 3.0
 _HASH = 16  # bytes of an image's hash
 
 
@@ -153,7 +156,8 @@ def _decoded(source: Any, reading: Reading) -> Decoded:
     if reading.classes is not None:
         raw = _keep(raw, reading.classes, where)
     _check_classes(raw, where)
-    arrays, seen = decode_splits(raw.splits(), reading.size, reading.colour, behind)
+    with Meter("read", sum(map(len, raw.splits())), unit="images", after=PATIENCE) as meter:
+        arrays, seen = decode_splits(raw.splits(), reading.size, reading.colour, behind, meter.advance)
     splits = tuple(_canonical(x, split.labels) for x, split in zip(arrays, raw.splits(), strict=True))
     return Decoded(raw.name, raw.classes, splits, raw.test_from, (*raw.notes, *seen.notes(behind)))
 

@@ -14,3 +14,5 @@ REPORT = "report.html"
 # What other verbs leave beside a set, and what a stream of classes leaves.
 TRANSFER, RANKING, SIZES, SEARCH = "transfer.json", "ranking.json", "sizes.json", "search.json"
 STREAM = "continual.json"
+# In a folder of experts: an expert by its name, such as expert_0003, and what its training goes on from until then.
+EXPERT, UNFINISHED = "expert_{}.safetensors", ".expert_{}.unfinished.safetensors"

@@ -15,6 +15,8 @@ from trajmatch.machine.processor import described
 
 # Dimensions from which on a ZCA is kept: the fit of fewer takes no second.
 WORTH = 512
+# Dimensions from which on it is said that a fit takes its time.
+SLOW = 2000
 
 
 def fit_once(kind: str, x: Tensor, content: str) -> InputSpace:
@@ -31,6 +33,10 @@ def fit_once(kind: str, x: Tensor, content: str) -> InputSpace:
     elif (found := cache.find("whitening", key := _key(kind, x, content), _understood)) is not None:
         space, told = found
     else:
+        if x[0].numel() >= SLOW:
+            LOGGER.info(
+                f"ZCA is fitted to {len(x)} images of {x[0].numel()} numbers each, which can take half a minute"
+            )
         space, told = fitted(kind, x)
         about = {"kind": kind, "shape": space.shape, "told": told, "file": file_name(space)}
         cache.keep("whitening", key, space.to_tensors(), about)

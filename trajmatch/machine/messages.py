@@ -13,6 +13,11 @@ from contextlib import contextmanager
 LOGGER = logging.getLogger("trajmatch")
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things, in words: 1 expert, 2 experts."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 class Plain(logging.Handler):
     """Prints messages as they are on what is stderr now: a bar that is shown there stays below them."""
 

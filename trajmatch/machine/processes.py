@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -10,7 +11,8 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing.queues import SimpleQueue
-from typing import Any, TypeVar
+from multiprocessing.synchronize import Event, Semaphore
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -26,6 +28,8 @@ Report = Callable[[Any], None]
 Listen = Callable[[int, Any], None]
 R = TypeVar("R")
 
+# Seconds that workers have to save what they can when they are interrupted; one that still starts has nothing to save.
+GRACE = 5.0
 FEWER = ": fewer --expert.workers or --evaluation.workers need less, and what is complete is kept"
 
 
@@ -45,16 +49,47 @@ def processes(asked: int | None, device: str) -> int:
 
 
 _queue: "SimpleQueue[tuple[int, Any]]"
+# What the job that runs in this worker does before an interrupt ends the process.
+_last: list[Callable[[], None]] = []
 
 
-def _start(queue: "SimpleQueue[tuple[int, Any]]", threads: int) -> None:
+class _Ending(NamedTuple):
+    """How a parent asks its workers to save what they can, and how each says that this is done."""
+
+    asked: Event
+    done: Semaphore
+
+
+def _start(queue: "SimpleQueue[tuple[int, Any]]", threads: int, ending: _Ending) -> None:
     global _queue  # a worker's only way to be handed something that cannot travel with a job
     _queue = queue
+    threading.Thread(target=_save_at_the_end, args=(ending,), daemon=True, name="last words").start()
     keep_freed_memory()
     set_precision("float32")
     torch.set_num_threads(threads)
     if local_rank() and torch.cuda.is_available():
         torch.cuda.set_device(local_rank())
+
+
+def _save_at_the_end(ending: _Ending) -> None:
+    """In a thread of a worker: a step can take long, and nothing in it looks out for a request to end."""
+    ending.asked.wait()
+    for save in _last:
+        save()
+    ending.done.release()
+
+
+@contextmanager
+def saving(save: Callable[[], None]) -> Iterator[None]:
+    """Within the block an interrupt that ends this process calls `save` before, in a worker from another thread."""
+    _last.append(save)
+    try:
+        yield
+    except KeyboardInterrupt:
+        save()
+        raise
+    finally:
+        _last.remove(save)
 
 
 def _work(function: Callable[..., Any], index: int, arguments: tuple[Any, ...]) -> tuple[Any, float]:
@@ -89,8 +124,9 @@ def run_tasks(
         return
     context = multiprocessing.get_context("spawn")  # forking a process that has used torch's threads can hang
     queue: SimpleQueue[tuple[int, Any]] = context.SimpleQueue()
-    starting = f"{__name__}.{_start.__name__}", queue, threads
-    with ProcessPoolExecutor(workers, context, begin, starting) as executor, _ended_at_once(executor, FEWER):
+    ending = _Ending(context.Event(), context.Semaphore(0))
+    starting = f"{__name__}.{_start.__name__}", queue, threads, ending
+    with ProcessPoolExecutor(workers, context, begin, starting) as executor, _ended_at_once(executor, FEWER, ending):
         with _blocked():
             waiting: dict[Future[tuple[Any, float]], int] = {
                 executor.submit(_work, function, index, job): index for index, job in enumerate(jobs)
@@ -120,16 +156,31 @@ def run_apart(function: Callable[..., R], *arguments: Any) -> R:
 
 
 @contextmanager
-def _ended_at_once(executor: ProcessPoolExecutor, remedy: str = "") -> Iterator[None]:
-    """End all workers where the block fails. Raises WorkerLostError, with a remedy, where one of them was killed."""
+def _ended_at_once(executor: ProcessPoolExecutor, remedy: str = "", ending: _Ending | None = None) -> Iterator[None]:
+    """End all workers where the block fails. Raises WorkerLostError, with a remedy, where one of them was killed.
+
+    ending: how they are asked to save what they can before, where it is an interrupt.
+    """
     try:
         yield
     except BrokenProcessPool:
         _wait_for_own_signal()
         raise WorkerLostError(f"a worker process was killed, most likely for lack of memory{remedy}") from None
-    except BaseException:
-        _end(executor)
+    except BaseException as error:
+        try:
+            if ending is not None and isinstance(error, KeyboardInterrupt):
+                _wait_for_last_words(ending, len(executor._processes or {}))
+        finally:
+            _end(executor)
         raise
+
+
+def _wait_for_last_words(ending: _Ending, workers: int) -> None:
+    until = time.monotonic() + GRACE
+    ending.asked.set()
+    for _ in range(workers):
+        if not ending.done.acquire(timeout=max(0.0, until - time.monotonic())):
+            return
 
 
 def _end(executor: ProcessPoolExecutor) -> None:

@@ -18,15 +18,24 @@ class Meter:
     A bar is shown where the logger's messages go to a terminal; elsewhere a line now and then is such a message.
 
     start: units that were done before and that the rate must not count.
+    after: seconds in which nothing is shown, for work that is often done by then.
     """
 
-    def __init__(self, title: str, total: int, start: int = 0, unit: str = "steps") -> None:
-        self.title, self.total, self.start, self.unit = title, total, start, unit
-        self.done, self.began, self.said = start, time.monotonic(), time.monotonic()
+    def __init__(self, title: str, total: int, start: int = 0, unit: str = "steps", after: float = 0.0) -> None:
+        self.title, self.total, self.start, self.unit, self.after = title, total, start, unit, after
+        self.done, self.began = start, time.monotonic()
+        # The first line comes when `after` has passed, and without it as late as the others.
+        self.said = self.began - (SECONDS_BETWEEN_LINES - after if after else 0.0)
         self.bar: Progress | None = None
         self.task: TaskID | None = None
 
     def __enter__(self) -> "Meter":
+        if not self.after:
+            self._show()
+        return self
+
+    def _show(self) -> None:
+        """Show a bar, where that is possible."""
         console = Console(stderr=True)
         if console.is_terminal and on_stderr():
             columns = (
@@ -40,24 +49,36 @@ class Meter:
             self.bar = Progress(*columns, console=console)
             self.task = self.bar.add_task(self.title, total=self.total, completed=self.start, rate="", details="")
             self.bar.start()
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.bar is not None:
             self.bar.stop()
-        elif self.done > self.start:
+        elif self.done > self.start and not self._is_early():
             self._say("")
 
     def advance(self, details: str = "", count: int = 1) -> None:
         """Count `count` more units and show `details` beside them. Raises an interrupt that came and was swallowed."""
         holding.check()
         self.done += count
+        if self._is_early():
+            return
+        if self.after and self.task is None:
+            self._show()
         if self.bar is not None and self.task is not None:
             self.bar.update(self.task, completed=self.done, rate=self.rate(), details=details)
         elif time.monotonic() - self.said > SECONDS_BETWEEN_LINES:
             self._say(details)
+
+    def skip(self, count: int) -> None:
+        """Count `count` units that were done before, and that the rate must not count."""
+        self.start += count
+        self.done += count
+
+    def _is_early(self) -> bool:
+        """Whether nothing is to be shown yet."""
+        return bool(self.after) and time.monotonic() - self.began < self.after
 
     def rate(self) -> str:
         """Units per second or seconds per unit since the start, in words."""

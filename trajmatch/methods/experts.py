@@ -11,7 +11,7 @@ from trajmatch.core.draws import derive
 from trajmatch.data.networks.convnet import build
 from trajmatch.methods import engines
 from trajmatch.methods.engines import EAGER, Engine
-from trajmatch.methods.training import Training, accuracy, train
+from trajmatch.methods.training import Standing, Training, accuracy, train
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,15 @@ def expert(
     save_every: int | None = None,
     report: Callable[[int, float], None] | None = None,
     engine: Engine = EAGER,
+    keep: Callable[[Expert, Standing], object] | None = None,
+    since: tuple[Expert, Standing] | None = None,
 ) -> Expert:
     """Train expert `index`, a function of (seed, index) and the other arguments alone (MTT, section 3).
 
     save_every: steps between snapshots; None takes one after every epoch.
     report: called with (epoch, test accuracy) after every epoch.
+    keep: called before that with what the training could go on from: the expert so far, which grows, and where it is.
+    since: what an earlier call with the same arguments kept; the training goes on there, to the same bits.
     Raises FloatingPointError, with the epoch, when the weights stop being finite.
     """
     network, theta = build(factory, derive(seed, "expert", index, "weights"))
@@ -69,17 +73,20 @@ def expert(
         rows = torch.cat([torch.arange(len(x)), again])
         x, y = torch.cat([x, training.memory[0]]), torch.cat([y, training.memory[1]])
     # `.clone()` because on a CPU `.cpu()` would keep an alias of the live weights.
-    result = Expert([theta.cpu().clone()], [accuracy(forward, theta, test.x, test.y)])
-    for now in train(student.gradient, theta, x, y, recipe, derive(seed, "expert", index, "batches"), rows):
+    result, standing = since or (Expert([theta.cpu().clone()], [accuracy(forward, theta, test.x, test.y)]), None)
+    theta, draws = standing.theta if standing else theta, derive(seed, "expert", index, "batches")
+    for now in train(student.gradient, theta, x, y, recipe, draws, rows, standing):
         theta = now.theta
         if now.epoch_ended if save_every is None else now.step % save_every == 0:
             result.rows.append(theta.cpu().clone())
-        if now.epoch_ended:
+        if now.ended is not None:
             if not torch.isfinite(theta).all():
                 raise FloatingPointError(
                     f"expert {index}: its weights stopped being finite in epoch {now.epoch}; lower --expert.lr"
                 )
             result.test_accuracy.append(accuracy(forward, theta, test.x, test.y))
+            if keep is not None:
+                keep(result, now.ended)
             if report is not None:
                 report(now.epoch, result.test_accuracy[-1])
     result.train_accuracy = accuracy(forward, theta, training.x, training.y)

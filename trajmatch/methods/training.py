@@ -114,19 +114,40 @@ class AdamWTraining(Training):
         return replace(self, families=families, mix=self.mix if families else 0.0)
 
 
+class Standing(NamedTuple):
+    """All that the rest of a training depends on at the end of an epoch, beside the arguments of `train`.
+
+    theta, memory, ascent: the weights (P,), the optimiser's memory, and the memory of the rule of sharpness (P,).
+    lr: the learning rate. step, epoch: how many of each are done. source: the state of the generator, uint8.
+    """
+
+    theta: Tensor
+    memory: Tensor
+    ascent: Tensor
+    lr: float
+    step: int
+    epoch: int
+    source: Tensor
+
+
 class Progress(NamedTuple):
     """Where a training stands.
 
-    theta:       (P,) the weights.
-    step:        steps taken.
-    epoch:       the epoch of the last step, counted from 1.
-    epoch_ended: whether this epoch has just been completed.
+    theta: (P,) the weights.
+    step:  steps taken.
+    epoch: the epoch of the last step, counted from 1.
+    ended: where this epoch has just been completed, what the training could go on from; else None.
     """
 
     theta: Tensor
     step: int
     epoch: int
-    epoch_ended: bool
+    ended: Standing | None
+
+    @property
+    def epoch_ended(self) -> bool:
+        """Whether the epoch has just been completed."""
+        return self.ended is not None
 
 
 def train(
@@ -137,19 +158,23 @@ def train(
     recipe: Training,
     seed: int,
     rows: Tensor | None = None,
+    since: Standing | None = None,
 ) -> Iterator[Progress]:
     """Train from theta (P,) on images x (n, c, h, w) with labels y (n, C); yield a fresh theta after every step.
 
-    gradient: of the loss in theta, on a mini-batch. rows: the images of an epoch by their number, some of them perhaps
-    several times; None is all of them once.
+    gradient: of the loss in theta, on a mini-batch.
+    rows: the images of an epoch by their number, some of them perhaps several times; None is all of them once.
+    since: where an earlier call with the same arguments stood; the training goes on there, bitwise as that one would.
 
     Each epoch is a new permutation, and every mini-batch has an augmentation of its own. What is yielded depends on the
     arguments alone.
     """
     source = generator(seed, "training")
-    memory, ascent, step = recipe.rest(theta), torch.zeros_like(theta), 0
-    lr = recipe.lr
-    for epoch in range(recipe.epochs):
+    memory, ascent, lr, step, done = recipe.rest(theta), torch.zeros_like(theta), recipe.lr, 0, 0
+    if since is not None:
+        theta, memory, ascent, lr, step, done, state = since
+        source.set_state(state)
+    for epoch in range(done, recipe.epochs):
         lr, memory = recipe.at_epoch(epoch, lr, memory)
         order = torch.randperm(len(x if rows is None else rows), generator=source)
         chunks = (order if rows is None else rows[order]).split(recipe.batch)
@@ -163,7 +188,9 @@ def train(
                 u = recipe.sharpness.direction(u, gradient(theta + eps, z, labels))
             theta, memory = recipe.step(theta, u, memory, lr, step)
             step += 1
-            yield Progress(theta, step, epoch + 1, index is chunks[-1])
+            ended = index is chunks[-1]
+            at = Standing(theta, memory, ascent, lr, step, epoch + 1, source.get_state()) if ended else None
+            yield Progress(theta, step, epoch + 1, at)
 
 
 def images_at_once(x: Tensor, pixels: int) -> int:

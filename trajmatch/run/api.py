@@ -24,8 +24,9 @@ from trajmatch.run.assembly.letters import evaluation_rate, evaluation_training
 from trajmatch.run.assembly.setup import IN_PYTHON
 from trajmatch.run.scores.transfer import transfer
 from trajmatch.run.stages.evaluation import evaluate as scored
-from trajmatch.run.stages.run import Run
+from trajmatch.run.stages.run import begun
 from trajmatch.settings.checks import resolve
+from trajmatch.settings.choices import Left, left_open
 from trajmatch.settings.command_line import quoted
 from trajmatch.settings.config import Config, MethodName
 from trajmatch.settings.flat import parsed
@@ -57,7 +58,8 @@ def distill(
     """A synthetic set of `ipc` images per class, distilled from `dataset`.
 
     dataset: what --data takes, or a torch map-style data set of (image, label), or a pair (train, test) of them.
-    config:  all other settings; by default the preset for digits or for any images. What is given here goes before it.
+    config:  all other settings; by default the preset for digits, or for other images what they decide. What is given
+             here goes before it.
     experts: how many to train, or a folder of trained ones.
     network: the name of one, or your own function (or class) of the images' shape (c, h, w) and the number of classes
              that makes a torch.nn.Module.
@@ -74,6 +76,8 @@ def distill(
     name. Raises ValueError for bad settings or data, OSError where files cannot be written.
     """
     named = isinstance(dataset, str | Path)
+    any_images = config is None and not (str(dataset) == "digits" and named)
+    left = Left(left_open(["steps"] if steps is not None else []) if any_images else frozenset())
     given = {"method": method, "steps": steps, "experts": None if experts is None else str(experts)}
     given |= {"network.name": _named("network", network), "matching.sharpness": _named("sharpness", sharpness)}
     given |= {"data": str(dataset) if named else f"{_type_name(dataset)}{IN_PYTHON}", "resume": True}
@@ -86,9 +90,8 @@ def distill(
     with precision("float32"), scratch_folder() as temporary:
         folder = temporary / "run" if out is None else Path(out)
         with heard(quiet, once=True):
-            if config is None and str(dataset) != "digits":
-                LOGGER.info(_assumed(base))
-            this = Run(base, folder, "trajmatch.distill(...)", source=None if named else dataset)
+            source = None if named else dataset
+            this = begun(base, folder, "trajmatch.distill(...)", left, source=source)
             this.experts()
             this.distill()
             if score:
@@ -194,15 +197,6 @@ def _named(what: str, thing: Any) -> str | None:
             "give a function (or class) of the images' shape (c, h, w) and the number of classes that makes one"
         )
     return thing if thing is None or isinstance(thing, str) else name_of(what, thing)
-
-
-def _assumed(config: Config) -> str:
-    """What is assumed where no settings are given."""
-    side = config.images.size
-    return (
-        f"settings: those of the preset {ANY_IMAGES}, which makes all images {side} x {side} pixels; give others by "
-        "config=, such as trajmatch.preset(...) with other values of images.size"
-    )
 
 
 def _unscored(folder: Path, config: Config) -> str:

@@ -11,11 +11,12 @@ from trajmatch.machine import torchrun
 from trajmatch.machine.messages import heard
 from trajmatch.run.assembly.set_file import base_configuration
 from trajmatch.run.ending import NOTHING, ended
-from trajmatch.run.verbs import VERBS, Call, prepare
+from trajmatch.run.verbs import VERBS, Call, kept, prepare
 from trajmatch.settings import command_line as line
 from trajmatch.settings.config import Config
 from trajmatch.settings.flat import parsed
 from trajmatch.settings.presets import ANY_IMAGES, DEFAULT, preset
+from trajmatch.settings.words import UsageError, check_words
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,9 +25,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments: the words behind the program's name; None is the process's own, which ends with this command.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    kept = VERBS[words[0]].kept if words and words[0] in VERBS else NOTHING
+    begun: list[Call] = []
+
+    def said() -> str:
+        return kept(words[0], begun[0] if begun else None) if words and words[0] in VERBS else NOTHING
+
     with heard():
-        return ended(words, lambda: _dispatch(words), arguments is None, kept)
+        return ended(words, lambda: _dispatch(words, begun), arguments is None, said)
 
 
 def overview() -> str:
@@ -43,7 +48,8 @@ verbs:
 `trajmatch VERB --help` lists the flags."""
 
 
-def _dispatch(words: list[str]) -> int:
+def _dispatch(words: list[str], begun: list[Call]) -> int:
+    """Do what the words say; the call that they mean is added to `begun`. Returns the exit code."""
     if torchrun.rank() > 0:
         return _serve(words)
     if not words or words[0] in ("-h", "--help", "help"):
@@ -55,12 +61,13 @@ def _dispatch(words: list[str]) -> int:
         print(f"trajmatch {version('trajmatch')}")
         return 0
     verb, rest = words[0], words[1:]
-    line.check_words(rest)
+    check_words(rest)
     if verb not in VERBS:
         near = get_close_matches(verb, VERBS, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}?" if near else "see trajmatch --help"
-        raise line.UsageError(f"'{verb}' is not a verb; {hint}")
+        raise UsageError(f"'{verb}' is not a verb; {hint}")
     found, call = VERBS[verb], _understood(verb, rest)
+    begun.append(call)
     if torchrun.world() == 1 or not found.over_ranks:
         return found.run(call)
     from trajmatch.machine.ranks import joined
@@ -79,8 +86,11 @@ def _serve(words: list[str]) -> int:
     with heard(quiet=True):
         try:
             with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-                line.check_words(words[1:])
+                check_words(words[1:])
                 config = _understood(words[0], words[1:]).config
+                from trajmatch.machine.peer import limit
+
+                limit()
         except (ValueError, OSError, SystemExit):
             return 2
         from trajmatch.machine.ranks import serve
@@ -109,13 +119,13 @@ def _understood(verb: str, rest: list[str]) -> Call:
 
 def _from_preset(verb: str, call: Call) -> Call:
     """The command with the settings of a preset, changed by file and flags, and the folder that they work in."""
-    base, config, given, own = line.settings_of(verb, call.name, call.rest, VERBS[verb].options)
+    base, config, given, own, left = line.settings_of(verb, call.name, call.rest, VERBS[verb].options)
     # A stream's folder is named for its data, not for the file of its settings.
     name = call.name or (Path(given).stem if given and verb != "continual" else None)
     place = Path(config.out) if config.out is not None else line.default_folder(name, base, config)
     started = call.name or (DEFAULT if base == preset(DEFAULT) and not given else None)
     prepare()
-    return call._replace(place=place, config=config, own=own, started=started)
+    return call._replace(place=place, config=config, own=own, started=started, left=left)
 
 
 def _from_set(verb: str, call: Call) -> Call:

@@ -1,9 +1,10 @@
 """How a command ends: its exit code, and one sentence where it failed or was interrupted. No torch here."""
 
 import os
+import select
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from trajmatch.machine.holding import came, check, end_decided
 from trajmatch.machine.interrupts import listening
@@ -13,22 +14,24 @@ from trajmatch.settings.command_line import quoted
 NOTHING = "nothing was begun"
 
 
-def ended(words: Sequence[str], command: Callable[[], int], for_good: bool, kept: str = NOTHING) -> int:
+def ended(
+    words: Sequence[str], command: Callable[[], int], for_good: bool, kept: Callable[[], str] = lambda: NOTHING
+) -> int:
     """Run a command and say what must be said; returns the exit code.
 
     words:    the command line, which an interrupted command repeats.
     for_good: whether the process ends with it.
-    kept:     what is saved where it is interrupted, and what is not.
+    kept:     says what is saved, where the command is interrupted, and what is not.
     """
     lost: BaseException | None = None
-    with listening(for_good):
+    with listening(for_good), _while_somebody_reads(for_good):
         try:
             check()  # one that came while the program was loaded
             code, sentence, lost = _attempt(command)
             end_decided()
         except KeyboardInterrupt:
             end_decided()
-            code, sentence = 130, _interrupted(words, kept)
+            code, sentence = 130, _interrupted(words, kept())
         except (Exception, SystemExit):
             # Where an interrupt came, it may have surfaced inside a library as anything.
             if not came:
@@ -39,11 +42,37 @@ def ended(words: Sequence[str], command: Callable[[], int], for_good: bool, kept
         # process would kill itself by SIGINT. Another text's success makes it forget.
         exec("")
         if came and not isinstance(lost, RankLostError):  # also one that Python or a library has swallowed
-            code, sentence = 130, _interrupted(words, kept)
+            code, sentence = 130, _interrupted(words, kept())
         if sentence:
             with suppress(OSError):  # the terminal may be gone
                 print(f"trajmatch: {sentence}", file=sys.stderr, flush=True)
     return code
+
+
+@contextmanager
+def _while_somebody_reads(for_good: bool) -> Iterator[None]:
+    """End quietly where the program that reads the output has ended, as `head` does: it has had enough."""
+    try:
+        yield
+    finally:
+        if for_good and _is_unread():
+            # What is written still, when Python ends, goes nowhere.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _is_unread() -> bool:
+    """Whether stdout is a pipe that nobody reads any more."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return True
+    if not hasattr(select, "poll"):  # Windows
+        return False
+    # What could not be written is forgotten, and writing no more says nothing.
+    poll = select.poll()
+    with suppress(OSError, ValueError):  # a stdout that is no file
+        poll.register(sys.stdout.fileno(), select.POLLOUT)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def _attempt(command: Callable[[], int]) -> tuple[int, str, BaseException | None]:
@@ -59,6 +88,8 @@ def _attempt(command: Callable[[], int]) -> tuple[int, str, BaseException | None
     except ValueError as error:
         return 2, str(error), error
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _is_unread():
+            return 0, "", None
         return 2, _os_error(error), error
 
 

@@ -1,13 +1,16 @@
 """Claims a run folder for one configuration and refuses any other. No torch here."""
 
+import json
 import subprocess
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
 
-from trajmatch.data.file_names import CONFIG
-from trajmatch.data.files import write_text
+from trajmatch.data.file_names import CHECKPOINT, CONFIG, EXPERT, NETWORKS, UNFINISHED
+from trajmatch.data.files import read_header, write_text
+from trajmatch.machine.messages import counted
 from trajmatch.settings.config import Config
 from trajmatch.settings.config_file import read_config
 from trajmatch.settings.flat import FREE, difference, flatten, nest
@@ -55,6 +58,40 @@ def claim(folder: Path, config: Config) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     kept = {k: v for k, v in flatten(config).items() if k not in ("out", "resume")}
     write_text(folder / CONFIG, yaml.safe_dump(nest(kept), sort_keys=False, allow_unicode=True))
+
+
+def saved(folder: Path) -> str:
+    """What of a work that was interrupted a folder holds, in words: what the next command will not do again."""
+    experts = len(list(folder.rglob(EXPERT.format("*"))))
+    epochs = sorted(_numbers(folder, UNFINISHED.format("*"), "epoch"))
+    steps = sum(_numbers(folder, CHECKPOINT, "step"))
+    networks = sum(_entries(path) for path in folder.rglob(NETWORKS))
+    found = [counted(experts, "expert")] if experts else []
+    if epochs:
+        done = " and ".join(map(str, epochs[:-1])) + " and " * (len(epochs) > 1) + counted(epochs[-1], "epoch")
+        found.append(f"{done} of {'unfinished experts' if len(epochs) > 1 else 'an unfinished expert'}")
+    found += [counted(steps, "outer step")] if steps else []
+    found += [counted(networks, "scored network")] if networks else []
+    if not found:
+        return f"nothing is saved in {folder}, for nothing was complete"
+    return f"saved in {folder}: {', '.join(found)}; what was begun after that is lost"
+
+
+def _numbers(folder: Path, pattern: str, key: str) -> list[int]:
+    """A number in the headers of the tensor files of a name, below a folder; damaged files tell nothing."""
+    found: list[int] = []
+    for path in folder.rglob(pattern):
+        with suppress(ValueError, OSError):  # the next command says what is wrong with it
+            found += [value for value in [read_header(path).get(key)] if isinstance(value, int) and value]
+    return found
+
+
+def _entries(path: Path) -> int:
+    """How many networks a record of accuracies has; none where it is damaged."""
+    with suppress(ValueError, OSError):  # the next command says what is wrong with it
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return len(found) if isinstance(found, dict) else 0
+    return 0
 
 
 def commit() -> str | None:

@@ -9,8 +9,11 @@ from typing import Any, Literal, NamedTuple
 
 from trajmatch.data.file_names import SUMMARY
 from trajmatch.machine.holding import Held
+from trajmatch.run.ending import NOTHING
+from trajmatch.run.folder import saved
 from trajmatch.settings import command_line as line
 from trajmatch.settings import options
+from trajmatch.settings.choices import NOTHING_LEFT, Left
 from trajmatch.settings.config import Config
 from trajmatch.settings.diagnoses import NAMES as DIAGNOSES
 from trajmatch.settings.inputs import Images
@@ -27,6 +30,7 @@ class Call(NamedTuple):
     config:  the configuration, where the verb takes one.
     own:     what the verb is asked besides.
     started: the preset that the settings started from and nothing but flags changed.
+    left:    the settings that the images decide, or the minutes that there are.
     """
 
     command: str
@@ -36,13 +40,14 @@ class Call(NamedTuple):
     config: Config = Config()
     own: Any = None
     started: str | None = None
+    left: Left = NOTHING_LEFT
 
 
 class Verb(NamedTuple):
     """What a verb does, and how it is called.
 
     what:    what it does, as the overview says it.
-    kept:    what is saved where it is interrupted, and what is not.
+    kept:    what is saved where it is interrupted, and what is not; None is for what its folder holds to tell.
     run:     does it, and returns the exit code.
     base:    where its configuration starts: at a preset, at the settings in a set's file; None takes no configuration.
     options: what it can be asked besides the configuration.
@@ -50,7 +55,7 @@ class Verb(NamedTuple):
     """
 
     what: str
-    kept: str
+    kept: str | None
     run: Callable[[Call], int]
     base: Literal["preset", "set"] | None = None
     options: type = line.Nothing
@@ -71,7 +76,7 @@ def prepare() -> None:
 def _run(call: Call) -> int:
     from trajmatch.run.stages.run import run
 
-    run(call.config, call.place, call.command, call.started)
+    run(call.config, call.place, call.command, call.started, call.left)
     return 0
 
 
@@ -79,14 +84,15 @@ def _experts(call: Call) -> int:
     from trajmatch.machine.processes import Peak
     from trajmatch.run.stages.run import run_experts
 
-    run_experts(call.config, call.place if call.config.out else call.place / "experts", Peak())
+    folder = call.place if call.config.out else call.place / "experts"
+    run_experts(call.config, folder, Peak(), left=call.left)
     return 0
 
 
 def _distill(call: Call) -> int:
-    from trajmatch.run.stages.run import Run
+    from trajmatch.run.stages.run import begun
 
-    this = Run(call.config, call.place, call.command)
+    this = begun(call.config, call.place, call.command, call.left)
     this.experts()
     this.distill()
     return 0
@@ -95,7 +101,7 @@ def _distill(call: Call) -> int:
 def _plan(call: Call) -> int:
     from trajmatch.run.stages.run import plan
 
-    return _print(plan(call.config, call.own))
+    return _print(plan(call.config, call.own, call.left))
 
 
 def _evaluate(call: Call) -> int:
@@ -123,8 +129,21 @@ def _search(call: Call) -> int:
 def _continual(call: Call) -> int:
     from trajmatch.run.scores.continual import continual, lines
 
-    folder = call.place if call.config.out else Path(f"{call.place}-continual")
-    return _print(lines(continual(call.config, call.own, folder, call.command)))
+    return _print(lines(continual(call.config, call.own, _stream(call), call.command)))
+
+
+def _stream(call: Call) -> Path:
+    """The folder of a stream of classes."""
+    return call.place if call.config.out else Path(f"{call.place}-continual")
+
+
+def kept(verb: str, call: Call | None) -> str:
+    """What is saved where a verb is interrupted, and what is not. call: None where none was understood yet."""
+    said = VERBS[verb].kept
+    if said is not None or call is None:
+        return said or NOTHING
+    folder = _stream(call) if verb == "continual" else call.place
+    return saved(folder.parent if folder.is_file() else folder)  # of a set, beside which numbers lie
 
 
 def _compare(call: Call) -> int:
@@ -214,33 +233,27 @@ def _usage(call: Call, text: str) -> int:
 VERBS = {
     "run": Verb(
         "experts, distill, evaluate and report in one folder; what is done is not done again",
-        "experts, outer steps and scored networks that were complete are saved, and what was being trained is not",
-        _run, "preset", over_ranks=True,
+        None, _run, "preset", options.Run, over_ranks=True,
     ),
     "experts": Verb(
         "train networks on the real images and keep their weights along the way",
-        "experts that were complete are saved, and those that were being trained are not",
-        _experts, "preset", over_ranks=True,
+        None, _experts, "preset", over_ranks=True,
     ),
     "distill": Verb(
         "optimise the synthetic images against the experts",
-        "experts and outer steps that were complete are saved, and an expert that was being trained is not",
-        _distill, "preset", over_ranks=True,
+        None, _distill, "preset", over_ranks=True,
     ),
     "evaluate": Verb(
         "train networks on a distilled set (a run folder or a .safetensors file) and test them",
-        "networks that were complete are saved, and those that were being trained are not",
-        _evaluate, "set", options.Evaluate, over_ranks=True,
+        None, _evaluate, "set", options.Evaluate, over_ranks=True,
     ),
     "search": Verb(
         "does a distilled set rank networks as the whole data set does? Rank correlations over a space",
-        "networks that were complete are saved, and those that were being trained are not",
-        _search, "set", options.Search, over_ranks=True,
+        None, _search, "set", options.Search, over_ranks=True,
     ),
     "continual": Verb(
         "classes arrive in steps, and only the new ones are condensed: accuracy on all that were seen",
-        "experts, outer steps and networks that were complete are saved, and what was being trained is not",
-        _continual, "preset", options.Continual, over_ranks=True,
+        None, _continual, "preset", options.Continual, over_ranks=True,
     ),
     "compare": Verb(
         "one table and plots of several runs, as HTML, Markdown and CSV", "pages that were there are whole", _compare

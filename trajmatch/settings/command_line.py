@@ -2,26 +2,33 @@
 
 import dataclasses
 import logging
-import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from trajmatch.settings.checks import check_heeded
+from trajmatch.settings.choices import NOTHING_LEFT, OPEN, Left, left_open
 from trajmatch.settings.config import Config
 from trajmatch.settings.config_file import read_config
 from trajmatch.settings.heeded import idle
-from trajmatch.settings.kinds import checked, flag, get, kinds, merged, with_setting
+from trajmatch.settings.kinds import checked, flag, get, kinds, merged, nearest, with_setting
+from trajmatch.settings.minutes import FIT
 from trajmatch.settings.presets import ANY_IMAGES, DEFAULT, NAMES, PUBLISHED, preset
-from trajmatch.settings.ranges import is_utf8, number, whole_number
+from trajmatch.settings.ranges import number, whole_number
+from trajmatch.settings.words import (
+    EVALUATES,
+    UsageError,
+    data_of,
+    expand_home,
+    flags_of,
+    given_keys,
+    without_config,
+    written_out,
+)
 
 LOGGER = logging.getLogger("trajmatch")
-
-
-class UsageError(ValueError):
-    """A command line that can't be understood."""
 
 
 class Asked(NamedTuple):
@@ -32,6 +39,8 @@ class Asked(NamedTuple):
     given: str | None = None
     options: Any = None
     """What the verb has of its own."""
+    left: Left = NOTHING_LEFT
+    """The settings that the images decide, or the minutes that there are."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,25 +48,21 @@ class Nothing:
     """A verb without options of its own."""
 
 
-# Short flags, and old names of flags.
-SHORT: Mapping[str, tuple[str, ...]] = {
-    "--flat": ("--expert.flat", "yes"),
-    "--evaluation.architectures": ("--networks",),
-    "--evaluation.sizes": ("--sizes",),
-    "--evaluation.ranking": ("--ranking",),
-    "--evaluation.rates": ("--rates",),
-}
-EVALUATES = "networks", "sizes", "ranking", "rates"
-
-
 def settings_of(verb: str, name: str | None, rest: list[str], own: type = Nothing) -> Asked:
     """The settings of a verb that starts from a preset. Raises ValueError."""
     program, base = f"trajmatch {verb}", preset(name or DEFAULT)
     _check_own(verb, rest)
+    if name is None and data_of(rest) not in (None, base.data):
+        base = preset(ANY_IMAGES)  # at once, so that --help shows what holds
     asked = configuration(program, base, rest, own)
-    if name is None and asked.config.data != base.data:
-        base = preset(ANY_IMAGES)
-        asked = configuration(program, base, rest, own)
+    if name is None and asked.config.data != preset(DEFAULT).data:
+        if base != preset(ANY_IMAGES):  # a file has named the images
+            base = preset(ANY_IMAGES)
+            asked = configuration(program, base, rest, own)
+        asked = asked._replace(left=Left(left_open(given_keys(rest))))
+    if (minutes := getattr(asked.options, "minutes", None)) is not None:
+        checked(asked.options)
+        asked = asked._replace(left=Left(asked.left.keys | (frozenset(FIT) - {*given_keys(rest)}), minutes))
     if name in PUBLISHED and asked.config.method != base.method:
         numbers = preset(name, asked.config.method)  # a published preset has other numbers for each method
         asked = configuration(program, numbers, rest, own)
@@ -75,7 +80,7 @@ def settings_of(verb: str, name: str | None, rest: list[str], own: type = Nothin
 
 def tell_idle(verb: str, rest: Sequence[str], asked: Asked) -> list[str]:
     """Say which of the flags that were given, and that change a setting, have no effect. Returns these settings."""
-    typed = {name for name, _ in _flags(rest)}
+    typed = {name for name, _ in flags_of(rest)}
     keys = [key for key in kinds(Config) if flag(key) in typed and get(asked.config, key) != get(asked.base, key)]
     reasons = idle(verb, asked.config, asked.options, keys)
     for reason, found in reasons.items():
@@ -94,7 +99,7 @@ def put_back(asked: Asked, keys: Sequence[str]) -> Asked:
 
 def _check_own(verb: str, rest: Sequence[str]) -> None:
     """Refuse what `trajmatch evaluate` alone does."""
-    for name, word in _flags(rest):
+    for name, word in flags_of(rest):
         if name.removeprefix("--") in EVALUATES:
             raise UsageError(
                 f"{word} is of trajmatch evaluate, which scores a set in this way; {verb} does not heed it"
@@ -116,14 +121,6 @@ def default_folder(name: str | None, base: Config, config: Config) -> Path:
 def place(name: str | None) -> Path:
     """A run folder or a file by its path, or by the preset that it was made from."""
     return expand_home(name, "the name") if name and name not in NAMES else Path("runs") / (name or DEFAULT)
-
-
-def expand_home(text: str, what: str) -> Path:
-    """A path, with the home folder where it begins with ~. Raises UsageError where there is none."""
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:
-        raise UsageError(f"{what} is '{text}', and there is no such home folder") from None
 
 
 def at_home(options: Any) -> Any:
@@ -159,8 +156,9 @@ def configuration(program: str, base: Config, rest: list[str], own: type = Nothi
     if given is not None:
         path = expand_home(given, "--config")
         base = merged(base, read_config(path, by_hand=True), given)
+    about = DESCRIPTION if base != preset(ANY_IMAGES) else f"{DESCRIPTION} {BY_IMAGES}"
     both = dataclasses.make_dataclass("both", [("options", _flat(own), own()), ("config", _flat(Config), base)])
-    found = parse(both, program, rest, both(own(), base), DESCRIPTION)
+    found = parse(both, program, rest, both(own(), base), about)
     config = checked(found.config)
     places = {
         name: str(expand_home(value, flag(name)))
@@ -183,6 +181,7 @@ def parse(record: type, program: str, rest: list[str], default: Any, about: str)
     from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
     _check_lists(record, default, rest)
+    _check_names(record, rest)
     registry = ConstructorRegistry()
 
     @registry.primitive_rule
@@ -212,65 +211,15 @@ def _check_lists(record: type, default: Any, rest: Sequence[str]) -> None:
             raise UsageError(f"{word} needs at least one value")
 
 
+def _check_names(record: type, rest: Sequence[str]) -> None:
+    """Raise UsageError for a flag that there is not, where one is called nearly so."""
+    known = {key.removeprefix("options.").removeprefix("config."): key for key in kinds(record)}
+    for name, word in flags_of(rest):
+        key = name.removeprefix("--").replace("-", "_")
+        near = None if key in (*known, "help") else nearest(key, (*known, *EVALUATES))
+        if near:
+            raise UsageError(f"there is no flag {word}; did you mean {flag(near)}?")
+
+
 DESCRIPTION = "[PRESET] names where the settings start; --config FILE reads settings from YAML; flags change both."
-
-
-def written_out(words: Sequence[str]) -> list[str]:
-    """Short flags and old names written out. Raises UsageError for a list of nothing, which would mean the default."""
-    for word, after in pairwise([*words, "--"]):
-        if SHORT.get(word, (word,))[0] in ("--networks", "--sizes", "--rates") and after.startswith("--"):
-            raise UsageError(f"{word} needs at least one value")
-    found = []
-    for word in words:
-        name, equals, value = word.partition("=")
-        first, *more = SHORT.get(name, (name,))
-        found += [first + equals + value, *more]
-    return found
-
-
-def _flags(words: Sequence[str]) -> list[tuple[str, str]]:
-    """The flags among words, under one name for all ways to write each, and as they were written."""
-    found = []
-    for word in words:
-        if word.startswith("--") and len(word) > 2:
-            written = word.split("=")[0]
-            name = SHORT.get(written.replace("_", "-"), (written.replace("_", "-"),))[0]
-            found.append((re.sub(r"(^--|\.)no-(?=[^.]*$)", r"\1", name), written))
-    return found
-
-
-def check_words(words: Sequence[str]) -> None:
-    """Raise UsageError for an empty value, bytes that are not UTF-8, and one setting under two flags.
-
-    A flag that stands twice is said: the last counts, so that a script can change what it was given.
-    """
-    last, seen = "", dict[str, str]()
-    for word in words:
-        if not is_utf8(word):
-            raise UsageError(f"{last or 'a name'} has {word!r}, which is not UTF-8: rename it")
-        if found := _flags([word]):
-            ((name, last),) = found
-            if seen.get(name, last) != last:
-                raise UsageError(f"{last} is given twice, as {seen[name]} too: give it once")
-            if name in seen:
-                LOGGER.warning(f"{last} is given more than once: the last one counts")
-            seen[name] = last
-        _, equals, value = word.partition("=")
-        empty = not (value if found and equals else word).strip()
-        if empty and not last.endswith(".augment"):  # of which nothing is as good as none
-            raise UsageError(f"{last} is empty and must have a value" if last else "the name after the verb is empty")
-
-
-def without_config(rest: list[str]) -> tuple[list[str], str | None]:
-    words, given = [], None
-    remaining = iter(rest)
-    for word in remaining:
-        if word == "--config":
-            given = next(remaining, None)
-            if given is None or given.startswith("--"):
-                raise UsageError("--config needs the name of a YAML file")
-        elif word.startswith("--config="):
-            given = word.removeprefix("--config=")
-        else:
-            words.append(word)
-    return words, given
+BY_IMAGES = f"Without a PRESET the images decide, where no flag does: {', '.join(map(flag, OPEN))}."

@@ -151,8 +151,9 @@ class Outer:
     """Learning rate of learned labels, which are learned as logits."""
     momentum_labels: ranges.Share = 0.9
     """Momentum of learned labels."""
-    step_size: ranges.Positive = 0.01
-    """Initial step size of the inner loop (`eta`), from which the step size is learned."""
+    step_size: ranges.Positive | None = 0.01
+    """Initial step size of the inner loop (`eta`), from which the step size is learned; None tries several on the first
+    images, and takes the largest at which the matching loss is below 1.2, or 0.01 where no experts are matched."""
     optimiser: Literal["sgd", "adam"] = "sgd"
     """Optimiser of the images."""
     lr_images: ranges.Positive = 100.0
@@ -180,7 +181,7 @@ class Outer:
     threads: ranges.Threads | None = None
     """Threads of the outer loop, on which the last bits depend; None is one for small networks, else one per core."""
     checkpoint_seconds: ranges.NotNegative = 30.0
-    """Seconds between checkpoints."""
+    """Seconds between checkpoints of the distillation, and at most of an expert that is being trained."""
     snapshots: ranges.Few = 4
     """Sets that are kept along the way, evenly spaced, among which validation images choose; the last set is one."""
     snapshot_at: tuple[ranges.Count, ...] = ()

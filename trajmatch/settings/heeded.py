@@ -40,7 +40,7 @@ RULES = (
     Heeded("expert.lr expert.batch expert.augment", lambda c, m: m.experts or c.evaluation.whole_epochs is not None),
     Heeded("expert.flat_*", lambda c, m: c.expert.flat == "yes", "--expert.flat no"),
     Heeded("steps precision micro_batch memory matching.* outer.*", lambda c, m: not m.still,
-           but="outer.seed outer.initial outer.labels outer.step_size outer.threads"),
+           but="outer.seed outer.initial outer.labels outer.step_size outer.threads outer.checkpoint_seconds"),
     Heeded("matching.*", lambda c, m: m.steps != "condensation", but="matching.augment"),
     Heeded("matching.augment", lambda c, m: m.augments),
     Heeded("matching.*", lambda c, m: m.steps != "real loss",
@@ -82,7 +82,8 @@ RULES = (
 )  # fmt: skip
 # What a verb does not do; a run does all of it.
 NOT_DONE = {
-    "experts": "ipc factor method steps precision micro_batch memory resume matching.* outer.* baseline.* evaluation.*",
+    "experts": "ipc factor method steps precision micro_batch memory resume matching.* outer.[!c]* outer.clip "
+    "baseline.* evaluation.*",
     "evaluate": "out factor steps precision micro_batch memory resume matching.* outer.[!s]* outer.seed "
     "outer.step_size baseline.*",
     "search": "out factor steps precision micro_batch memory resume matching.* outer.* baseline.* network.* "

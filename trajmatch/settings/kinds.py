@@ -4,7 +4,7 @@ No torch here.
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from functools import cache
 from math import inf
@@ -208,11 +208,17 @@ def _unknown(key: str, known: Mapping[str, Kind]) -> str:
             return f"{flag(above)} is a group of settings and must be one value"
     if any(name.startswith(f"{key}.") for name in known):
         return f"{key} is a group of settings and must have names and values below it"
-    last = {name.split(".")[-1]: name for name in known}
-    near = get_close_matches(key, known, n=1, cutoff=0.7) or [
-        last[name] for name in get_close_matches(parts[-1], last, n=1, cutoff=0.75)
-    ]
-    return f"there is no setting {key!r}" + (f"; did you mean {near[0]}?" if near else "")
+    near = nearest(key, known)
+    return f"there is no setting {key!r}" + (f"; did you mean {near}?" if near else "")
+
+
+def nearest(key: str, known: Iterable[str]) -> str | None:
+    """The name among those that are known which a wrong one may be meant for: the whole of it, or its last part."""
+    names = list(known)
+    last = {name.split(".")[-1]: name for name in names}
+    near = get_close_matches(key, names, n=1, cutoff=0.7)
+    near = near or [last[name] for name in get_close_matches(key.split(".")[-1], last, n=1, cutoff=0.75)]
+    return near[0] if near else None
 
 
 def get(record: Any, key: str) -> Any:

@@ -137,9 +137,20 @@ class Continual:
 
 
 @dataclass(frozen=True)
+class Run:
+    """How long `trajmatch run` may take."""
+
+    minutes: Annotated[float, AboveZero] | None = None
+    """Minutes that the whole run may take on this machine: experts, outer steps and networks of the scores are chosen
+    by a little of each stage that is measured first. A flag that gives one of them is taken as it is."""
+
+
+@dataclass(frozen=True)
 class Plan:
     """What `trajmatch plan` foresees."""
 
+    minutes: Annotated[float, AboveZero] | None = None
+    """Minutes that the run may take, as --minutes of `trajmatch run`: the plan is that of what would be chosen."""
     ranks: Few = 1
     """Processes of a torchrun job among which the work is shared out; the plan says what they gain and hold."""
 

@@ -3,7 +3,7 @@
 import io
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -80,13 +80,18 @@ class How:
 
 
 def decode_splits(
-    splits: Sequence[Split], size: int | None, colour: Colour, background: Background = WHITE
+    splits: Sequence[Split],
+    size: int | None,
+    colour: Colour,
+    background: Background = WHITE,
+    tick: Callable[[], None] = lambda: None,
 ) -> tuple[list[Pixels], Seen]:
     """One uint8 array (n, c, h, w) per split, all with the same c, h and w, and what was met on the way.
 
     size:       pixels to which the shorter side is resized, and the centre cropped; None leaves images as they are.
     colour:     "grey" (c = 1), "rgb" (c = 3), or "auto": grey if every image of every split is, else rgb.
     background: what transparent images are laid on.
+    tick:       called after every image.
 
     Images of more than 8 bits are scaled by the one range that all of them, in all splits, use.
     Raises ValueError naming the image when one cannot be read, or when sizes differ and `size` is None.
@@ -113,6 +118,7 @@ def decode_splits(
                 out = np.empty((len(split), *pixels.shape), np.uint8)
             elif len(pixels) > out.shape[1]:  # the first colour image after grey ones
                 out = np.repeat(out, 3, axis=1)
+            tick()
             out[i] = pixels  # a grey image is broadcast over three channels
         if out is not None:
             arrays.append(out)

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from trajmatch.data.networks.kernels import cache_folder
 from trajmatch.machine.memory import keep_freed_memory
+from trajmatch.machine.messages import counted
 from trajmatch.machine.own_code import RAISED_BY_USERS
 from trajmatch.machine.precision import set_precision
 from trajmatch.machine.processes import cores
@@ -56,7 +57,7 @@ class Compute:
 
     def words(self) -> str:
         """The choice, for the user."""
-        parts = f", {self.engine.micro_batch} images at a time" if self.engine.micro_batch else ""
+        parts = f", {counted(self.engine.micro_batch, 'image')} at a time" if self.engine.micro_batch else ""
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
         how = "together" if self.together else "one by one"
         segments = f", {self.segments} segments {how}" if self.segments > 1 else ""

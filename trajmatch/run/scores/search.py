@@ -14,7 +14,7 @@ from trajmatch.data.files import write_record
 from trajmatch.data.kept import BELONGS
 from trajmatch.data.networks.convnet import build
 from trajmatch.data.synthetic import SyntheticSet
-from trajmatch.machine.messages import LOGGER
+from trajmatch.machine.messages import LOGGER, counted
 from trajmatch.measure.agreement import kendall, spearman
 from trajmatch.pages import records
 from trajmatch.pages.tables import as_text
@@ -74,7 +74,7 @@ def search(setup: Setup, options: Search, synthetic: SyntheticSet, file: Path, c
         raise ValueError("--images.validation is 0, and search chooses networks by their accuracy on such images")
     options = once(options)
     networks, proxies = space(options, dataset.shape, dataset.num_classes), options.proxy_networks
-    LOGGER.info(f"{len(networks)} networks, {proxies} of each on the set and on random images, one on all")
+    LOGGER.info(f"{counted(len(networks), 'network')}, {proxies} of each on the set and on random images, one on all")
     trials: list[Trial] = []
     for network in networks:
         trials += _trials(setup, options, synthetic, network)

@@ -14,6 +14,7 @@ from trajmatch.core.vector import Layout, functional
 from trajmatch.data.networks.convnet import embedding
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.machine.determinism import deterministic
+from trajmatch.machine.messages import counted
 from trajmatch.methods import engines
 from trajmatch.methods.derivatives import check_features, check_sweep, check_truth
 from trajmatch.methods.selection import SELECTIONS
@@ -33,7 +34,7 @@ def check_experts(setup: Setup) -> None:
     if every is not None and every > steps:
         raise ValueError(
             f"--expert.save-every is {every} and must be at most {steps}, the steps of a training of "
-            f"{config.expert.epochs} epochs: there would be no snapshots"
+            f"{counted(config.expert.epochs, 'epoch')}: there would be no snapshots"
         )
 
 

@@ -56,7 +56,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     # `clone`: a safetensors file refuses tensors that share memory, and X and its average may be one.
     tensors = {f"{name}.{k}": v.clone() for name, state in states.items() for k, v in state._asdict().items()}
     header = {"kind": "checkpoint", "settings": dict(checkpoint.settings), "seconds": checkpoint.seconds}
-    header |= {"threads": checkpoint.threads}
+    header |= {"threads": checkpoint.threads, "step": checkpoint.step}
     save_tensors(path, tensors, header)
 
 

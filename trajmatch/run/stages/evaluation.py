@@ -14,6 +14,7 @@ from trajmatch.data.file_names import SET
 from trajmatch.data.snapshots import Snapshot, read_snapshot, snapshot_path, snapshot_settings
 from trajmatch.data.synthetic import SyntheticSet, seen
 from trajmatch.data.trajectories import Trajectory
+from trajmatch.machine.messages import counted
 from trajmatch.machine.processes import Peak
 from trajmatch.measure.evaluate import Score
 from trajmatch.pages.made import check_same, set_settings
@@ -40,8 +41,8 @@ def evaluate(
 ) -> dict[str, dict[str, Any]]:
     """Scores by name: distilled (the last iterate), chosen (by validation, where there are candidates), random, whole.
 
-    "random" is at the rate of the set, "random tuned" at the one that validation images like best. Besides them "foreign"
-    and "foreign random", of another network. Where answers were counted, a score has accuracies "by_class" too, in the
+    "random" is at the rate of the set, "random tuned" at the one that validation images like best; "foreign" and
+    "foreign random" are of another network. Where answers were counted, a score has accuracies "by_class" too, in the
     order of the classes.
 
     folder: where a temporary file of the images may be put. Only real test images count, and each network meets them
@@ -108,8 +109,9 @@ def obtained(config: Config, rate: float, what: str) -> str:
     how = f"at {rate:.4g} (a tenth from half-time), momentum {e.momentum:g}"
     if e.recipe == "adamw":
         how = f"of AdamW at {rate:.4g} (halved after each fifth), CutMix in half of the mini-batches"
+    epochs = counted(e.epochs or 0, "epoch")
     return (
-        f"networks trained from scratch on {what}, {e.epochs} epochs {how}, weight decay {e.weight_decay:g}, "
+        f"networks trained from scratch on {what}, {epochs} {how}, weight decay {e.weight_decay:g}, "
         f"augmentation {e.augment}; tested once on all test images"
     )
 
@@ -126,16 +128,16 @@ def whole_trials(config: Config) -> list[Trial]:
 def whole(config: Config, found: dict[str, list[float]], trajectories: Sequence[Trajectory]) -> Score | None:
     """The score of the whole data set: by `whole_trials` where they were done, else the experts', None without any."""
     if "whole" in found:
-        epochs = config.evaluation.whole_epochs
+        for_epochs = f"for {counted(config.evaluation.whole_epochs or 0, 'epoch')}"
         by = " of AdamW with CutMix" if config.evaluation.recipe == "adamw" else ""
-        return Score.of(found["whole"], f"one network trained on all training images for {epochs} epochs{by}")
+        return Score.of(found["whole"], f"one network trained on all training images {for_epochs}{by}")
     if not trajectories:
         return None
     accuracies = [float(t.header["test_accuracy"][-1]) for t in trajectories]
     epochs = trajectories[0].header["epochs"]
     told = told_foreign(trajectories)
     how = f"the final test accuracy of experts{told}" if told else "the experts' final test accuracy"
-    how += f", each trained for {epochs} epochs"
+    how += f", each trained for {counted(epochs, 'epoch')}"
     return Score.of(accuracies, how)
 
 

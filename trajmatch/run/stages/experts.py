@@ -10,30 +10,48 @@ from typing import Any
 import torch
 
 from trajmatch.core.vector import Layout
+from trajmatch.data.file_names import EXPERT, UNFINISHED
 from trajmatch.data.material import Mapped, opened, shared
 from trajmatch.data.networks.convnet import build
 from trajmatch.data.trajectories import REMEDY, Trajectory, save_trajectory
 from trajmatch.data.whitening import InputSpace
 from trajmatch.machine.determinism import deterministic
 from trajmatch.machine.lock import Lock, tidy
-from trajmatch.machine.processes import Peak, Report, processes
+from trajmatch.machine.messages import LOGGER
+from trajmatch.machine.processes import Peak, Report, processes, saving
 from trajmatch.machine.progress import Meter
 from trajmatch.machine.shares import run_over_ranks
 from trajmatch.methods.experts import Real, expert
 from trajmatch.run.assembly.engine import training_engine
 from trajmatch.run.assembly.letters import expert_training
 from trajmatch.run.assembly.setup import Setup, factory
+from trajmatch.run.stages.unfinished import Unfinished
 from trajmatch.settings.config import Config
 from trajmatch.settings.flat import EXPERT_FIELDS, difference, settings
+from trajmatch.settings.ranges import is_count
 
+MOST_EXPERTS = 100_000
 # What the header of an expert must have for a run. FOREIGN marks one of another program: it has no training accuracy.
 HEADER = ("settings", "index", "epochs", "test_accuracy", "train_accuracy", "seconds")
 FOREIGN = "foreign"
 
 
+def count_or_folder(experts: str) -> int | Path:
+    """The value of --experts: how many to train, or where trained ones are. Raises ValueError."""
+    if is_count(experts.removeprefix("-")):
+        count = 0 if experts.startswith("-") else int(experts) if len(experts) < 20 else MOST_EXPERTS + 1
+        if not 1 <= count <= MOST_EXPERTS:
+            limit = "at least 1" if count < 1 else f"at most {MOST_EXPERTS}"
+            raise ValueError(f"--experts is {experts} and must be {limit}, or a folder of trained experts")
+        return count
+    if not Path(experts).is_dir():
+        raise ValueError(f"--experts is '{experts}', which is neither a number nor a folder")
+    return Path(experts)
+
+
 def expert_path(folder: Path, index: int) -> Path:
     """The file of one expert."""
-    return folder / f"expert_{index:04}.safetensors"
+    return folder / EXPERT.format(f"{index:04}")
 
 
 def expert_settings(setup: Setup) -> dict[str, Any]:
@@ -85,7 +103,7 @@ def open_experts(setup: Setup, folder: Path, count: int | None = None) -> list[T
     Raises ValueError where an expert was trained with other settings, naming its file and the setting.
     """
     found: list[Trajectory] = []
-    for path in sorted(folder.glob("expert_*.safetensors")):
+    for path in sorted(folder.glob(EXPERT.format("*"))):
         trajectory = Trajectory.open(path)
         foreign = FOREIGN in trajectory.header
         needed = [key for key in HEADER if not (foreign and key == "train_accuracy")]
@@ -153,11 +171,19 @@ def _train_missing(setup: Setup, folder: Path, missing: list[int], peak: Peak) -
     workers = processes(config.expert.workers, where.type)
     total = len(missing) * config.expert.epochs
     about = expert_settings(setup)
+    reached = [0] * len(missing)
     with shared(setup.material, folder) as path, Meter("experts", total, unit="epochs") as meter:
         jobs = [(path, config, str(where), index, expert_path(folder, index), about) for index in missing]
 
-        def listen(job: int, said: tuple[int, float]) -> None:
+        def listen(job: int, said: str | tuple[int, float]) -> None:
+            if isinstance(said, str):
+                LOGGER.warning(said)
+                return
             epoch, accuracy = said
+            if epoch > reached[job] + 1:
+                LOGGER.info(f"expert {missing[job]} goes on after epoch {epoch - 1}, where it was saved")
+                meter.skip(epoch - 1)
+            reached[job] = epoch
             meter.advance(f"expert {missing[job]}, epoch {epoch}: {accuracy:.1%} on test")
 
         for _ in run_over_ranks(_train_one, jobs, workers, config.expert.threads, listen, peak):
@@ -183,22 +209,24 @@ def _train_one(
     place = torch.device(where)
     training, test = (real(mapped, split, place) for split in ("train", "test"))
     make = factory(config.network, mapped.shape, len(mapped.classes))
-    began = time.monotonic()
     recipe = expert_training(config)
     network, _ = build(make, 0)
-    with deterministic(config.deterministic, place):
-        result = expert(
-            make,
-            _with_memory(mapped, training, place),
-            test,
-            len(mapped.classes),
-            recipe,
-            config.seed,
-            index,
-            config.expert.save_every,
-            lambda epoch, accuracy: report((epoch, accuracy)),
-            training_engine(config, network, place),
-        )
+    engine = training_engine(config, network, place)
+    bits = {**about, "engine": engine.name, "device": where, "torch": torch.__version__}
+    unfinished = Unfinished(path.with_name(UNFINISHED.format(f"{index:04}")), bits, config.outer.checkpoint_seconds)
+    try:
+        since = unfinished.load(place)
+    except ValueError as error:
+        since = None
+        report(f"{error}; expert {index} is trained from its beginning")
+
+    def tell(epoch: int, accuracy: float) -> None:
+        report((epoch, accuracy))
+
+    seen = _with_memory(mapped, training, place)
+    num_classes, every, keep = len(mapped.classes), config.expert.save_every, unfinished.keep
+    with deterministic(config.deterministic, place), saving(unfinished.write):
+        result = expert(make, seen, test, num_classes, recipe, config.seed, index, every, tell, engine, keep, since)
     layout = Layout.of(network)
     header = {
         "settings": about,
@@ -208,12 +236,13 @@ def _train_one(
         "train_accuracy": result.train_accuracy,
         "names": layout.names,
         "shapes": layout.shapes,
-        "seconds": round(time.monotonic() - began, 3),
+        "seconds": round(unfinished.spent, 3),
         "threads": torch.get_num_threads(),
         "device": where,
         "torch": torch.__version__,
     }
     save_trajectory(path, result.rows, header, config.expert.storage)
+    unfinished.remove()
 
 
 @contextmanager

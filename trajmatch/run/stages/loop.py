@@ -30,9 +30,10 @@ from trajmatch.run.assembly.setup import Setup
 from trajmatch.run.stages.beforehand import check_segments
 from trajmatch.run.stages.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, truncate_metrics
 from trajmatch.run.stages.experts import expert_settings, told_foreign
+from trajmatch.run.stages.first_rate import first_step_size
 from trajmatch.run.stages.segments import sharing
 from trajmatch.run.stages.start import first_images, first_state
-from trajmatch.run.stages.steps import STEPS
+from trajmatch.run.stages.steps import STEPS, Matching
 from trajmatch.settings.config import Config
 from trajmatch.settings.flat import DISTILL_FIELDS, flatten, settings
 from trajmatch.settings.methods import METHODS
@@ -97,7 +98,7 @@ def distill(setup: Setup, trajectories: list[Trajectory], folder: Path) -> Disti
     synthetic = delivered(setup, loop.checkpoint.state)
     if told := told_foreign(trajectories):
         synthetic = replace(synthetic, info={**synthetic.info, "experts": f"{len(trajectories)} experts{told}"})
-    if (lost := lost_step_size(synthetic.eta, setup.config.outer.step_size)) is not None:
+    if (lost := lost_step_size(synthetic.eta, float(loop.first.eta))) is not None:
         LOGGER.warning(lost)
     draw_pictures(setup, trajectories, synthetic, folder)
     save(synthetic, folder / SET)  # last: it says that the stage is done
@@ -181,6 +182,10 @@ class Loop:
                 self.compute = replace(self.compute, threads=loaded.threads)
             self.checkpoint = Checkpoint(state, anchor, older, loaded.seconds, about, self.compute.threads)
         else:
+            if config.outer.step_size is None and isinstance(self.take, Matching):
+                torch.set_num_threads(self.compute.threads)
+                eta = first_step_size(self.take, self.first)
+                self.first = self.first._replace(eta=torch.full_like(self.first.eta, eta))
             self.checkpoint = Checkpoint(self.first, self.first, self.first, 0.0, about, self.compute.threads)
         truncate_metrics(folder / METRICS, self.checkpoint.step)
 

@@ -15,11 +15,12 @@ import torch
 import torch.nn.functional as F
 
 from trajmatch.core.vector import Layout
-from trajmatch.data.material import opened, shared
+from trajmatch.data.material import Material, opened, shared
 from trajmatch.data.networks.convnet import build
 from trajmatch.machine.determinism import deterministic
 from trajmatch.machine.litter import scratch_folder
 from trajmatch.machine.memory import peak_memory_mb
+from trajmatch.machine.messages import LOGGER
 from trajmatch.machine.processes import Peak, Report, processes, run_tasks
 from trajmatch.machine.progress import duration
 from trajmatch.methods import engines
@@ -35,6 +36,7 @@ from trajmatch.run.stages.loop import Loop, snapshot_steps
 from trajmatch.run.stages.plan_ranks import OverRanks, Shared, Stage, distilling, waiting
 from trajmatch.run.stages.plan_steps import chunks_of, distill, expert_like, harmless, per_step
 from trajmatch.run.stages.random_images import beside_set
+from trajmatch.run.stages.start import USUAL
 from trajmatch.settings.config import Config
 from trajmatch.settings.methods import METHODS
 
@@ -92,39 +94,46 @@ def _size(mb: float) -> str:
     return f"{mb / 1000:.2f} GB" if mb >= 1000 else f"{mb:.0f} MB" if mb >= 10 else f"{mb:.1f} MB"
 
 
-def plan(config: Config, experts: int | Path, ranks: int = 1) -> Plan:
+def plan(config: Config, experts: int | Path, ranks: int = 1, read: tuple[Material, float] | None = None) -> Plan:
     """What `trajmatch run` of a resolved configuration needs here. Raises what the run itself would.
 
-    experts: how many are to be trained, or the folder where they are. ranks: that would share the work.
+    experts: how many are to be trained, or the folder where they are. ranks: that would share the work. read: the
+    images where they have been read, and the seconds that this took.
     """
-    began = time.monotonic()
+    began = time.monotonic() - (read[1] if read else 0.0)
     base = peak_memory_mb()
-    setup = Setup.load(config)
+    setup = Setup(config, read[0]) if read else Setup.load(config)
     place = setup.device
     trajectories = None
     if isinstance(experts, Path) and METHODS[config.method].experts:
         trajectories = named_experts(setup, experts)
     check_run(setup, trajectories)
     seconds = time.monotonic() - began
-    stages = [Stage("data", seconds, peak_memory_mb(), shared=Shared(seconds, base))]
+    stages = [_told(Stage("data", seconds, peak_memory_mb(), shared=Shared(seconds, base)))]
     told: list[str] = []
     repeating = deterministic(config.deterministic, place)
     with scratch_folder() as folder, shared(setup.material, folder) as path, repeating:
         passing = path.stat().st_size / 1e6
         if not isinstance(experts, Path) and METHODS[config.method].experts:
-            stages.append(_experts(setup, path, experts, ranks, base))
+            stages.append(_told(_experts(setup, path, experts, ranks, base)))
             told += waiting("experts", experts, ranks, "more --experts are shared out, and change the result")
         still = Setup(harmless(config), setup.material)
         loop = Loop(still, [expert_like(setup, folder)], folder)
         stage, traffic = distill(still, loop, ranks)
-        stages.append(stage)
+        stages.append(_told(stage))
         told += distilling(config, loop.compute.segments, chunks_of(loop), ranks)
-        stages.append(_evaluate(setup, path, ranks, base))
+        stages.append(_told(_evaluate(setup, path, ranks, base)))
         if foreign.left_out(setup) is None:
-            stages.append(_foreign(setup, path, ranks, base))
+            stages.append(_told(_foreign(setup, path, ranks, base)))
     gpu = torch.cuda.max_memory_allocated(place) / 1e6 if place.type == "cuda" else None
     over = OverRanks(ranks, traffic, tuple(told), loop.compute.together) if ranks > 1 else None
     return Plan(tuple(stages), loop.compute.words(), passing, gpu, over)
+
+
+def _told(stage: Stage) -> Stage:
+    """A stage, which is told at once: the table comes when all are measured."""
+    LOGGER.info(f"{stage.name}: {duration(stage.seconds)}, {_size(stage.memory_mb)} of memory")
+    return stage
 
 
 class Probed(NamedTuple):
@@ -196,7 +205,7 @@ def _evaluate(setup: Setup, path: Path, ranks: int, base: float) -> Stage:
     workers = processes(e.workers, setup.device.type)
     probed, start = _probes(setup, path, workers, 1, n, peak)
     training = probed.begin + e.epochs * ceil(n / e.batch) * probed.step
-    random = beside_set(setup, evaluation_rate(config, config.outer.step_size))
+    random = beside_set(setup, evaluation_rate(config, config.outer.step_size or USUAL))
     on_test = e.networks + 2 * random.count + (e.networks if e.validation_networks else 0)
     on_validation = e.validation_networks * len(snapshot_steps(config)) + len(random.rates) * random.few
     tests = on_test * len(dataset.test) + on_validation * len(dataset.validation)

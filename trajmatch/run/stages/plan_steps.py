@@ -22,6 +22,7 @@ from trajmatch.run.assembly.setup import Setup
 from trajmatch.run.stages.beforehand import needed_snapshots
 from trajmatch.run.stages.loop import Loop, delivered, snapshot_steps
 from trajmatch.run.stages.plan_ranks import Counted, Shared, Stage, Traffic, chunk_traffic, rank_mb, step_share
+from trajmatch.run.stages.start import USUAL
 from trajmatch.run.stages.steps import Matching, Refined
 from trajmatch.settings.config import Config
 
@@ -56,7 +57,9 @@ def harmless(config: Config) -> Config:
     kind = "real" if o.initial == "correct" else o.initial
     return replace(
         config,
-        outer=replace(o, initial=kind, lr_images=1e-9, lr_step_size=1e-9, lr_labels=1e-9),
+        outer=replace(
+            o, initial=kind, lr_images=1e-9, lr_step_size=1e-9, lr_labels=1e-9, step_size=o.step_size or USUAL
+        ),
         baseline=replace(config.baseline, lr_images=1e-9),
     )
 

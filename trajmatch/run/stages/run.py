@@ -1,5 +1,6 @@
 """What the verbs do: run, experts, distill, evaluate. `cli.py` is how they are called."""
 
+import time
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 
 from trajmatch.data import synthetic as sets
 from trajmatch.data.checksums import identity
-from trajmatch.data.file_names import CHECKPOINT, EVALUATION, EXPERTS_JSON, SET, SUMMARY
+from trajmatch.data.file_names import CHECKPOINT, EVALUATION, EXPERTS_JSON, METRICS, SET, SUMMARY
 from trajmatch.data.files import write_record
 from trajmatch.data.kept import BELONGS, other
 from trajmatch.data.material import Material
@@ -18,11 +19,12 @@ from trajmatch.data.trajectories import Trajectory
 from trajmatch.machine import holding
 from trajmatch.machine.lock import Lock
 from trajmatch.machine.memory import peak_memory_mb
-from trajmatch.machine.messages import LOGGER
+from trajmatch.machine.messages import LOGGER, counted
 from trajmatch.machine.processes import Peak, cores
 from trajmatch.pages import records as shapes
 from trajmatch.pages.made import MADE_OF, made_of
 from trajmatch.pages.report import write_report
+from trajmatch.pages.step_log import read_metrics
 from trajmatch.pages.tables import score_lines
 from trajmatch.run.assembly.setup import Setup, check
 from trajmatch.run.folder import check_claim, claim, commit
@@ -31,46 +33,36 @@ from trajmatch.run.stages import evaluation as evaluate_stage
 from trajmatch.run.stages import experts as expert_stage
 from trajmatch.run.stages import loop as distill_stage
 from trajmatch.run.stages import plan as planning
-from trajmatch.run.stages.experts import stopwatch
+from trajmatch.run.stages.experts import count_or_folder, stopwatch
+from trajmatch.run.stages.settled import settled
 from trajmatch.settings.checks import resolve
+from trajmatch.settings.choices import NOTHING_LEFT, Left
 from trajmatch.settings.command_line import quoted
 from trajmatch.settings.config import Config
 from trajmatch.settings.flat import EVALUATE_FIELDS, difference, settings
-from trajmatch.settings.kinds import checked
+from trajmatch.settings.kinds import checked, get
 from trajmatch.settings.methods import METHODS
 from trajmatch.settings.options import Plan
-from trajmatch.settings.ranges import is_count
-
-MOST_EXPERTS = 100_000
 
 
-def count_or_folder(experts: str) -> int | Path:
-    """The value of --experts: how many to train, or where trained ones are. Raises ValueError."""
-    if is_count(experts.removeprefix("-")):
-        count = 0 if experts.startswith("-") else int(experts) if len(experts) < 20 else MOST_EXPERTS + 1
-        if not 1 <= count <= MOST_EXPERTS:
-            limit = "at least 1" if count < 1 else f"at most {MOST_EXPERTS}"
-            raise ValueError(f"--experts is {experts} and must be {limit}, or a folder of trained experts")
-        return count
-    if not Path(experts).is_dir():
-        raise ValueError(f"--experts is '{experts}', which is neither a number nor a folder")
-    return Path(experts)
-
-
-def run_experts(config: Config, folder: Path, peak: Peak, source: Any = None) -> list[Trajectory]:
-    """Train experts into a folder; those it already holds are kept."""
+def run_experts(
+    config: Config, folder: Path, peak: Peak, source: Any = None, left: Left = NOTHING_LEFT
+) -> list[Trajectory]:
+    """Train experts into a folder; those it already holds are kept. left: settings that the images decide."""
+    config, material = settled(config, left, folder.parent if folder.name == "experts" else folder, source)
     config = resolve(config)
     check(config)
     count = count_or_folder(config.experts)
     if isinstance(count, Path):
         raise ValueError(f"--experts is '{count}' and must be a number here: how many experts to train")
-    setup = Setup.load(config, source)
+    setup = Setup(config, material) if material else Setup.load(config, source)
     beforehand.check_experts(setup)
     trained = expert_stage.train_experts(setup, folder, count, peak)
     accuracies = [t.header["test_accuracy"][-1] for t in trained]
     if accuracies:
         mean, epochs = sum(accuracies) / len(accuracies), config.expert.epochs
-        LOGGER.info(f"{len(trained)} of {count} experts in {folder}: {mean:.2%} on test after {epochs} epochs")
+        of = counted(count, "expert")
+        LOGGER.info(f"{len(trained)} of {of} in {folder}: {mean:.2%} on test after {counted(epochs, 'epoch')}")
     return trained
 
 
@@ -89,6 +81,7 @@ class Run:
         """material: the images, where they have been loaded for these settings before."""
         self.config, self.folder, self.command, self.preset = resolve(config), folder, command, preset
         self.peak = Peak()
+        self.chosen: frozenset[str] = frozenset()
         self.experts_wanted = count_or_folder(config.experts)
         check(self.config)
         self._lock: Lock | None = None
@@ -147,7 +140,7 @@ class Run:
         finals = [accuracies[-1] for accuracies in record["test_accuracy"]]
         mean, chance = sum(finals) / len(finals), 1 / self.setup.dataset.num_classes
         told = expert_stage.told_foreign(self.trajectories)
-        LOGGER.info(f"{len(finals)} experts{told}: mean test accuracy {mean:.2%}")
+        LOGGER.info(f"{counted(len(finals), 'expert')}{told}: mean test accuracy {mean:.2%}")
         if mean < 1.5 * chance:
             LOGGER.info(
                 f"  that is close to chance ({chance:.2%}), and a set distilled from such experts can't be better: "
@@ -233,16 +226,22 @@ class Run:
         told = {"network": self.config.network.told(), "shape": list(self.setup.dataset.shape)}
         return {"seed": self.config.seed, "distillation_seed": self.setup.seed, **told, **shown}
 
+    def _chosen(self) -> dict[str, Any]:
+        """Settings that nobody gave; the first step size as it was found."""
+        found = {key: get(self.config, key) for key in sorted(self.chosen)}
+        if (rows := read_metrics(self.folder / METRICS)[0]) and found.get("outer.step_size", 0) is None:
+            found["outer.step_size"] = float(f"{rows[0]['step_size']:.6g}")  # which was a float32
+        return found
+
     def summarise(self, accuracy: dict[str, Any]) -> dict[str, Any]:
         """Write summary.json and report.html."""
         holding.check()
         path = self.folder / SUMMARY
         held = shapes.record(path, {"peak_memory_mb?": shapes.is_number}) if path.exists() else {}
         seconds = {k: round(v, 2) for k, v in self.seconds.items()}
-        dataset, config = self.setup.dataset, self.config
+        dataset, config, where = self.setup.dataset, self.config, self.setup.device
         synthetic = dataset.num_classes * config.ipc
         real = len(dataset.train) + (len(dataset.validation) if dataset.held_out else 0)
-        where = self.setup.device
         summary = {
             "preset": self.preset,
             "dataset": dataset.name,
@@ -266,6 +265,7 @@ class Run:
             **self._compression(synthetic),
             "real_images": real,  # with the validation images
             "synthetic_images": synthetic,
+            "chosen": self._chosen(),
             "commands": [self.command, quoted(["evaluate", str(self.folder)])],
             BELONGS: self._belongs(),
             MADE_OF: made_of(self.folder, held if held.get(BELONGS) == self._belongs() else {}),
@@ -275,9 +275,17 @@ class Run:
         return summary
 
 
-def run(config: Config, folder: Path, command: str, preset: str | None) -> dict[str, Any]:
-    """Experts, distill, evaluate and report in one folder."""
-    this = Run(config, folder, command, preset)
+def begun(config: Config, folder: Path, command: str, left: Left, preset: str | None = None, source: Any = None) -> Run:
+    """A run whose open settings are settled: those that the images or the minutes decide."""
+    config, material = settled(config, left, folder, source)
+    this = Run(config, folder, command, preset, source, material)
+    this.chosen = left.keys
+    return this
+
+
+def run(config: Config, folder: Path, command: str, preset: str | None, left: Left = NOTHING_LEFT) -> dict[str, Any]:
+    """Experts, distill, evaluate and report in one folder. left: what is to be decided."""
+    this = begun(config, folder, command, left, preset)
     this.experts()
     this.distill()
     accuracy = this.evaluate()
@@ -290,9 +298,12 @@ def run(config: Config, folder: Path, command: str, preset: str | None) -> dict[
     return summary
 
 
-def plan(config: Config, options: Plan) -> list[str]:
-    """What a run would need here, as lines of text. Raises ValueError."""
+def plan(config: Config, options: Plan, left: Left = NOTHING_LEFT) -> list[str]:
+    """What a run would need here, as lines of text. left: what is to be decided. Raises ValueError."""
     checked(options)
+    began = time.monotonic()
+    config, material = settled(config, left)
+    read = (material, time.monotonic() - began) if material else None
     config = resolve(config)
     check(config)
-    return planning.plan(config, count_or_folder(config.experts), options.ranks).lines()
+    return planning.plan(config, count_or_folder(config.experts), options.ranks, read).lines()

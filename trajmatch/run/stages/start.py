@@ -20,9 +20,15 @@ from trajmatch.run.assembly.engine import WHOLE
 from trajmatch.run.assembly.setup import Setup
 from trajmatch.settings.methods import METHODS
 
+# The first step size where it is left open, until one is found that fits the experts.
+USUAL = 0.01
+
 
 def first_state(setup: Setup, trajectories: Sequence[Trajectory]) -> OuterState:
-    """The state before the first outer step of a resolved configuration. Raises ValueError."""
+    """The state before the first outer step of a resolved configuration. Raises ValueError.
+
+    A first step size that is left open is `USUAL` here: `first_rate.py` finds one that fits.
+    """
     X, config = first_images(setup, trajectories), setup.config
     if config.outer.image_norm and METHODS[config.method].steps not in ("condensation", "none"):
         X = brought_to(X, config.outer.image_norm)
@@ -35,7 +41,7 @@ def first_state(setup: Setup, trajectories: Sequence[Trajectory]) -> OuterState:
             Y = Y.unflatten(0, (len(X), -1)).mean(1)
     else:
         Y = one_hot(labels, num_classes)
-    return new_state(X.to(setup.device), Y.to(setup.device), config.outer.step_size)
+    return new_state(X.to(setup.device), Y.to(setup.device), config.outer.step_size or USUAL)
 
 
 def first_images(setup: Setup, trajectories: Sequence[Trajectory]) -> Tensor:
