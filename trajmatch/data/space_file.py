@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from trajmatch.data import cache
 from trajmatch.data.checksums import remedy
 from trajmatch.data.file_names import WHITENING
@@ -73,13 +75,7 @@ def opened(path: Path, header: Mapping[str, Any]) -> InputSpace:
         return _cached(path, header, name)
     if read_checked(beside)[1] is None:
         raise ValueError(f"{beside}: this is not the whitening of {path}; {remedy(beside)}")
-    # Copies: the tensors as read are views of the file, which may be removed with its folder.
-    found = InputSpace.from_tensors(
-        header["kind"], tuple(header["shape"]), {key: value.clone() for key, value in read_tensors(beside).items()}
-    )
-    if file_name(found) != name:
-        raise ValueError(f"{beside}: this is another whitening than its name says; {remedy(beside)}")
-    return found
+    return _named(beside, header, name, read_tensors(beside), remedy(beside))
 
 
 def _cached(path: Path, header: Mapping[str, Any], name: str) -> InputSpace:
@@ -89,9 +85,19 @@ def _cached(path: Path, header: Mapping[str, Any], name: str) -> InputSpace:
             f"{path}: this set needs the statistics of its whitening, the file {name}, which lies beside the set in "
             "the run folder that it comes from: copy that file too, or the whole folder"
         )
-    tensors = {key: value.clone() for key, value in kept.tensors.items()}
-    found = InputSpace.from_tensors(header["kind"], tuple(header["shape"]), tensors)
-    if file_name(found) != name:
-        raise ValueError(f"{kept.path}: this is another whitening than its header says; delete it")
+    found = _named(kept.path, header, name, kept.tensors, "delete it")
     LOGGER.info(f"{path}: {name} is not beside it, and its whitening is taken from the cache ({kept.path})")
+    return found
+
+
+def _named(place: Path, header: Mapping[str, Any], name: str, tensors: Mapping[str, Tensor], advice: str) -> InputSpace:
+    """The input space of tensors out of a file. Raises ValueError, naming it, where it is not the one of that name."""
+    try:
+        # Copies: the tensors as read are views of the file, which may be removed.
+        copies = {key: value.clone() for key, value in tensors.items()}
+        found = InputSpace.from_tensors(header["kind"], tuple(header["shape"]), copies)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error} {advice[0].upper()}{advice[1:]}") from None
+    if file_name(found) != name:
+        raise ValueError(f"{place}: this is another whitening than its name says; {advice}")
     return found

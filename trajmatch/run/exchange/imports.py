@@ -163,7 +163,7 @@ def _set(setup: Setup, files: Sequence[Found], options: Import, target: Path) ->
     space = setup.material.space
     if (whitening := by_kind.get("whitening")) is not None:
         space = peer.space(whitening.value, dataset.shape, whitening.path)
-    config = replace(setup.config, ipc=len(X) // dataset.num_classes, out=None, resume=False)
+    config = replace(setup.config, ipc=len(X) // dataset.num_classes, factor=1, out=None, resume=False)
     config = replace(config, outer=replace(config.outer, step_size=eta))
     info = {"dataset": dataset.name, "ipc": config.ipc, "config": flatten(config)}
     info["foreign"] = f"{images.path.name}, of another program"
