@@ -196,7 +196,8 @@ def test_records_of_an_older_version_are_read_and_that_is_said(
 ) -> None:
     for name in RECORDS:
         whole = json.loads((folder / name).read_text())
-        old = {key.partition("-")[0]: value for key, value in whole.items() if key not in (VERSION, DIGEST, BELONGS)}
+        young = [key for key in whole if key in (VERSION, DIGEST, BELONGS) or "-right-" in key]
+        old = {key.partition("-")[0]: value for key, value in whole.items() if key not in young}
         (folder / name).write_text(json.dumps(old))
     for verb, words in verbs(folder).items():
         assert assert_told(capsys, words, "") == 0, verb
