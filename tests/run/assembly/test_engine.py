@@ -277,14 +277,19 @@ def test_bfloat16_is_refused_where_one_call_in_float32_is_faster(
     monkeypatch.setattr(compute, "has_bfloat16", lambda: True)
     monkeypatch.setattr(compute, "has_matrix_units", lambda: False)
     config = Config(precision=precision)
-    with pytest.raises(ValueError, match=rf"^--precision is {precision}, which takes .* choose float32, or name an --"):
+    with pytest.raises(ValueError, match=rf"^--precision is {precision}, which is slower than .* choose float32"):
         decide(config)
     named = decide(replace(config, engine="fused"))
     assert (named.engine, named.why) == (Engine("fused", precision), "as asked; float32 would take less time here")
-    forward = Matching(mixed="forward-over-reverse")
-    for other in (decide(config, network(norm="group")), decide(replace(config, matching=forward))):
+    forward, group = Matching(mixed="forward-over-reverse"), network(norm="group")
+    work = convolution_flops(group, SYNTHETIC)
+    monkeypatch.setattr(compute, "WORTH_ROUNDING", work)
+    for other in (decide(config, group), decide(replace(config, matching=forward))):
         assert other.engine.precision == precision  # none of whose derivatives are taken by one call
-    assert decide(replace(config, engine="eager"), network(norm="group")).why == "as asked"
+    assert decide(replace(config, engine="eager"), group).why == "as asked"
+    for small in (replace(config, micro_batch=19), replace(config, matching=Matching(batch=19))):
+        with pytest.raises(ValueError, match="slower than float32 for this network and mini-batch"):
+            decide(small, group)
     assert decide(config, device=CUDA).engine.precision == precision
     assert decide(Config()).engine.precision == "float32"
     if precision == "bf16":

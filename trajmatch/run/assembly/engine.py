@@ -33,6 +33,10 @@ WORTH_A_THREAD = 2e8
 # at two and a half times the work they are 1.4 times slower (docs/LOG.md).
 WORTH_STACKING, FEW = 3e7, 4
 
+# Below this much, layer by layer, bfloat16 takes 1.02 to 1.1 times as long as float32 on AVX-512 without AMX, and from
+# twice as much on 0.7 to 1.0 times (docs/performance.md).
+WORTH_ROUNDING = 3e7
+
 # Real images that go through a network at once where all of them do, when nothing limits them.
 WHOLE = 1000
 
@@ -80,10 +84,11 @@ def outer_compute(
     if unrolled:
         _check_unrolled(config)
         inner_steps = 0  # its one graph through all steps is not compiled
-    _check_precision(config, network, device)
+    slow = rounding_costs_time(config, network, device, (min(config.micro_batch or n, n), *shape))
+    _check_precision(config, device, slow)
     auto = config.engine == "auto"
     name, why = engines.choose(network, device, inner_steps, config.precision) if auto else (config.engine, "as asked")
-    if not auto and rounding_costs_time(config, network, device):
+    if not auto and slow:
         why = f"{why}; float32 would take less time here"
     engine, parts = Engine(name, config.precision, config.matching.mixed), config.micro_batch
     if parts is None and config.memory is not None:
@@ -174,7 +179,7 @@ def _check_unrolled(config: Config) -> None:
             )
 
 
-def _check_precision(config: Config, network: nn.Module, device: torch.device) -> None:
+def _check_precision(config: Config, device: torch.device, slow: bool) -> None:
     """Refuse a precision that only costs time here. A run that took float32 in its place would be another run."""
     precision = config.precision
     if precision in ("bf16", "bf16-sweep") and device.type == "cpu" and not has_bfloat16():
@@ -182,23 +187,27 @@ def _check_precision(config: Config, network: nn.Module, device: torch.device) -
             f"--precision is {precision}, for which this processor has no instructions (on x86 AVX512_BF16 or AMX): it "
             "would take up to ten times as long as float32, which is the precision to choose here"
         )
-    if config.engine == "auto" and rounding_costs_time(config, network, device):
+    if config.engine == "auto" and slow:
         raise ValueError(
-            f"--precision is {precision}, which takes up to four times as long as float32 for this network on this "
+            f"--precision is {precision}, which is slower than float32 for this network and mini-batch on this "
             "processor (bfloat16 without AMX): choose float32, or name an --engine to round all the same"
         )
 
 
-def rounding_costs_time(config: Config, network: nn.Module, device: torch.device) -> bool:
-    """Whether bfloat16 is no faster than float32, of which one call takes a ConvNet's derivatives, on this processor.
+def rounding_costs_time(
+    config: Config, network: nn.Module, device: torch.device, images: tuple[int, int, int, int]
+) -> bool:
+    """Whether bfloat16 is no faster than float32 on this processor, on `images` (n, c, h, w) at a time.
 
-    On AVX-512 with instructions for bfloat16 and without AMX that is so at widths 16 to 256, 8 to 32 pixels and 10 and
-    100 images (docs/performance.md, "On processors without AMX"), and not for other networks.
+    On AVX-512 with instructions for bfloat16 and without AMX that is so where one call takes a network's derivatives in
+    float32, at widths 16 to 256, 8 to 32 pixels and 10 and 100 images; and for other networks where steps are small
+    (docs/performance.md, "On processors without AMX").
     """
     m, rounds = config.matching, config.precision in ("bf16", "bf16-sweep")
-    if not rounds or device.type != "cpu" or has_matrix_units() or m.estimator == "unrolled":
+    if not rounds or device.type != "cpu" or has_matrix_units():
         return False
-    return engines.one_call(network, Engine("fused", mixed=m.mixed)) is not None
+    one = m.estimator != "unrolled" and engines.one_call(network, Engine("fused", mixed=m.mixed)) is not None
+    return one or 0 < convolution_flops(network, images) < WORTH_ROUNDING
 
 
 def training_engine(config: Config, network: nn.Module, device: torch.device) -> Engine:
