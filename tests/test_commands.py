@@ -50,7 +50,7 @@ def small(make: Callable[..., Config]) -> Callable[..., Config]:
         config = make(*given)
         return replace(
             config,
-            steps=1,
+            steps=2,  # another number than in any command, so that a folder is named for it
             experts="1",
             network=replace(config.network, width=8),
             expert=replace(config.expert, epochs=2, batch=64, workers=1),
