@@ -50,11 +50,20 @@ def small(make: Callable[..., Config]) -> Callable[..., Config]:
         config = make(*given)
         return replace(
             config,
-            steps=1,
+            steps=2,  # another number than in any command, so that a folder is named for it
             experts="1",
+            images=replace(config.images, normalise="channel"),  # ZCA of 32 pixels takes seconds
             network=replace(config.network, width=8),
             expert=replace(config.expert, epochs=2, batch=64, workers=1),
-            matching=replace(config.matching, inner_steps=3, expert_epochs=1, first_epoch=0, last_epoch=1, batch=None),
+            matching=replace(
+                config.matching,
+                inner_steps=3,
+                expert_epochs=1,
+                first_epoch=0,
+                last_epoch=1,
+                window_start=config.matching.window_start and 1,
+                batch=None,
+            ),
             outer=replace(config.outer, threads=1, snapshots=1),
             evaluation=replace(
                 config.evaluation, epochs=1, networks=1, random_draws=1, validation_networks=1, workers=1
