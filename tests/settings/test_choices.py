@@ -28,9 +28,11 @@ def test_segments_fit_into_experts_and_are_as_long_as_a_student_needs(images: in
     assert m.last_epoch - 1 + m.expert_epochs <= rows
     wanted = STRETCH * m.inner_steps
     length = m.expert_epochs * config.expert.save_every
-    assert 0.75 * min(wanted, steps / 2) <= length <= wanted
-    if images > 240:
+    assert 0.75 * min(wanted, steps * 2 / 3) <= length <= 1.25 * wanted
+    assert rows < 120
+    if 128 < images < 100_000:
         assert length == wanted
+        assert (m.last_epoch - m.first_epoch) * config.expert.save_every == wanted / 2
     assert config.expert.epochs <= MOST_EPOCHS
 
 

@@ -21,11 +21,13 @@ OPEN = (
 IN_EPOCHS = ("matching.expert_epochs", "matching.first_epoch", "matching.last_epoch", "matching.window_start")
 # The largest side at which a run on two cores takes minutes.
 SIDE = 32
-# Expert steps in a segment for each step of the student, at equal rates: fewer, and the student's first steps, of which
-# most lead sideways, take it further than the expert went.
-STRETCH = 16
-# Snapshots in a segment: as many places where the next ones may start.
-PIECES = 8
+# Expert steps in a segment for each step of the student: with fewer the student's first steps, of which most lead
+# sideways, take it further than the expert went; with more, sets learn more slowly.
+STRETCH = 8
+# An expert's steps, in segments; segments start in the first half of one.
+SEGMENTS = 3
+# Snapshots in a segment: as many places where the next ones may start; and the most of an expert, for they are kept.
+PIECES, MOST_SNAPSHOTS = 8, 100
 # Fewest epochs of an expert that sees so many steps in them, and most of one that sees few.
 EPOCHS, ENOUGH, MOST_EPOCHS = 4, 4000, 400
 # Outer steps where they show the network no more images of SIDE pixels than so many, and fewest.
@@ -117,14 +119,14 @@ def _experts(config: Config, open_: Collection[str], per_epoch: int) -> list[Cho
             given * (e.save_every or per_epoch) if {"matching.expert_epochs", "matching.last_epoch"} - {*open_} else 0
         )
         enough = min(EPOCHS, ceil(ENOUGH / per_epoch))
-        epochs = max(ceil(least / per_epoch), min(MOST_EPOCHS, max(enough, ceil(2 * segment / per_epoch))))
+        epochs = max(ceil(least / per_epoch), min(MOST_EPOCHS, max(enough, ceil(SEGMENTS * segment / per_epoch))))
         many = f"of {per_epoch} steps" if per_epoch > 1 else "of one step"
         found.append(Choice("expert.epochs", epochs, f"{many} each, {epochs * per_epoch} in all"))
     steps = epochs * per_epoch
-    segment = min(segment, max(1, steps // 2))
+    segment = min(segment, max(1, 2 * steps // 3))
     every = e.save_every
     if "expert.save_every" in open_:
-        every = max(1, segment // PIECES)
+        every = max(1, segment // PIECES, steps // MOST_SNAPSHOTS)
         found.append(Choice("expert.save_every", every, "steps between snapshots, the unit of the next two"))
     unit, rows = (every, steps // every) if every else (per_epoch, epochs)
     M, last = m.expert_epochs, m.last_epoch
@@ -134,6 +136,6 @@ def _experts(config: Config, open_: Collection[str], per_epoch: int) -> list[Cho
         why = f"segments of {M * unit} expert steps, for the {m.inner_steps} of --matching.inner-steps"
         found.append(Choice("matching.expert_epochs", M, why))
     if "matching.last_epoch" in open_:
-        last = max(first, min(m.first_epoch + round(segment / unit), rows - M + 1))
+        last = max(first, min(m.first_epoch + max(1, round(segment / 2 / unit)), rows - M + 1))
         found.append(Choice("matching.last_epoch", last, f"segments start within the first {last * unit} steps"))
     return found

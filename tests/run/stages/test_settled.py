@@ -13,7 +13,7 @@ from trajmatch.run.cli import main
 from trajmatch.run.stages import first_rate
 
 Captured = pytest.CaptureFixture[str]
-# Small besides what is chosen. Of three inner steps, segments have 48 steps of an expert, which are 12 epochs of four.
+# Small besides what is chosen. Of three inner steps, segments have 24 steps of an expert, which are 6 epochs of four.
 QUICK = [
     "--network.width",
     "8",
@@ -68,14 +68,14 @@ def test_choices_are_recorded(done: Path) -> None:
     held = yaml.safe_load((done / "config.yaml").read_text())
     assert held["images"]["size"] == 8
     assert held["network"]["depth"] == 2
-    assert (held["expert"]["epochs"], held["expert"]["save_every"]) == (24, 6)
-    assert (held["matching"]["expert_epochs"], held["matching"]["last_epoch"]) == (8, 8)
+    assert (held["expert"]["epochs"], held["expert"]["save_every"]) == (18, 3)
+    assert (held["matching"]["expert_epochs"], held["matching"]["last_epoch"]) == (8, 4)
     assert held["outer"]["step_size"] is None
     chosen = json.loads((done / "summary.json").read_text())["chosen"]
     assert chosen.pop("outer.step_size") in first_rate.TRIED
     assert chosen == {
-        "images.size": 8, "network.depth": 2, "expert.epochs": 24, "expert.save_every": 6,
-        "matching.expert_epochs": 8, "matching.last_epoch": 8,
+        "images.size": 8, "network.depth": 2, "expert.epochs": 18, "expert.save_every": 3,
+        "matching.expert_epochs": 8, "matching.last_epoch": 4,
     }  # fmt: skip
 
 
@@ -84,7 +84,7 @@ def test_choices_are_told_and_found_again(photos: Path, done: Path, tmp_path: Pa
     assert main(["distill", *words, "--expert.epochs", "20"]) == 0
     said = capsys.readouterr().err
     assert "chosen: --images.size 8 (the images have 10)\n" in said
-    assert "chosen: --expert.save-every 5 (steps between snapshots" in said
+    assert "chosen: --expert.save-every 3 (steps between snapshots" in said
     assert "--expert.epochs" not in "".join(line for line in said.splitlines() if line.startswith("chosen"))
     assert "first step size " in said
     assert main(["distill", *words, "--expert.epochs", "20"]) == 0
