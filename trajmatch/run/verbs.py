@@ -1,7 +1,7 @@
 """The verbs: what each of them does, in one table. Nothing here imports torch before it must."""
 
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -84,9 +84,9 @@ def _experts(call: Call) -> int:
 def _distill(call: Call) -> int:
     from trajmatch.run.stages.run import Run
 
-    this = Run(call.config, call.place, call.command)
-    this.experts()
-    this.distill()
+    with closing(Run(call.config, call.place, call.command)) as this:
+        this.experts()
+        this.distill()
     return 0
 
 

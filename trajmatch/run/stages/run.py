@@ -1,7 +1,9 @@
 """What the verbs do: run, experts, distill, evaluate. `cli.py` is how they are called."""
 
 import weakref
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import torch
 
 from trajmatch.data import synthetic as sets
 from trajmatch.data.checksums import identity
-from trajmatch.data.file_names import CHECKPOINT, EVALUATION, EXPERTS_JSON, SET, SUMMARY
+from trajmatch.data.file_names import CHECKPOINT, EVALUATION, EXPERTS_JSON, METRICS, SET, SUMMARY
 from trajmatch.data.files import write_record
 from trajmatch.data.kept import BELONGS, other
 from trajmatch.data.material import Material
@@ -31,6 +33,9 @@ from trajmatch.run.stages import experts as expert_stage
 from trajmatch.run.stages import loop as distill_stage
 from trajmatch.run.stages import plan as planning
 from trajmatch.run.stages.experts import stopwatch
+from trajmatch.run.stages.feed import opened
+from trajmatch.run.stages.pictures import picture_of_step
+from trajmatch.run.stages.sinks import check_installed
 from trajmatch.settings.checks import resolve
 from trajmatch.settings.command_line import quoted
 from trajmatch.settings.config import Config
@@ -90,6 +95,7 @@ class Run:
         self.peak = Peak()
         self.experts_wanted = count_or_folder(config.experts)
         check(self.config)
+        check_installed(self.config.log)
         self._lock: Lock | None = None
         if check_claim(folder, self.config):
             self._take_lock()
@@ -103,6 +109,12 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)  # only now: bad input must leave nothing behind
         self._take_lock()
         claim(folder, self.config)
+        kept = frozenset(distill_stage.snapshot_steps(self.config))
+        self.feed = opened(self.config, folder, kept, partial(picture_of_step, self.setup, folder))
+
+    def close(self) -> None:
+        """End the logs of --log; nothing is told to them afterwards."""
+        self.feed.close()
 
     def _take_lock(self) -> None:
         """Have the folder alone for as long as this object lives. Raises HeldError where another process has it."""
@@ -176,8 +188,9 @@ class Run:
             synthetic = sets.load(self.folder)
             distill_stage.check_delivered(path, synthetic, checkpoint.state)
             distill_stage.draw_pictures(self.setup, self.trajectories, synthetic, self.folder)
+            self.feed.begin(self.folder / METRICS, checkpoint.step)
             return
-        done = distill_stage.distill(self.setup, self.trajectories, self.folder)
+        done = distill_stage.distill(self.setup, self.trajectories, self.folder, self.feed)
         self.seconds["distill"] = done.seconds
         LOGGER.info(f"distilled set: {path}, step size {done.synthetic.eta:.4g}")
 
@@ -257,11 +270,12 @@ class Run:
 
 def run(config: Config, folder: Path, command: str, preset: str | None) -> dict[str, Any]:
     """Experts, distill, evaluate and report in one folder."""
-    this = Run(config, folder, command, preset)
-    this.experts()
-    this.distill()
-    accuracy = this.evaluate()
-    summary = this.summarise(accuracy)
+    with closing(Run(config, folder, command, preset)) as this:
+        this.experts()
+        this.distill()
+        accuracy = this.evaluate()
+        this.feed.score(accuracy)
+        summary = this.summarise(accuracy)
     for line in score_lines(accuracy):
         LOGGER.info(line)
     if this.config.evaluation.recipe != "mtt":  # scores of another recipe must not be taken for those of the usual one
