@@ -24,7 +24,7 @@ NOT = {
     "methods": {"settings", "machine"},
     "measure": {"settings", "machine"},
 }
-RUN_ORDER = ["folder", "assembly", "stages", "scores", "compare", "diagnose", "ending", "api", "verbs", "cli"]
+RUN_ORDER = ["folder", "assembly", "stages", "scores", "compare", "diagnose", "push", "ending", "api", "verbs", "cli"]
 # Rooms that import torch nowhere.
 WITHOUT_TORCH = ("settings", "pages", "run/compare")
 # What may import our own modules inside functions: they start without torch.

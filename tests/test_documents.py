@@ -19,7 +19,7 @@ from trajmatch.settings.config import Config
 from trajmatch.settings.diagnoses import check
 from trajmatch.settings.flat import flatten
 from trajmatch.settings.kinds import flag
-from trajmatch.settings.options import Compare, Continual, Diagnose, Evaluate, Plan, Search
+from trajmatch.settings.options import Compare, Continual, Diagnose, Evaluate, Plan, Push, Search
 from trajmatch.settings.presets import NAMES, preset
 
 ROOT = Path(__file__).parents[1]
@@ -27,11 +27,12 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"
 FLAGS = {flag(key) for key in flatten(Config())} | {"--config", "--images.no-hold-out", "--help"}
 FLAGS |= {
     flag(field.name)
-    for options in (Compare, Continual, Diagnose, Evaluate, Plan, Search)
+    for options in (Compare, Continual, Diagnose, Evaluate, Plan, Push, Search)
     for field in dataclasses.fields(options)
 }
 PIP = {"--no-deps", "--index-url", "--check"}
 OTHERS = {"--quick", "--json", "--plot", "--batch", "--probe", "--validate", "--kills", "--signals", "--folder", *SHORT}
+OTHERS |= {"--logdir"}  # TensorBoard's
 
 # torchrun's and Slurm's.
 STARTS = {
@@ -77,6 +78,10 @@ def test_commands_parse(words: list[str]) -> None:
     base = preset("digits-ipc1")
     if verb == "compare":
         assert rest
+        return
+    if verb == "push":
+        assert len(rest) >= 2
+        tyro.cli(Push, args=rest[2:])
         return
     if verb == "diagnose" and rest:
         check(rest[0], tyro.cli(Diagnose, args=rest[1:]))

@@ -11,7 +11,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trajmatch.data.synthetic import SyntheticSet, load
+    from trajmatch.data.hub_sets import load
+    from trajmatch.data.synthetic import SyntheticSet
     from trajmatch.run.api import distill
     from trajmatch.settings.config import Config
     from trajmatch.settings.presets import preset
@@ -22,7 +23,7 @@ _HOMES = {
     "Config": "trajmatch.settings.config",
     "SyntheticSet": "trajmatch.data.synthetic",
     "distill": "trajmatch.run.api",
-    "load": "trajmatch.data.synthetic",
+    "load": "trajmatch.data.hub_sets",
     "preset": "trajmatch.settings.presets",
 }
 

@@ -159,6 +159,18 @@ def _report(call: Call) -> int:
         return _print([write_report(folder)])
 
 
+def _push(call: Call) -> int:
+    name, rest = line.name_first(call.rest)
+    usage, what = "trajmatch push RUN NAME", "Upload a distilled set to the Hugging Face Hub."
+    own = line.at_home(line.parse(options.Push, usage, rest, options.Push(), what))
+    if call.name is None or name is None:
+        raise line.UsageError("trajmatch push needs a run folder or a set, and the name of a repository: RUN NAME")
+    prepare()
+    from trajmatch.run.push import push
+
+    return _print([push(line.place(call.name), name, own)])
+
+
 def _presets(call: Call) -> int:
     if call.name is None and call.rest:
         return _usage(call, "presets [PRESET [--method METHOD]]\n\nList the presets, or show all of one.")
@@ -230,5 +242,6 @@ VERBS = {
         "nothing is left of it",
         _plan, "preset", options.Plan,
     ),
+    "push": Verb("upload a distilled set to the Hugging Face Hub", "the Hub has all of it or nothing", _push),
     "presets": Verb("list the presets, or show all settings of one", "nothing was changed", _presets),
 }  # fmt: skip

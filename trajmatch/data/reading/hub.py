@@ -19,6 +19,7 @@ from trajmatch.data.reading.tables import TOLD_BY_NAME, Columns, Tables, columns
 PREFIX = "hf:"
 _NAME = r"[A-Za-z0-9][\w.-]*"
 _NETWORK_SECONDS = 2.0
+CACHED = "or set HF_HUB_OFFLINE=1 if it is in the local cache"
 _OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
@@ -51,7 +52,7 @@ def read_hub(source: str, train: str | None = None, test: str | None = None, wan
     parquet.require("datasets", what)
     advice = "give a local Parquet file, a folder of images or 'digits' instead"
     because = f"{source!r} cannot be loaded: " if is_meant else f"{source!r} is no local file or folder and "
-    check_reachable(because, advice)
+    check_reachable(because, f"{advice} ({CACHED})")
     import datasets
 
     which = {key: value for key, value in (("name", config), ("revision", revision)) if value is not None}
@@ -59,7 +60,7 @@ def read_hub(source: str, train: str | None = None, test: str | None = None, wan
         found = datasets.load_dataset(name, **which)
     except Exception as error:  # its own, requests' and the hub client's
         raise ValueError(
-            f"{source!r} cannot be loaded from the Hugging Face Hub ({_reason(error)}): {advice}."
+            f"{source!r} cannot be loaded from the Hugging Face Hub ({reason(error)}): {advice}."
         ) from error
     return _of_splits(name.split("/")[-1], found, source, (train, test), wanted)
 
@@ -71,10 +72,7 @@ def check_reachable(because: str, advice: str) -> None:
     """
     offline = any(os.environ.get(key, "").upper() in ("1", "ON", "YES", "TRUE") for key in _OFFLINE_VARIABLES)
     if not offline and not _is_reachable():
-        raise ValueError(
-            f"{because}the Hugging Face Hub cannot be reached: {advice} (or set HF_HUB_OFFLINE=1 if it is in the local "
-            "cache)."
-        )
+        raise ValueError(f"{because}the Hugging Face Hub cannot be reached: {advice}.")
 
 
 def endpoint() -> str:
@@ -140,7 +138,7 @@ def _with_bytes(table: Any, column: str) -> Any:
     return embed_table_storage(table).replace_schema_metadata(table.schema.metadata)
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """Why the Hub's client failed, in a line; with the names of configurations where one must be chosen."""
     text = str(error).strip()
     if "Config name is missing" in text:
