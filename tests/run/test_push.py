@@ -2,7 +2,10 @@
 
 import base64
 import json
+import os
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,7 +17,9 @@ import torch
 import yaml
 
 import trajmatch
+from tests.data.sample_images import TEST, TRAIN, images, write_folder, write_table
 from tests.small import command, succeed
+from trajmatch.data.images import load
 from trajmatch.data.reading import hub
 from trajmatch.run.cli import main
 
@@ -54,12 +59,22 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.split("?")[0]
+        self.server.asked.append(path)
         if found := re.fullmatch(r"/datasets/(.+)/resolve/([^/]+)/(.+)", path):
             file = self.server.held.get(found[1], {}).get(found[3])
             headers = {"X-Repo-Commit": "0" * 40, "ETag": f'"{found[1]}{found[3]}"'}
             self.answer(404, b"", {"X-Error-Code": "EntryNotFound"}) if file is None else self.answer(
                 200, file, headers
             )
+        elif found := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)/tree/[^/]+/?(.*)", path):
+            files = [name for name in self.server.held[found[1]] if name.startswith(found[2])]
+            tree = [
+                {"type": "file", "path": name, "size": len(self.server.held[found[1]][name]), "oid": "0" * 40}
+                for name in files
+            ]
+            folders = {name.rpartition("/")[0] for name in files} - {"", found[2]}
+            tree += [{"type": "directory", "path": name, "oid": "0" * 40} for name in folders]
+            self.answer(200 if files else 404, tree, {} if files else {"X-Error-Code": "EntryNotFound"})
         elif (found := re.fullmatch(r"/api/datasets/([^/]+/[^/]+)(?:/revision/[^/]+)?", path)) and (
             found[1] in self.server.held
         ):
@@ -90,7 +105,7 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     from huggingface_hub import constants
 
     found: Any = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    found.held, found.cards = {}, []
+    found.held, found.cards, found.asked = {}, [], []
     threading.Thread(target=found.serve_forever, daemon=True).start()
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{found.server_port}")
     monkeypatch.setenv("HF_TOKEN", "hf_right")
@@ -131,6 +146,21 @@ def test_push_and_load(whole: Path, server: Any, tmp_path: Path, capsys: pytest.
 
     source = read(table)
     assert (source.classes, source.train.labels.tolist()) == (one.classes, one.Y.argmax(1).tolist())
+
+
+def test_data_by_its_name_on_the_hub(server: Any, tmp_path: Path) -> None:
+    """In a process of its own: the package reads the Hub's address when it is imported."""
+    pytest.importorskip("datasets", reason="needs the extra hf")
+    held = server.held["you/photos"] = {}
+    for split, seed, n in (("train", 0, TRAIN), ("test", 1, TEST)):
+        table = write_table(tmp_path / f"{split}.parquet", *images(n, seed))
+        held[f"data/{split}-00000-of-00001.parquet"] = table.read_bytes()
+    script = "from trajmatch.data.images import load; d = load('hf:you/photos@v1'); print(d.name, d.digest)"
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["photos", load(write_folder(tmp_path / "folder")).digest]
+    assert any("/revision/v1" in path or "/resolve/v1/" in path for path in server.asked)
 
 
 @LIBRARIES

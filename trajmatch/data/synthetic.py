@@ -70,7 +70,7 @@ class SyntheticSet(TorchDataset[tuple[Tensor, Tensor]]):
         stream = BytesIO()
         image_grid(displayable(self.stored_pixels), self.Y, self.classes).save(stream, format="PNG")
         picture = b64encode(stream.getvalue()).decode()
-        about = escape(f"{self!r}, to be trained with at the step size {self.eta:.4g}")
+        about = escape(f"{self!r}: train with it at the step size {self.eta:.4g}")
         return f'<p><code>{about}</code></p><img alt="the images by class" src="data:image/png;base64,{picture}">'
 
     def __len__(self) -> int:

@@ -17,8 +17,8 @@ SECONDS_BETWEEN_PICTURES = 0.2
 class Meter:
     """Counts towards a total. `with Meter("distill", 300) as meter: meter.advance("loss 0.4")`.
 
-    A bar is shown where the logger's messages go to a terminal or below a notebook's cell; elsewhere a line now and then
-    is such a message.
+    A bar is shown where the logger's messages go to a terminal or below a notebook's cell; elsewhere a line now and
+    then is such a message.
 
     start: units that were done before and that the rate must not count.
     """

@@ -15,21 +15,15 @@ def card(name: str, info: Mapping[str, Any], images: int, step_size: float, scor
 
     name: of the repository. info: how the set was made. images: how many it stores. scores: by name; empty without any.
     """
-    about = {
-        "pretty_name": f"{info['dataset']}, distilled to {info['ipc']} per class",
-        "task_categories": ["image-classification"],
-        "size_categories": [next((words for limit, words in SIZES if images < limit), "n>1M")],
-        "tags": ["dataset-distillation", "dataset-condensation", "trajmatch"],
-        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
-    }
     told = {key: info[key] for key in ("dataset", "method", "ipc", "steps") if key in info}
+    head = _head(info, images)
     return f"""---
-{yaml.safe_dump(about, sort_keys=False, allow_unicode=True)}---
+{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---
 
-# {about["pretty_name"]}
+# {head["pretty_name"]}
 
-{images} synthetic images on which a network trains almost as well as on the data set {info["dataset"]}, distilled by
-[trajmatch](https://arxiv.org/abs/2502.01865). The terms of the data set that they were made from hold for them.
+{images} synthetic images, distilled by trajmatch from the data set {info.get("dataset", "of real images")}. A network
+is trained on them in its place. The terms of the data set that they were made from hold for them.
 
 ![The synthetic images by class](images.png)
 
@@ -55,6 +49,17 @@ is for looking at: its pixels are cut to what a screen shows.
 trajmatch run --config config.yaml --data YOUR_COPY
 ```
 """
+
+
+def _head(info: Mapping[str, Any], images: int) -> dict[str, Any]:
+    """What the Hub reads of a card."""
+    return {
+        "pretty_name": f"{info.get('dataset', 'images')}, distilled to {images} images",
+        "task_categories": ["image-classification"],
+        "size_categories": [next((words for limit, words in SIZES if images < limit), "n>1M")],
+        "tags": ["dataset-distillation", "dataset-condensation", "trajmatch"],
+        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*.parquet"}]}],
+    }
 
 
 def _table(scores: Mapping[str, Any]) -> str:
