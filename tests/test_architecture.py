@@ -32,6 +32,7 @@ RUN_ORDER = [
     "compare",
     "diagnose",
     "exchange",
+    "push",
     "ending",
     "api",
     "verbs",

@@ -20,7 +20,7 @@ from trajmatch.settings.config import Config
 from trajmatch.settings.diagnoses import check
 from trajmatch.settings.flat import flatten
 from trajmatch.settings.kinds import flag
-from trajmatch.settings.options import Compare, Continual, Diagnose, Evaluate, Export, Import, Plan, Run, Search
+from trajmatch.settings.options import Compare, Continual, Diagnose, Evaluate, Export, Import, Plan, Push, Run, Search
 from trajmatch.settings.presets import NAMES, preset
 from trajmatch.settings.words import SHORT
 
@@ -29,12 +29,13 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"
 FLAGS = {flag(key) for key in flatten(Config())} | {"--config", "--images.no-hold-out", "--no-whitening", "--help"}
 FLAGS |= {
     flag(field.name)
-    for options in (Compare, Continual, Diagnose, Evaluate, Export, Import, Plan, Run, Search)
+    for options in (Compare, Continual, Diagnose, Evaluate, Export, Import, Plan, Push, Run, Search)
     for field in dataclasses.fields(options)
 }
 REPOSITORY = r"https://(?:github\.com/trajmatch/trajmatch/blob|raw\.githubusercontent\.com/trajmatch/trajmatch)/main/"
 PIP = {"--no-deps", "--index-url", "--force-reinstall", "--check"}
 OTHERS = {"--quick", "--json", "--plot", "--batch", "--probe", "--validate", "--kills", "--signals", "--folder", *SHORT}
+OTHERS |= {"--logdir"}  # TensorBoard's
 
 # torchrun's and Slurm's.
 STARTS = {
@@ -101,6 +102,10 @@ def test_commands_parse(words: list[str]) -> None:
     base = preset("digits-ipc1")
     if verb == "compare":
         assert rest
+        return
+    if verb == "push":
+        assert len(rest) >= 2
+        tyro.cli(Push, args=rest[2:])
         return
     if verb == "diagnose" and rest:
         check(rest[0], tyro.cli(Diagnose, args=rest[1:]))

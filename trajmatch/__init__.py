@@ -13,7 +13,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trajmatch.data.synthetic import SyntheticSet, load
+    from trajmatch.data.hub_sets import load
+    from trajmatch.data.synthetic import SyntheticSet
     from trajmatch.measure.evaluate import Score
     from trajmatch.measure.recipe import Augment, Batches, train
     from trajmatch.methods.training import Training
@@ -35,7 +36,7 @@ _HOMES = {
     "Training": "trajmatch.methods.training",
     "distill": "trajmatch.run.api",
     "evaluate": "trajmatch.run.api",
-    "load": "trajmatch.data.synthetic",
+    "load": "trajmatch.data.hub_sets",
     "preset": "trajmatch.settings.presets",
     "recipe": "trajmatch.run.api",
     "train": "trajmatch.measure.recipe",

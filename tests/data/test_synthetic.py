@@ -1,15 +1,19 @@
 """The synthetic set's promises: exact numbers back, pixels not clamped, the right real images first."""
 
+from base64 import b64decode
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from trajmatch.core.tiles import decoded, encoded
 from trajmatch.data import synthetic
 from trajmatch.data.files import read_header
+from trajmatch.data.grid import displayable, image_grid
 from trajmatch.data.images import Images
 from trajmatch.data.synthetic import SyntheticSet, class_labels, draw_real, initial_images, one_hot
 from trajmatch.data.tensors import read_tensors, save_tensors
@@ -35,6 +39,19 @@ def test_the_space_comes_back_with_the_set(kind: str, tmp_path: Path) -> None:
     for name, tensor in wanted.space.to_tensors().items():
         assert torch.equal(found.space.to_tensors()[name], tensor)
     assert torch.equal(found.normalise(REAL.x), wanted.normalise(REAL.x))
+
+
+def test_a_notebook_shows_the_picture_of_a_set() -> None:
+    found = replace(example(fit("none", REAL.x)), classes=("a", "<b>", "c"), info={"dataset": "<i>"})
+    html = found._repr_html_()
+    assert "6 images of 3 x 4 x 4, 3 classes" in html
+    assert "dataset=&lt;i&gt;" in html
+    assert "step size 0.1" in html
+    data = html.split("base64,")[1].split('"')[0]
+    picture = Image.open(BytesIO(b64decode(data))).convert("RGB")
+    wanted = image_grid(displayable(found.stored_pixels), found.labels, found.classes)
+    assert picture.tobytes() == wanted.tobytes()
+    assert 'src="data:image/png' in html
 
 
 @pytest.mark.parametrize("eta", [1 / 3, 1e-12, 0.1 + 1e-15])

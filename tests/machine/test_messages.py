@@ -1,8 +1,10 @@
 """Who hears the package's logger, on stderr and in a program's own handlers, and where a bar is shown."""
 
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -82,6 +84,32 @@ def counted(*blocks: AbstractContextManager[None]) -> bool:
             meter.advance("loss 1")
             meter.advance("loss 2")
         return meter.bar is not None
+
+
+def test_a_bar_below_a_notebook_s_cell(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    drawn: list[str] = []
+    handle = SimpleNamespace(update=drawn.append)
+
+    def display(html: str, display_id: bool) -> SimpleNamespace:
+        assert display_id
+        drawn.append(html)
+        return handle
+
+    monkeypatch.setitem(sys.modules, "IPython", ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(HTML=str, display=display))
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_PICTURES", -1.0)
+    with heard(), Meter("a <b>", 2) as meter:
+        meter.advance("loss 1")
+        meter.advance("loss 2")
+    assert capsys.readouterr().err == ""
+    assert [bar.split(" max")[0] for bar in drawn] == [f'<progress value="{done}"' for done in (0, 1, 2, 2)]
+    assert "<code>a &lt;b&gt;: 1/2 steps" in drawn[1]
+    assert "loss 2" in drawn[2]
+    drawn.clear()
+    with heard(quiet=True), Meter("distill", 2) as meter:
+        meter.advance()
+    assert drawn == []
 
 
 def test_lines_of_progress_are_messages(

@@ -21,6 +21,7 @@ from trajmatch.data.reading import sources, transparency
 from trajmatch.data.reading.fingerprint import fingerprint, readers
 from trajmatch.data.reading.pixels import Colour, Pixels, decode_splits
 from trajmatch.data.reading.source import Labels, Source, Split, suggestion
+from trajmatch.data.reading.tables import Columns
 from trajmatch.machine.progress import Meter
 
 # Bytes of pixels from which on they are kept: fewer are decoded in no time.
@@ -40,6 +41,8 @@ class Reading:
     background: str = "white"
     train_split: str | None = None
     test_split: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +154,9 @@ def _understood(kept: Kept) -> Decoded:
 
 def _decoded(source: Any, reading: Reading) -> Decoded:
     behind = transparency.background(reading.background)
-    raw = sources.read(source, reading.train_split, reading.test_split)
+    raw = sources.read(
+        source, reading.train_split, reading.test_split, Columns(reading.image_column, reading.label_column)
+    )
     where = origin(source, raw.name)
     if reading.classes is not None:
         raw = _keep(raw, reading.classes, where)

@@ -11,6 +11,8 @@ BEFORE, AFTER = "initial.png", "images.png"
 # Records: of the experts, of each network that was trained to score a set, of the scores, and of the whole run.
 EXPERTS_JSON, NETWORKS, EVALUATION, SUMMARY = "experts.json", "networks.json", "evaluation.json", "summary.json"
 REPORT = "report.html"
+# How far a log of --log was told, in the log's folder.
+LOGGED = "logged.json"
 # What other verbs leave beside a set, and what a stream of classes leaves.
 TRANSFER, RANKING, SIZES, SEARCH = "transfer.json", "ranking.json", "sizes.json", "search.json"
 STREAM = "continual.json"

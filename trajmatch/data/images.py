@@ -74,13 +74,16 @@ def load(
     background: str = "white",
     train_split: str | None = None,
     test_split: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
 ) -> Dataset:
     """Images from any source, as uint8 tensors in three splits.
 
     source:        "digits" (embedded); a folder of class folders, with train/ and test/ or not; Tiny ImageNet's folder;
                    a Parquet file or folder in the Hugging Face layout, or what `save_to_disk` wrote; .npz; the
-                   CIFAR-10/100 Python archives, packed or not; a Hub name "owner/name"; or a torch map-style data set
-                   of (image, int), or a pair of them.
+                   CIFAR-10/100 Python archives, packed or not; "hf:NAME[:CONFIG][@REVISION]" or "owner/name" on the
+                   Hub; a `Dataset` or `DatasetDict` of the package `datasets`; or a torch map-style data set of
+                   (image, int), or a pair of them.
     size:          pixels; shorter side resized to it and centre cropped. None: all images must have one size.
     classes:       names to keep, in the source's order whatever their order here.
     colour:        "grey" (1 channel), "rgb" (3), or "auto": grey if every image is.
@@ -91,12 +94,15 @@ def load(
     background:    the colour that transparent images are laid on, as CSS names it.
     train_split:   what the training split is called in the source, where its name does not tell.
     test_split:    what the test split is called in the source; "none" draws test images from the training images.
+    image_column:  what the column of images is called in a table, where its name does not tell.
+    label_column:  what the column of labels is called in a table, where its name does not tell.
 
     What was read, and what was left out, is told in the data set's `read`.
     Raises ValueError, one sentence, for whatever is wrong with the source or an argument.
     """
     _check_arguments(size, colour, validation, test_fraction)
-    reading = Reading(size, None if classes is None else tuple(classes), colour, background, train_split, test_split)
+    names = train_split, test_split, image_column, label_column
+    reading = Reading(size, None if classes is None else tuple(classes), colour, background, *names)
     raw = decoded(source, reading)
     train, *rest = raw.splits
     if rest:

@@ -4,10 +4,13 @@ Legend: n = C * ipc images of c x h x w, C classes, sorted by class; f tiles alo
 a network sees as an image of full size (core/tiles.py): m = f^2 n of them.
 """
 
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
+from html import escape
+from io import BytesIO
 from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +25,7 @@ from trajmatch.core.tiles import decoded, encoded, repeated
 from trajmatch.data import space_file
 from trajmatch.data.checksums import remedy
 from trajmatch.data.file_names import SET
+from trajmatch.data.grid import displayable, image_grid
 from trajmatch.data.images import Images
 from trajmatch.data.set_header import APART, set_header
 from trajmatch.data.tensors import read_tensors, save_tensors
@@ -61,6 +65,14 @@ class SyntheticSet(TorchDataset[tuple[Tensor, Tensor]]):
         shape = " x ".join(map(str, self.X.shape[1:]))
         cut = "" if self.factor == 1 else f" as {len(self)} tiles"
         return f"SyntheticSet({n} images of {shape}{cut}, {C} classes, eta={self.eta:.4g}, {made})"
+
+    def _repr_html_(self) -> str:
+        """The set as a notebook shows it: what it is, over the picture of its images by class."""
+        stream = BytesIO()
+        image_grid(displayable(self.stored_pixels), self.Y, self.classes).save(stream, format="PNG")
+        picture = b64encode(stream.getvalue()).decode()
+        about = escape(f"{self!r}: train with it at the step size {self.eta:.4g}")
+        return f'<p><code>{about}</code></p><img alt="the images by class" src="data:image/png;base64,{picture}">'
 
     def __len__(self) -> int:
         return len(self.X) * self.factor**2

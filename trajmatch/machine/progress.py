@@ -1,6 +1,7 @@
-"""Progress with rate, details and time left: a live bar on a terminal, a line now and then elsewhere."""
+"""Progress with rate, details and time left: a live bar on terminals and in notebooks, else a line now and then."""
 
 import time
+from html import escape
 from types import TracebackType
 
 from rich.console import Console
@@ -10,12 +11,14 @@ from trajmatch.machine import holding
 from trajmatch.machine.messages import LOGGER, on_stderr
 
 SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BETWEEN_PICTURES = 0.2
 
 
 class Meter:
     """Counts towards a total. `with Meter("distill", 300) as meter: meter.advance("loss 0.4")`.
 
-    A bar is shown where the logger's messages go to a terminal; elsewhere a line now and then is such a message.
+    A bar is shown where the logger's messages go to a terminal or below a notebook's cell; elsewhere a line now and
+    then is such a message.
 
     start: units that were done before and that the rate must not count.
     after: seconds in which nothing is shown, for work that is often done by then.
@@ -28,6 +31,7 @@ class Meter:
         self.said = self.began - (SECONDS_BETWEEN_LINES - after if after else 0.0)
         self.bar: Progress | None = None
         self.task: TaskID | None = None
+        self.inline: Inline | None = None
 
     def __enter__(self) -> "Meter":
         if not self.after:
@@ -37,7 +41,9 @@ class Meter:
     def _show(self) -> None:
         """Show a bar, where that is possible."""
         console = Console(stderr=True)
-        if console.is_terminal and on_stderr():
+        if console.is_jupyter and on_stderr():
+            self.inline = Inline(self.title, self.total)
+        elif console.is_terminal and on_stderr():
             columns = (
                 TextColumn("{task.description:<9}"),
                 BarColumn(),
@@ -53,7 +59,9 @@ class Meter:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.bar is not None:
+        if self.inline is not None:
+            self.inline.show(self.done, self._words(""))
+        elif self.bar is not None:
             self.bar.stop()
         elif self.done > self.start and not self._is_early():
             self._say("")
@@ -68,6 +76,9 @@ class Meter:
             self._show()
         if self.bar is not None and self.task is not None:
             self.bar.update(self.task, completed=self.done, rate=self.rate(), details=details)
+        elif self.inline is not None:
+            if time.monotonic() - self.said > SECONDS_BETWEEN_PICTURES:
+                self.inline.show(self.done, self._words(details))
         elif time.monotonic() - self.said > SECONDS_BETWEEN_LINES:
             self._say(details)
 
@@ -89,11 +100,32 @@ class Meter:
         return f"{count / passed:.1f} {self.unit}/s" if count > passed else f"{passed / count:.1f} s/{singular}"
 
     def _say(self, details: str) -> None:
+        LOGGER.info(self._words(details))
+
+    def _words(self, details: str) -> str:
+        """What is said now."""
         self.said = time.monotonic()
         left = (self.total - self.done) * (self.said - self.began) / max(1, self.done - self.start)
         ending = f"{duration(left)} left" if self.done < self.total else f"took {duration(self.said - self.began)}"
         words = [f"{self.title}: {self.done}/{self.total} {self.unit}", self.rate(), details, ending]
-        LOGGER.info(", ".join(word for word in words if word))
+        return ", ".join(word for word in words if word)
+
+
+class Inline:
+    """A bar below a notebook's cell. It is plain HTML, which needs no widgets, in any program that shows notebooks."""
+
+    def __init__(self, title: str, total: int) -> None:
+        from IPython.display import HTML, display
+
+        self.title, self.total, self.made = title, total, HTML
+        self.handle = display(HTML(self._html(0, title)), display_id=True)
+
+    def show(self, done: int, words: str) -> None:
+        """Draw the bar at `done` units with words beside it."""
+        self.handle.update(self.made(self._html(done, words)))
+
+    def _html(self, done: int, words: str) -> str:
+        return f'<progress value="{done}" max="{self.total}"></progress> <code>{escape(words)}</code>'
 
 
 def duration(seconds: float) -> str:

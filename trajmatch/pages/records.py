@@ -137,6 +137,7 @@ EVALUATION: Shape = {
     "settings": {},
     "seconds": is_number,
 }
+LOGGED: Shape = {"id": is_text, "step": is_count, "scores": is_text}
 EXPERTS: Shape = {"seconds": is_number, "test_accuracy": is_curves, "train_accuracy": is_curves}
 DIAGNOSIS: Shape = {"about": is_text, "command": is_text}
 SCORES: Shape = {"accuracy": is_shares}
@@ -167,6 +168,7 @@ REMEDIES = {
     file_names.EVALUATION: "delete it, and trajmatch run scores the set again",
     file_names.EXPERTS_JSON: "delete it, and trajmatch run writes it again, its seconds counted anew",
     file_names.STREAM: "delete it, and the same trajmatch continual writes it again",
+    file_names.LOGGED: "delete it, and the log begins anew",
     "scores.json": "delete it, and its networks are trained again",
     **{f"{name}.json": "delete it, and score the set again" for name in ("transfer", "ranking", "sizes", "search")},
 }

@@ -3,7 +3,8 @@
 `recipe` is how the networks of a score are trained, for `trajmatch.train`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from trajmatch.run.stages.run import begun
 from trajmatch.settings.checks import resolve
 from trajmatch.settings.choices import Left, left_open
 from trajmatch.settings.command_line import quoted
-from trajmatch.settings.config import Config, MethodName
+from trajmatch.settings.config import Config, LogName, MethodName
 from trajmatch.settings.flat import parsed
 from trajmatch.settings.kinds import checked, with_setting
 from trajmatch.settings.options import Evaluate
@@ -53,6 +54,7 @@ def distill(
     config: Config | None = None,
     workers: int = 1,
     score: bool = False,
+    log: Sequence[LogName] = (),
     quiet: bool = False,
 ) -> SyntheticSet:
     """A synthetic set of `ipc` images per class, distilled from `dataset`.
@@ -70,11 +72,14 @@ def distill(
              around a script's code, and a network or rule that is in a module.
     score:   train networks on the set too, and write the accuracies, the summary and report.html, as `trajmatch run`
              does. Without it the folder has none of them, as `trajmatch distill` leaves it.
+    log:     loggers that are told of it, any of "tensorboard", "wandb" and "trackio"; they need `out`.
     quiet:   say nothing. Otherwise messages go to the handlers of `logging` that the program has set up, or to stderr.
 
     A network or rule of your own must stand at the top level of a module, script or notebook: a run is known by its
     name. Raises ValueError for bad settings or data, OSError where files cannot be written.
     """
+    if log and out is None:
+        raise ValueError(f"log is {list(log)} and needs out, the run folder that logs go on in")
     named = isinstance(dataset, str | Path)
     any_images = config is None and not (str(dataset) == "digits" and named)
     left = Left(left_open(["steps"] if steps is not None else []) if any_images else frozenset())
@@ -84,14 +89,17 @@ def distill(
     given |= {"ipc": ipc, "seed": seed, "device": device, "expert.workers": workers}
     given |= {"evaluation.workers": workers if score else None}
     base = config or preset(DEFAULT if str(dataset) == "digits" and named else ANY_IMAGES)
+    base = replace(base, log=tuple(log)) if log else base
     for key, value in given.items():
         base = base if value is None else with_setting(base, key, value)
     checked(base)
     with precision("float32"), scratch_folder() as temporary:
         folder = temporary / "run" if out is None else Path(out)
-        with heard(quiet, once=True):
-            source = None if named else dataset
-            this = begun(base, folder, "trajmatch.distill(...)", left, source=source)
+        source = None if named else dataset
+        with (
+            heard(quiet, once=True),
+            closing(begun(base, folder, "trajmatch.distill(...)", left, source=source)) as this,
+        ):
             this.experts()
             this.distill()
             if score:

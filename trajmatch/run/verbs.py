@@ -1,7 +1,7 @@
 """The verbs: what each of them does, in one table. Nothing here imports torch before it must."""
 
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -92,9 +92,9 @@ def _experts(call: Call) -> int:
 def _distill(call: Call) -> int:
     from trajmatch.run.stages.run import begun
 
-    this = begun(call.config, call.place, call.command, call.left)
-    this.experts()
-    this.distill()
+    with closing(begun(call.config, call.place, call.command, call.left)) as this:
+        this.experts()
+        this.distill()
     return 0
 
 
@@ -204,6 +204,18 @@ def _report(call: Call) -> int:
         return _print([write_report(folder)])
 
 
+def _push(call: Call) -> int:
+    name, rest = line.name_first(call.rest)
+    usage, what = "trajmatch push RUN NAME", "Upload a distilled set to the Hugging Face Hub."
+    own = line.at_home(line.parse(options.Push, usage, rest, options.Push(), what))
+    if call.name is None or name is None:
+        raise line.UsageError("trajmatch push needs a run folder or a set, and the name of a repository: RUN NAME")
+    prepare()
+    from trajmatch.run.push import push
+
+    return _print([push(line.place(call.name), name, own)])
+
+
 def _presets(call: Call) -> int:
     if call.name is None and call.rest:
         return _usage(call, "presets [PRESET [--method METHOD]]\n\nList the presets, or show all of one.")
@@ -279,5 +291,6 @@ VERBS = {
         "nothing is left of it",
         _plan, "preset", options.Plan,
     ),
+    "push": Verb("upload a distilled set to the Hugging Face Hub", "the Hub has all of it or nothing", _push),
     "presets": Verb("list the presets, or show all settings of one", "nothing was changed", _presets),
 }  # fmt: skip

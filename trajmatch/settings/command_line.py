@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import re
 import shlex
 from collections.abc import Sequence
 from itertools import pairwise
@@ -109,13 +110,20 @@ def _check_own(verb: str, rest: Sequence[str]) -> None:
 def default_folder(name: str | None, base: Config, config: Config) -> Path:
     """runs/PRESET, with what the everyday flags changed: runs/cifar10-16px-ipc10-seed3."""
     if name is None:
-        name = DEFAULT if base == preset(DEFAULT) else Path(config.data).stem or "images"
+        name = DEFAULT if base == preset(DEFAULT) else _name_of(config.data)
     changed = [
         f"{key}{getattr(config, key)}" if key != "method" else config.method
         for key in ("ipc", "method", "steps", "seed")
         if getattr(config, key) != getattr(base, key)
     ]
     return Path("runs") / "-".join([name, *changed])
+
+
+def _name_of(data: str) -> str:
+    """What --data is called in the name of a folder."""
+    if data.startswith("hf:"):
+        return re.sub(r"[^\w.]+", "-", data.split("/")[-1].removeprefix("hf:"))
+    return Path(data).stem or "images"
 
 
 def place(name: str | None) -> Path:

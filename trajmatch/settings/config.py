@@ -12,6 +12,7 @@ from trajmatch.settings.evaluation import Evaluation
 from trajmatch.settings.inputs import Images, Network
 
 Sharpness = Annotated[str, ranges.Choice(("auto", "none", "sam", "asam", "gsam", "vasso", "satm"))]
+LogName = Literal["tensorboard", "wandb", "trackio"]
 EngineName = Literal["auto", "eager", "fused", "compiled"]
 MethodName = Literal[
     "mtt", "ftd", "tesla", "datm", "satm", "satm-fi", "satm-da", "contra", "satm-contra",
@@ -193,7 +194,8 @@ class Config:
     """Everything that decides a run."""
 
     data: Annotated[str, ranges.Text(empty=True)] = "digits"
-    """The real images: digits, a folder of class folders, Parquet, .npz, CIFAR's python archive, or a Hub name."""
+    """The real images: digits, a folder of class folders, Parquet, .npz, CIFAR's python archive, or
+    hf:NAME[:CONFIG][@REVISION] on the Hugging Face Hub."""
     ipc: ranges.Count = 1
     """Synthetic images per class."""
     factor: Annotated[int, ranges.Range(1, 64)] = 1
@@ -224,6 +226,9 @@ class Config:
     """Most memory that the outer loop may take, such as 4GB; --micro-batch is chosen to fit."""
     resume: bool = False
     """Go on from the checkpoint of an interrupted run."""
+    log: tuple[LogName, ...] = ()
+    """Loggers that are told of outer steps, and of pictures and scores of the set, beside the file metrics.jsonl:
+    tensorboard, wandb or trackio, or several of them; results do not depend on it."""
     images: Images = field(default_factory=Images)
     network: Network = field(default_factory=Network)
     expert: Expert = field(default_factory=Expert)

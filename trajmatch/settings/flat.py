@@ -24,7 +24,7 @@ RETIRED: dict[str, tuple[Any, ...]] = {
 }
 INCIDENTAL |= RETIRED.keys()
 # Where a run stands and how it is called may change between two calls on one folder.
-FREE = {"out", "resume", "device", *INCIDENTAL}
+FREE = {"out", "resume", "device", "log", *INCIDENTAL}
 
 
 def flatten(config: Config) -> dict[str, Any]:

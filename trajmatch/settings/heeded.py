@@ -82,16 +82,16 @@ RULES = (
 )  # fmt: skip
 # What a verb does not do; a run does all of it.
 NOT_DONE = {
-    "experts": "ipc factor method steps precision micro_batch memory resume matching.* outer.[!c]* outer.clip "
+    "experts": "ipc factor method steps precision micro_batch memory resume log matching.* outer.[!c]* outer.clip "
     "baseline.* evaluation.*",
-    "evaluate": "out factor steps precision micro_batch memory resume matching.* outer.[!s]* outer.seed "
+    "evaluate": "out factor steps precision micro_batch memory resume log matching.* outer.[!s]* outer.seed "
     "outer.step_size baseline.*",
-    "search": "out factor steps precision micro_batch memory resume matching.* outer.* baseline.* network.* "
+    "search": "out factor steps precision micro_batch memory resume log matching.* outer.* baseline.* network.* "
     "evaluation.networks evaluation.random_draws evaluation.validation_networks evaluation.whole_epochs "
     "evaluation.foreign",
-    "continual": "resume outer.snapshot* evaluation.networks evaluation.random_draws evaluation.validation_networks "
-    "evaluation.whole_epochs evaluation.foreign evaluation.workers",
-    "plan": "resume",
+    "continual": "resume log outer.snapshot* evaluation.networks evaluation.random_draws "
+    "evaluation.validation_networks evaluation.whole_epochs evaluation.foreign evaluation.workers",
+    "plan": "resume log",
 }
 # Verbs that distil nothing: the settings of a distillation have no effect with them, or are those of a set that exists.
 DONE = ("evaluate", "search", "experts")

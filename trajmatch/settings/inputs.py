@@ -33,6 +33,10 @@ class Images:
     """What the training split is called in the data, where its name does not tell; . is the folder itself."""
     test_split: ranges.Words | None = None
     """What the test split is called in the data; none draws test images from the training images."""
+    image_column: ranges.Words | None = None
+    """What the column of images is called in a table (Parquet, the Hub), where its name does not tell."""
+    label_column: ranges.Words | None = None
+    """What the column of labels is called in a table (Parquet, the Hub), where its name does not tell."""
 
 
 @dataclass(frozen=True)

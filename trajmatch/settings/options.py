@@ -156,6 +156,16 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Push:
+    """How `trajmatch push` writes a repository."""
+
+    private: bool = False
+    """Show a new repository to its owner alone."""
+    out: Place | None = None
+    """Write the repository's files into this new folder, and upload nothing."""
+
+
+@dataclass(frozen=True)
 class Compare:
     """Where the pages of `trajmatch compare` go."""
 

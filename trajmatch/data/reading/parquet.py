@@ -11,7 +11,7 @@ from typing import Any
 
 from trajmatch.data.reading.source import Source, printable
 from trajmatch.data.reading.splits import choose, kind_of, listed, rest_of, words
-from trajmatch.data.reading.tables import Tables, columns, features, source_of
+from trajmatch.data.reading.tables import TOLD_BY_NAME, Columns, Tables, columns, features, source_of
 from trajmatch.data.reading.walk import has_images, subfolders
 
 INSTALL = "install it with: pip install 'trajmatch[hf]'"
@@ -45,13 +45,16 @@ def require(module: str, why: str) -> None:
         raise ValueError(f"{why}, which needs the package {module}: {INSTALL}")
 
 
-def read_file(path: Path) -> Source:
+def read_file(path: Path, wanted: Columns = TOLD_BY_NAME) -> Source:
     """One .parquet or .arrow file, all of it training images. Raises ValueError where the extra `hf` is missing."""
     require("pyarrow", f"{path} is {'Parquet' if path.suffix.lower() == '.parquet' else 'an Arrow file'}")
-    return source_of(printable(path.stem), {"train": partial(_tables, [path])}, "train", [], _unheeded([path]))
+    read = {"train": partial(_tables, [path], wanted)}
+    return source_of(printable(path.stem), read, "train", [], _unheeded([path]), wanted)
 
 
-def read_parquet(path: Path, train: str | None = None, test: str | None = None) -> Source:
+def read_parquet(
+    path: Path, train: str | None = None, test: str | None = None, wanted: Columns = TOLD_BY_NAME
+) -> Source:
     """A folder of .parquet files, or one that `save_to_disk` wrote.
 
     The split is in the name of a file, as in train-00000-of-00001.parquet or x_test.parquet, or of a folder around it,
@@ -59,16 +62,16 @@ def read_parquet(path: Path, train: str | None = None, test: str | None = None) 
     from each file's Hugging Face features; without them they are the integers as text. Files without a split are one
     table where they are its pieces.
 
-    train, test: the files that are the splits, or folders of such files.
+    train, test: the files that are the splits, or folders of such files. wanted: the columns with images and labels.
 
     Raises ValueError where it cannot be told what is meant, or when the extra `hf` is not installed.
     """
     require("pyarrow", f"{path} is {'a saved data set' if _is_saved(path) else 'Parquet'}")
     name = printable(path.resolve().name)
     if _is_saved(path):
-        splits = _saved(path)
+        splits = _saved(path, wanted)
         chosen, tests = choose(list(splits), train, test, str(path))
-        return source_of(name, splits, chosen, tests)
+        return source_of(name, splits, chosen, tests, (), wanted)
     files = {printable(file.relative_to(path).as_posix()): file for file in _files(path)}
     notes = []
     if deeper := [file for file in files if "/" in file and any("/" not in other for other in files)]:
@@ -97,9 +100,9 @@ def read_parquet(path: Path, train: str | None = None, test: str | None = None) 
         notes.append(f"left out: {len(unnamed)} {'file' if len(unnamed) == 1 else 'files'} ({listed(unnamed)})")
     chosen, tests = choose(list(groups), train, test, str(path))
     read: dict[str, Callable[[], Tables]] = {
-        split: partial(_tables, [files[file] for file in group]) for split, group in groups.items()
+        split: partial(_tables, [files[file] for file in group], wanted) for split, group in groups.items()
     }
-    return source_of(name, read, chosen, tests, notes)
+    return source_of(name, read, chosen, tests, notes, wanted)
 
 
 def _is_in(file: str, wanted: str) -> bool:
@@ -188,21 +191,21 @@ def _unheeded(files: Sequence[Path]) -> list[str]:
     return [f"the column '{name}' is not heeded" for name in names if name.lower() in _SPLIT_COLUMNS]
 
 
-def _tables(files: Sequence[Path]) -> Tables:
-    return [(_table(file), str(file)) for file in files]
+def _tables(files: Sequence[Path], wanted: Columns) -> Tables:
+    return [(_table(file, wanted), str(file)) for file in files]
 
 
-def _table(file: Path) -> Any:
+def _table(file: Path, wanted: Columns) -> Any:
     """The image and label columns of one Parquet or Arrow file."""
     import pyarrow
     from pyarrow import parquet
 
     try:
         if file.suffix.lower() == ".parquet":
-            return parquet.read_table(file, columns=list(columns(parquet.read_schema(file), str(file))))
+            return parquet.read_table(file, columns=list(columns(parquet.read_schema(file), str(file), wanted)))
         with pyarrow.memory_map(str(file)) as stream:
             table = _arrow_table(stream)
-            return table.select(list(columns(table.schema, str(file))))
+            return table.select(list(columns(table.schema, str(file), wanted)))
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:
         raise ValueError(f"{file} cannot be read as {file.suffix[1:].capitalize()}: {error}.") from error
 
@@ -218,25 +221,25 @@ def _arrow_table(stream: Any) -> Any:
         return pyarrow.ipc.open_file(stream).read_all()
 
 
-def _saved(path: Path) -> dict[str, Callable[[], Tables]]:
+def _saved(path: Path, wanted: Columns) -> dict[str, Callable[[], Tables]]:
     """The splits of a folder that `save_to_disk` wrote; one without splits is training images alone."""
     listing = path / "dataset_dict.json"
     if not listing.is_file():
-        return {"train": partial(_saved_tables, path)}
+        return {"train": partial(_saved_tables, path, wanted)}
     splits = _json(listing).get("splits")
     if not isinstance(splits, list) or not splits:
         raise ValueError(f"{listing} has no list of splits.")
-    return {str(name): partial(_saved_tables, path / str(name)) for name in splits}
+    return {str(name): partial(_saved_tables, path / str(name), wanted) for name in splits}
 
 
-def _saved_tables(folder: Path) -> Tables:
+def _saved_tables(folder: Path, wanted: Columns) -> Tables:
     """The tables of one saved split, in the order of its list, with the features of its description."""
     listed_files = _json(folder / "state.json").get("_data_files")
     if not isinstance(listed_files, list) or not listed_files:
         raise ValueError(f"{folder / 'state.json'} has no list of data files.")
     tables = []
     for file in [folder / str(entry.get("filename")) for entry in listed_files if isinstance(entry, dict)]:
-        table = _table(file)
+        table = _table(file, wanted)
         if not features(table.schema, str(file)):
             about = _json(folder / "dataset_info.json").get("features") or {}
             table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": about}})})

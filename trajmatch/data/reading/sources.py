@@ -25,23 +25,29 @@ from trajmatch.data.reading.source import (
     suggestion,
 )
 from trajmatch.data.reading.splits import listed
+from trajmatch.data.reading.tables import TOLD_BY_NAME, Columns
 from trajmatch.data.reading.walk import has_images
 
-_FORMATS = "'digits', a folder of class folders, .npz, .parquet, a CIFAR .tar.gz or a Hub name 'owner/name'"
+_FORMATS = "'digits', a folder of class folders, .npz, .parquet, a CIFAR .tar.gz or a Hub name 'hf:owner/name'"
 _TAR = (".tar.gz", ".tgz", ".tar")
 _ARRAY_SUFFIXES = (".npz", ".parquet", ".arrow", *_TAR)
 
 
-def read(source: object, train: str | None = None, test: str | None = None) -> Source:
+def read(source: object, train: str | None = None, test: str | None = None, columns: Columns = TOLD_BY_NAME) -> Source:
     """Recognise `source` (see `images.load`) and read it, undecoded.
 
     train, test: what its splits are called, where their names do not tell; "none" for a test split that is not read.
+    columns:     what its columns are called, where their names do not tell.
 
     Raises ValueError where the source is of no known kind.
     """
     if isinstance(source, str | os.PathLike) and source != "digits":
-        return _read_path(os.fspath(source), train, test)
-    _refuse(train, test, "the digits" if isinstance(source, str | os.PathLike) else "data sets in Python")
+        return _read_path(os.fspath(source), train, test, columns)
+    if hub.is_dataset(source):
+        return hub.read_datasets(source, train, test, columns)
+    what = "the digits" if isinstance(source, str | os.PathLike) else "data sets in Python"
+    _refuse(train, test, what)
+    _refuse_columns(columns, what)
     if isinstance(source, str | os.PathLike):
         return read_digits()
     if isinstance(source, tuple):
@@ -58,37 +64,50 @@ def _refuse(train: str | None, test: str | None, what: str) -> None:
             raise ValueError(f"{flag} is {value!r} and has no effect on {what}: leave it out.")
 
 
-def _read_path(text: str, train: str | None, test: str | None) -> Source:
+def _refuse_columns(columns: Columns, what: str) -> None:
+    """Raise ValueError where the user names columns of a source that has none."""
+    for flag, value in zip(("--images.image-column", "--images.label-column"), columns, strict=True):
+        if value is not None:
+            raise ValueError(f"{flag} is {value!r} and has no effect on {what}, which is no table: leave it out.")
+
+
+def _read_path(text: str, train: str | None, test: str | None, columns: Columns) -> Source:
+    if text.startswith(hub.PREFIX):
+        return hub.read_hub(text, train, test, columns)
     try:
         path = Path(text).expanduser()
     except RuntimeError:
         raise ValueError(f"--data is {text}, and there is no such home folder") from None
     if path.is_dir():
-        return _read_directory(path, train, test)
+        return _read_directory(path, train, test, columns)
     if not path.exists():
         # 'data/cifar' beside an existing folder 'data' is a slip of the pen, not a name on the Hub.
         if hub.is_hub_name(text) and not path.parent.is_dir() and not text.lower().endswith(_ARRAY_SUFFIXES):
-            return hub.read_hub(text, train, test)
+            return hub.read_hub(text, train, test, columns)
         raise ValueError(_missing(path))
     name = path.name.lower()
+    if name.endswith((".parquet", ".arrow")):
+        _refuse(train, test, str(path))
+        return parquet.read_file(path, columns)
+    _refuse_columns(columns, str(path))
     if name.endswith(".npz"):
         return read_npz(path, train, test)
     _refuse(train, test, str(path))
-    if name.endswith((".parquet", ".arrow")):
-        return parquet.read_file(path)
     if name.endswith(_TAR):
         return archives.read_cifar_tar(path)
     raise ValueError(f"{path} is no known source of images: give {_FORMATS}.")
 
 
-def _read_directory(path: Path, train: str | None, test: str | None) -> Source:
+def _read_directory(path: Path, train: str | None, test: str | None, columns: Columns) -> Source:
     if archives.is_cifar_folder(path):
         _refuse(train, test, str(path))
+        _refuse_columns(columns, str(path))
         return archives.read_cifar_folder(path)
     if parquet.has_tables(path):
-        found = parquet.read_parquet(path, train, test)
+        found = parquet.read_parquet(path, train, test, columns)
         beside = ("left out: the image files beside the Parquet files",) if has_images(path) else ()
         return replace(found, notes=(*found.notes, *beside))
+    _refuse_columns(columns, str(path))
     return folders.read_folder(path, train, test)
 
 

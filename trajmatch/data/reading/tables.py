@@ -4,7 +4,7 @@ import bisect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,16 @@ _LABEL_COLUMNS = ("label", "fine_label", "labels", "fine_labels")
 Tables = Sequence[tuple[Any, str]]  # of one split, each with its name for a message
 
 
+class Columns(NamedTuple):
+    """Names of the columns with images and with labels, where a user says them."""
+
+    image: str | None = None
+    label: str | None = None
+
+
+TOLD_BY_NAME = Columns()
+
+
 def features(schema: Any, where: str) -> dict[str, Any]:
     """The Hugging Face description of each column; empty where there is none. Raises ValueError where it is damaged."""
     text = (schema.metadata or {}).get(b"huggingface")
@@ -39,19 +49,26 @@ def features(schema: Any, where: str) -> dict[str, Any]:
     return {name: about for name, about in found.items() if isinstance(about, dict)} if isinstance(found, dict) else {}
 
 
-def columns(schema: Any, where: str) -> tuple[str, str]:
-    """Names of the image and the label column."""
+def columns(schema: Any, where: str, wanted: Columns = TOLD_BY_NAME) -> tuple[str, str]:
+    """Names of the image and the label column. Raises ValueError where they cannot be told, or are not there."""
     described_as = features(schema, where)
 
     def described(kind: str) -> list[str]:
         return [name for name in schema.names if (described_as.get(name) or {}).get("_type") == kind]
 
-    def choose(known: Sequence[str], others: list[str], what: str) -> str:
+    def choose(known: Sequence[str], others: list[str], what: Literal["image", "label"]) -> str:
+        if (said := getattr(wanted, what)) is not None:
+            if said not in schema.names:
+                raise ValueError(
+                    f"--images.{what}-column is '{said}' and {where} has the columns {', '.join(schema.names)}."
+                )
+            return str(said)
         found = [name for name in known if name in schema.names][:1] or others
         if len(found) != 1:
             raise ValueError(
                 f"{where} has the columns {', '.join(schema.names)}: "
-                f"it must have one {what} column named {' or '.join(known[:2])}."
+                f"it must have one {what} column named {' or '.join(known[:2])}, or "
+                f"--images.{what}-column says which it is."
             )
         return found[0]
 
@@ -65,19 +82,21 @@ def source_of(
     train: str,
     tests: Sequence[str],
     notes: Sequence[str] = (),
+    wanted: Columns = TOLD_BY_NAME,
 ) -> Source:
     """A Source from splits by name, which are read when they are needed.
 
-    tests: the splits that may be the test split, the best first; the first that has labels is taken.
+    tests:  the splits that may be the test split, the best first; the first that has labels is taken.
+    wanted: the columns, where a user names them.
 
     Raises ValueError where no test split has labels.
     """
     notes = list(notes)
     tables = read[train]()
-    names = next(filter(None, map(_class_names, tables)), None)
-    train_split = _split(tables, names, notes)
+    names = next(filter(None, (_class_names(table, wanted) for table in tables)), None)
+    train_split = _split(tables, names, notes, wanted)
     schema, where = tables[0][0].schema, tables[0][1]
-    image, label = columns(schema, where)
+    image, label = columns(schema, where, wanted)
     images = [column for column, about in features(schema, where).items() if about.get("_type") == "Image"]
     notes += [f"left out: the images of the column '{column}'" for column in images if column != image]
     if label not in _LABEL_COLUMNS[:1]:
@@ -85,7 +104,7 @@ def source_of(
     test_split, test = None, None
     for test in tests:
         told: list[str] = []
-        test_split = _split(read[test](), names, told)
+        test_split = _split(read[test](), names, told, wanted)
         if not is_unlabelled(test_split.labels):
             notes += told
             break
@@ -99,22 +118,22 @@ def source_of(
     return labelled(name, train_split, test_split, names, f"the split '{test}'" if test_split else "", notes)
 
 
-def _class_names(table: tuple[Any, str]) -> list[str] | None:
+def _class_names(table: tuple[Any, str], wanted: Columns) -> list[str] | None:
     schema, where = table[0].schema, table[1]
-    feature = features(schema, where).get(columns(schema, where)[1])
+    feature = features(schema, where).get(columns(schema, where, wanted)[1])
     names = feature.get("names") if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" else None
     return names if isinstance(names, list) else None
 
 
-def _split(tables: Tables, names: Sequence[str] | None, notes: list[str]) -> Split:
+def _split(tables: Tables, names: Sequence[str] | None, notes: list[str], wanted: Columns) -> Split:
     """One split of several tables, labels as `names` numbers the classes."""
     items: list[bytes] = []
     labels = []
     for table, where in tables:
-        image, label = columns(table.schema, where)
+        image, label = columns(table.schema, where, wanted)
         found = _image_bytes(table, image, where)
         part = Split(found, _labels(table, label, where), row_namer(where))
-        part, has_changed = aligned(part, _class_names((table, where)), names, where)
+        part, has_changed = aligned(part, _class_names((table, where), wanted), names, where)
         notes += [REORDERED.format(where)] if has_changed else []
         items += found
         labels.append(part.labels)

@@ -202,6 +202,8 @@ def load_material(
         background=chosen.background,
         train_split=chosen.train_split,
         test_split=chosen.test_split,
+        image_column=chosen.image_column,
+        label_column=chosen.label_column,
     )
     LOGGER.info(dataset.read)
     check_size(config, dataset)

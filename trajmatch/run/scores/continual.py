@@ -170,7 +170,7 @@ def _condensed(
     place, experts = folder / PLACE.format(*order_and_step), setup.config.experts
     if not is_count(experts):
         experts = str(Path(experts) / EXPERTS_OF.format(*order_and_step))
-    about = replace(setup.config, out=str(place), experts=experts, resume=True)
+    about = replace(setup.config, out=str(place), experts=experts, resume=True, log=())
     with hushed():
         this = Run(about, place, command, material=material)
         this.experts()

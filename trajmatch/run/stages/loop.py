@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from trajmatch.data.file_names import AFTER, BEFORE, CHECKPOINT, METRICS, SET, SNAPSHOTS
-from trajmatch.data.grid import displayable, image_grid, save_png
+from trajmatch.data.grid import save_png
 from trajmatch.data.snapshots import Snapshot, save_snapshot, snapshot_path
-from trajmatch.data.synthetic import SyntheticSet, class_labels, save, stored_pixels
+from trajmatch.data.synthetic import SyntheticSet, save
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.machine.determinism import deterministic
 from trajmatch.machine.interrupts import deferred
@@ -30,7 +30,9 @@ from trajmatch.run.assembly.setup import Setup
 from trajmatch.run.stages.beforehand import check_segments
 from trajmatch.run.stages.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, truncate_metrics
 from trajmatch.run.stages.experts import expert_settings, told_foreign
+from trajmatch.run.stages.feed import Feed
 from trajmatch.run.stages.first_rate import first_step_size
+from trajmatch.run.stages.pictures import picture
 from trajmatch.run.stages.segments import sharing
 from trajmatch.run.stages.start import first_images, first_state
 from trajmatch.run.stages.steps import STEPS, Matching
@@ -76,13 +78,15 @@ def snapshot_steps(config: Config) -> list[int]:
     return sorted(evenly | {step for step in config.outer.snapshot_at if 0 < step <= config.steps})
 
 
-def distill(setup: Setup, trajectories: list[Trajectory], folder: Path) -> Distilled:
+def distill(setup: Setup, trajectories: list[Trajectory], folder: Path, feed: Feed) -> Distilled:
     """Run the outer loop of a resolved configuration in a run folder; go on from its checkpoint where there is one.
+
+    feed: what is told of it.
 
     Raises ValueError (settings), OSError (files), DivergedError, KeyboardInterrupt (after saving a checkpoint).
     """
     with deterministic(setup.config.deterministic, setup.device):
-        loop = Loop(setup, trajectories, folder)
+        loop = Loop(setup, trajectories, folder, feed)
         LOGGER.info(loop.compute.words())
         if peers():
             LOGGER.info(loop.sharing())
@@ -101,6 +105,8 @@ def distill(setup: Setup, trajectories: list[Trajectory], folder: Path) -> Disti
     if (lost := lost_step_size(synthetic.eta, float(loop.first.eta))) is not None:
         LOGGER.warning(lost)
     draw_pictures(setup, trajectories, synthetic, folder)
+    if setup.config.steps not in loop.kept_steps:
+        feed.show(picture(setup, synthetic.X))
     save(synthetic, folder / SET)  # last: it says that the stage is done
     return Distilled(synthetic, loop.checkpoint.seconds)
 
@@ -126,12 +132,10 @@ def lost_step_size(eta: float, first: float) -> str | None:
 
 def draw_pictures(setup: Setup, trajectories: list[Trajectory], synthetic: SyntheticSet, folder: Path) -> None:
     """Write the pictures of a set before and after, where they are missing."""
-    labels = class_labels(setup.material.condensed, setup.config.ipc)
     for name in (BEFORE, AFTER):
         if not (folder / name).exists():
             X = first_images(setup.on_cpu(), trajectories) if name == BEFORE else synthetic.X
-            pixels = displayable(stored_pixels(setup.material.space, X, synthetic.factor))
-            save_png(image_grid(pixels, labels, setup.dataset.names), folder / name)
+            save_png(picture(setup, X), folder / name)
 
 
 def check_delivered(path: Path, synthetic: SyntheticSet, state: OuterState) -> None:
@@ -160,7 +164,7 @@ def delivered(setup: Setup, state: OuterState) -> SyntheticSet:
 class Loop:
     """State of the loop: what a step needs, and the checkpoint that it moves."""
 
-    def __init__(self, setup: Setup, trajectories: list[Trajectory], folder: Path) -> None:
+    def __init__(self, setup: Setup, trajectories: list[Trajectory], folder: Path, feed: Feed | None = None) -> None:
         config = setup.config
         self.config, self.trajectories, self.folder, self.device = config, trajectories, folder, setup.device
         (folder / SNAPSHOTS).mkdir(exist_ok=True)
@@ -188,6 +192,8 @@ class Loop:
                 self.first = self.first._replace(eta=torch.full_like(self.first.eta, eta))
             self.checkpoint = Checkpoint(self.first, self.first, self.first, 0.0, about, self.compute.threads)
         truncate_metrics(folder / METRICS, self.checkpoint.step)
+        self.feed = feed or Feed()
+        self.feed.begin(folder / METRICS, self.checkpoint.step)
 
     def _placed(self, state: OuterState) -> list[torch.Tensor]:
         return [v if k == "steps" else v.to(self.device) for k, v in state._asdict().items()]
@@ -230,6 +236,7 @@ class Loop:
             return f"step {before.step + 1} was not finite: back to {self.checkpoint.step} with half the learning rate"
         with open(self.folder / METRICS, "a", encoding="utf-8") as log:
             log.write(line({**row, "seconds": round(seconds, 3)}) + "\n")
+        self.feed.add({**row, "seconds": round(seconds, 3)})
         if int(state.steps) in self.kept_steps:
             self.keep(state)
         kept = int(state.steps) % ANCHOR_STEPS == 0
@@ -254,10 +261,12 @@ class Loop:
         # Before the log is cut: a checkpoint of a later step would go on with a log that lacks the steps before it.
         self.save()
         truncate_metrics(self.folder / METRICS, int(back.steps))
+        self.feed.back(int(back.steps))
 
     def save(self) -> None:
         """Write the checkpoint; the rows it vouches for are in the log already."""
         save_checkpoint(self.folder / CHECKPOINT, self.checkpoint)
+        self.feed.settle(self.checkpoint.step)
 
     def keep(self, state: OuterState) -> None:
         """Keep the images of now, among which validation will choose."""

@@ -2,7 +2,9 @@
 
 import time
 import weakref
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,6 @@ from trajmatch.machine.processes import Peak, cores
 from trajmatch.pages import records as shapes
 from trajmatch.pages.made import MADE_OF, made_of
 from trajmatch.pages.report import write_report
-from trajmatch.pages.step_log import read_metrics
 from trajmatch.pages.tables import score_lines
 from trajmatch.run.assembly.setup import Setup, check
 from trajmatch.run.folder import check_claim, claim, commit
@@ -33,14 +34,18 @@ from trajmatch.run.stages import evaluation as evaluate_stage
 from trajmatch.run.stages import experts as expert_stage
 from trajmatch.run.stages import loop as distill_stage
 from trajmatch.run.stages import plan as planning
+from trajmatch.run.stages import summary as summary_of
 from trajmatch.run.stages.experts import count_or_folder, stopwatch
+from trajmatch.run.stages.feed import opened
+from trajmatch.run.stages.pictures import picture_of_step
 from trajmatch.run.stages.settled import settled
+from trajmatch.run.stages.sinks import check_installed
 from trajmatch.settings.checks import resolve
 from trajmatch.settings.choices import NOTHING_LEFT, Left
 from trajmatch.settings.command_line import quoted
 from trajmatch.settings.config import Config
 from trajmatch.settings.flat import EVALUATE_FIELDS, difference, settings
-from trajmatch.settings.kinds import checked, get
+from trajmatch.settings.kinds import checked
 from trajmatch.settings.methods import METHODS
 from trajmatch.settings.options import Plan
 
@@ -84,6 +89,7 @@ class Run:
         self.chosen: frozenset[str] = frozenset()
         self.experts_wanted = count_or_folder(config.experts)
         check(self.config)
+        check_installed(self.config.log)
         self._lock: Lock | None = None
         if check_claim(folder, self.config):
             self._take_lock()
@@ -101,6 +107,12 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)  # only now: bad input must leave nothing behind
         self._take_lock()
         claim(folder, self.config)
+        kept = frozenset(distill_stage.snapshot_steps(self.config))
+        self.feed = opened(self.config, folder, kept, partial(picture_of_step, self.setup, folder))
+
+    def close(self) -> None:
+        """End the logs of --log; nothing is told to them afterwards."""
+        self.feed.close()
 
     def _take_lock(self) -> None:
         """Have the folder alone for as long as this object lives. Raises HeldError where another process has it."""
@@ -174,8 +186,9 @@ class Run:
             synthetic = sets.load(self.folder)
             distill_stage.check_delivered(path, synthetic, checkpoint.state)
             distill_stage.draw_pictures(self.setup, self.trajectories, synthetic, self.folder)
+            self.feed.begin(self.folder / METRICS, checkpoint.step)
             return
-        done = distill_stage.distill(self.setup, self.trajectories, self.folder)
+        done = distill_stage.distill(self.setup, self.trajectories, self.folder, self.feed)
         self.seconds["distill"] = done.seconds
         LOGGER.info(f"distilled set: {path}, step size {done.synthetic.eta:.4g}")
 
@@ -210,29 +223,6 @@ class Run:
         """What numbers of this run belong to: its set, its input space in it, and the real images."""
         return {"set": identity(self.folder / SET), "data": self.setup.material.content}
 
-    def _compression(self, count: int) -> dict[str, Any]:
-        """How many real images, and bytes of their pixels, each synthetic one and byte of the set's file stands for.
-
-        count: synthetic images. The real images are those that the set was made of: validation images that are held
-        out are not among them. A whitening's file, which real images need too, is not counted.
-        """
-        x, size = self.setup.dataset.train.x, (self.folder / SET).stat().st_size
-        images = {"compression": len(x) / count, "whole_images": len(x)}
-        return {**images, "compression_bytes": x.nbytes / size, "real_bytes": x.nbytes, "set_bytes": size}
-
-    def _told(self) -> dict[str, Any]:
-        """What a reader of the report wants to know first, and what is not a setting alone."""
-        shown = {"class_names": list(self.setup.dataset.shown)} if self.setup.dataset.shown else {}
-        told = {"network": self.config.network.told(), "shape": list(self.setup.dataset.shape)}
-        return {"seed": self.config.seed, "distillation_seed": self.setup.seed, **told, **shown}
-
-    def _chosen(self) -> dict[str, Any]:
-        """Settings that nobody gave; the first step size as it was found."""
-        found = {key: get(self.config, key) for key in sorted(self.chosen)}
-        if (rows := read_metrics(self.folder / METRICS)[0]) and found.get("outer.step_size", 0) is None:
-            found["outer.step_size"] = float(f"{rows[0]['step_size']:.6g}")  # which was a float32
-        return found
-
     def summarise(self, accuracy: dict[str, Any]) -> dict[str, Any]:
         """Write summary.json and report.html."""
         holding.check()
@@ -253,7 +243,7 @@ class Run:
             "device": f"{where} ({torch.cuda.get_device_name(where)})" if where.type == "cuda" else f"{where}",
             "torch": torch.__version__,
             "commit": commit(),
-            **self._told(),
+            **summary_of.told(self.setup),
             "steps": config.steps,
             "step_size": sets.load(self.folder).eta,
             "accuracy": accuracy,
@@ -262,10 +252,10 @@ class Run:
             "memory_how": "largest resident size of this process plus that of its worker processes while they ran "
             "at once, shared pages counted in each; over all calls on this folder",
             "cores": cores(),
-            **self._compression(synthetic),
+            **summary_of.compression(self.setup, self.folder, synthetic),
             "real_images": real,  # with the validation images
             "synthetic_images": synthetic,
-            "chosen": self._chosen(),
+            "chosen": summary_of.chosen(self.config, self.folder, self.chosen),
             "commands": [self.command, quoted(["evaluate", str(self.folder)])],
             BELONGS: self._belongs(),
             MADE_OF: made_of(self.folder, held if held.get(BELONGS) == self._belongs() else {}),
@@ -285,11 +275,12 @@ def begun(config: Config, folder: Path, command: str, left: Left, preset: str | 
 
 def run(config: Config, folder: Path, command: str, preset: str | None, left: Left = NOTHING_LEFT) -> dict[str, Any]:
     """Experts, distill, evaluate and report in one folder. left: what is to be decided."""
-    this = begun(config, folder, command, left, preset)
-    this.experts()
-    this.distill()
-    accuracy = this.evaluate()
-    summary = this.summarise(accuracy)
+    with closing(begun(config, folder, command, left, preset)) as this:
+        this.experts()
+        this.distill()
+        accuracy = this.evaluate()
+        this.feed.score(accuracy)
+        summary = this.summarise(accuracy)
     for line in score_lines(accuracy):
         LOGGER.info(line)
     foreign.tell(accuracy, len(summary["classes"]))

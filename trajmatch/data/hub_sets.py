@@ -1,0 +1,73 @@
+"""Distilled sets on the Hugging Face Hub: one that is fetched from there, and a table that the Hub's viewer shows."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from trajmatch.data import synthetic as sets
+from trajmatch.data.file_names import SET
+from trajmatch.data.files import replacing
+from trajmatch.data.grid import displayable
+from trajmatch.data.reading import hub, parquet
+from trajmatch.data.synthetic import SyntheticSet
+
+
+def load(path: str | Path) -> SyntheticSet:
+    """Read a set: its file, the run folder that holds it, or "hf:NAME[@REVISION]" for one that `trajmatch push` wrote.
+
+    Raises ValueError naming the file where it is missing, damaged, something else, or a set that cannot be used; and at
+    once where the Hub is not there.
+    """
+    return sets.load(fetched(path) if isinstance(path, str) and path.startswith(hub.PREFIX) else path)
+
+
+def fetched(text: str) -> Path:
+    """The file of a set on the Hub, in the Hub's cache on this machine. Raises ValueError."""
+    name, config, revision = hub.parsed(text)
+    if config is not None:
+        raise ValueError(f"{text!r} names the configuration {config!r}, and a distilled set has none: leave it out.")
+    parquet.require("huggingface_hub", f"{text!r} is a name on the Hugging Face Hub")
+    hub.check_reachable(f"{text!r} cannot be loaded: ", f"give a run folder or a file instead ({hub.CACHED})")
+    import huggingface_hub
+    from huggingface_hub.errors import RemoteEntryNotFoundError
+
+    try:
+        kind, where = "dataset", hub.endpoint()
+        return Path(huggingface_hub.hf_hub_download(name, SET, repo_type=kind, revision=revision, endpoint=where))
+    except RemoteEntryNotFoundError as error:
+        raise ValueError(f"{text!r} has no {SET}: it is not a set that trajmatch push wrote.") from error
+    except Exception as error:  # its own, and httpx's
+        raise ValueError(f"{text!r} cannot be loaded from the Hugging Face Hub ({hub.reason(error)}).") from error
+
+
+def write_viewed(synthetic: SyntheticSet, path: Path) -> None:
+    """Write the stored images as PNG, brought into what a screen shows, and their likeliest classes as Parquet.
+
+    The columns and their description are those of the Hub's image data sets. Raises ValueError without pyarrow.
+    """
+    parquet.require("pyarrow", f"{path.name} is Parquet")
+    import pyarrow
+    from pyarrow.parquet import write_table
+
+    features = {"image": {"_type": "Image"}, "label": {"names": list(synthetic.classes), "_type": "ClassLabel"}}
+    image = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    about = {"huggingface": json.dumps({"info": {"features": features}})}
+    schema = pyarrow.schema([("image", image), ("label", pyarrow.int64())], about)
+    labels = synthetic.Y.argmax(1).tolist()
+    pixels = (displayable(synthetic.stored_pixels) * 255).round().byte().movedim(1, -1).numpy()
+    rows = [
+        {"image": {"bytes": _png(one), "path": f"{i:05}.png"}, "label": label}
+        for i, (one, label) in enumerate(zip(pixels, labels, strict=True))
+    ]
+    with replacing(path) as temporary:
+        write_table(pyarrow.Table.from_pylist(rows, schema), temporary)
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    """Pixels (h, w, c) as an encoded image."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(stream, format="PNG")
+    return stream.getvalue()
