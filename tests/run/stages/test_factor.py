@@ -78,7 +78,7 @@ def test_summary_report_and_scores_tell_the_factor(run: Path, monkeypatch: pytes
     ("options", "counts"),
     [
         (Evaluate(), {40, 10}),  # beside as many real images as the set stores
-        (Evaluate(networks=("mlp",), rates=(0.01,)), {40}),
+        (Evaluate(networks=("mlp",), rates=(0.01,)), {40, 10}),
         (Evaluate(sizes=(1,)), {40}),
         (Evaluate(ranking=True, rates=(0.01,)), {40, 10}),
     ],
