@@ -108,10 +108,6 @@ def _training(facts: Facts, config: Config) -> list[str]:
     if e.recipe != "mtt" or not plain or e.epochs is None:
         name = f"{network.name}, depth {network.depth}, width {network.width}" if plain else network.name
         return [f"The network is {name}; mini-batches have {e.batch} images."]
-    _, c, h, w = facts.shape
-    wide = c == 1 and h == w == 28  # which the first layer pads to 32
-    side = [(length + 4 * wide) // 2**network.depth for length in (h, w)]
-    pad = "1 if block else 3" if wide else "1"
     told, augment = "", ""
     if e.augment != "none":
         told = " The accuracies above are of augmented mini-batches; without, as below, they are lower."
@@ -119,14 +115,9 @@ def _training(facts: Facts, config: Config) -> list[str]:
             "# With trajmatch: from trajmatch.core.augment import augment, draw, and in the place of images[chosen]\n"
             f"# augment(images[chosen], draw(len(chosen), {families(e.augment)}, torch.default_generator))\n"
         )
+    shape = ", ".join(map(str, facts.shape[1:]))
     code = f"""\
-from torch import nn
-
-layers = []
-for block in range({network.depth}):
-    layers += [nn.Conv2d({network.width} if block else {c}, {network.width}, 3, padding={pad})]
-    layers += [nn.GroupNorm({network.width}, {network.width}), nn.ReLU(), nn.AvgPool2d(2)]
-network = nn.Sequential(*layers, nn.Flatten(), nn.Linear({network.width * side[0] * side[1]}, {len(facts.classes)}))
+{_network(facts, config)}
 
 def optimiser(rate):
     return torch.optim.SGD(network.parameters(), rate, momentum={e.momentum}, weight_decay={e.weight_decay})
@@ -140,7 +131,24 @@ sgd = optimiser(step_size)
         nn.functional.cross_entropy(network(images[chosen]), labels[chosen]).backward()
         sgd.step()
 
-# test_pixels (n, {c}, {h}, {w}) in [0, 1] and test_labels (n,) are yours, with classes in the order of this set.
+# test_pixels (n, {shape}) in [0, 1] and test_labels (n,) are yours, with classes in the order of this set.
 # accuracy = (network(normalise(test_pixels)).argmax(1) == test_labels).float().mean()"""
     order = "The classes are, in this order: " + ", ".join(f"{k} {name}" for k, name in enumerate(facts.classes)) + "."
     return [f"This code trains a network.{told}", "", "```python", code, "```", "", order]
+
+
+def _network(facts: Facts, config: Config) -> str:
+    """Python that makes the ConvNet of the settings."""
+    depth, width = config.network.depth, config.network.width
+    _, c, h, w = facts.shape
+    wide = c == 1 and h == w == 28  # which the first layer pads to 32
+    side = [(length + 4 * wide) // 2**depth for length in (h, w)]
+    pad = "1 if block else 3" if wide else "1"
+    return f"""\
+from torch import nn
+
+layers = []
+for block in range({depth}):
+    layers += [nn.Conv2d({width} if block else {c}, {width}, 3, padding={pad})]
+    layers += [nn.GroupNorm({width}, {width}), nn.ReLU(), nn.AvgPool2d(2)]
+network = nn.Sequential(*layers, nn.Flatten(), nn.Linear({width * side[0] * side[1]}, {len(facts.classes)}))"""
