@@ -4,7 +4,7 @@
 # From the repository's root: runs/trust.sh DATA [OUTPUT FOLDER]. Finished parts are kept: interrupt it and start it again.
 #
 # BUDGET seconds of outer steps for each run (180), SEEDS of distillation (3), ORDERS of classes (3), PARTS: which of
-# "baselines-ipc1 baselines-ipc10 transfer ranking sizes search continual replay" (all). LR: image rate of replay (50).
+# "baselines-ipc1 baselines-ipc10 transfer ranking sizes search continual replay" (all). LR: image rate of replay (10).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 data=${1:?the folder of CIFAR-10}
@@ -114,7 +114,7 @@ for part in $parts; do
         for replay in none experts students both; do
             "${trajmatch[@]}" continual cifar10-16px --data "$data" --ipc 10 --orders "$orders" --class-steps 5 \
                 --fresh-networks 2 --matching.inner-steps 30 --matching.last-epoch 8 --matching.batch 10 --engine fused \
-                --method mtt --experts 3 --steps 100 --outer.lr-images "${LR:-50}" --replay "$replay" \
+                --method mtt --experts 3 --steps 100 --outer.lr-images "${LR:-10}" --replay "$replay" \
                 --replay-weight 0.25 --out "$out/replay/mtt-$replay"
         done
         "${trajmatch[@]}" compare "$out"/replay/mtt-{none,experts,students,both} --out "$out/replay"
