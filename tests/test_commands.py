@@ -54,7 +54,7 @@ def small(make: Callable[..., Config]) -> Callable[..., Config]:
                 window_start=config.matching.window_start and 1,
                 batch=None,
             ),
-            outer=replace(config.outer, threads=1, snapshots=1),
+            outer=replace(config.outer, threads=1, snapshots=1, initial="real"),  # such experts are right about nothing
             evaluation=replace(
                 config.evaluation, epochs=1, networks=1, random_draws=1, validation_networks=1, workers=1
             ),
