@@ -6,6 +6,7 @@ import importlib
 import re
 import shlex
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -82,9 +83,10 @@ def test_urls_of_the_package_are_of_the_same_repository() -> None:
             assert (ROOT / url[file.end() :]).exists(), url
 
 
-def commands() -> list[list[str]]:
+def commands(paths: Sequence[Path] = DOCUMENTS) -> list[list[str]]:
+    """The words behind `trajmatch` of every command in the blocks of pages, in order."""
     found = []
-    for path in DOCUMENTS:
+    for path in paths:
         for line in shell_lines(path.read_text(encoding="utf-8")):
             for part in line.split("&&"):
                 words = shlex.split(part.replace("$SLURM_ARRAY_TASK_ID", "0"), comments=True)
