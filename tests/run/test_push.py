@@ -19,6 +19,8 @@ import yaml
 import trajmatch
 from tests.data.sample_images import TEST, TRAIN, images, write_folder, write_table
 from tests.small import command, succeed
+from trajmatch.data import space_file
+from trajmatch.data import synthetic as sets
 from trajmatch.data.images import load
 from trajmatch.data.reading import hub
 from trajmatch.run.cli import main
@@ -148,6 +150,22 @@ def test_push_and_load(whole: Path, server: Any, tmp_path: Path, capsys: pytest.
     assert (source.classes, source.train.labels.tolist()) == (one.classes, one.Y.argmax(1).tolist())
 
 
+@LIBRARIES
+def test_a_large_whitening_travels_beside_its_set(
+    whole: Path, server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(space_file, "LARGE", 0)
+    monkeypatch.setenv("TRAJMATCH_CACHE_GB", "0")
+    one = trajmatch.load(whole)
+    sets.save(one, tmp_path / "mine.safetensors")
+    assert main(["push", str(tmp_path / "mine.safetensors"), "me/apart"]) == 0
+    assert sum(name.startswith("whitening-") for name in server.held["me/apart"]) == 1
+    two = trajmatch.load("hf:me/apart")
+    assert torch.equal(one.X, two.X)
+    assert torch.equal(one.pixels, two.pixels)
+
+
+@LIBRARIES
 def test_data_by_its_name_on_the_hub(server: Any, tmp_path: Path) -> None:
     """In a process of its own: the package reads the Hub's address when it is imported."""
     pytest.importorskip("datasets", reason="needs the extra hf")

@@ -12,6 +12,7 @@ from trajmatch.data.file_names import SET
 from trajmatch.data.files import replacing
 from trajmatch.data.grid import displayable
 from trajmatch.data.reading import hub, parquet
+from trajmatch.data.set_header import APART, set_header
 from trajmatch.data.synthetic import SyntheticSet
 
 
@@ -31,14 +32,23 @@ def fetched(text: str) -> Path:
         raise ValueError(f"{text!r} names the configuration {config!r}, and a distilled set has none: leave it out.")
     parquet.require("huggingface_hub", f"{text!r} is a name on the Hugging Face Hub")
     hub.check_reachable(f"{text!r} cannot be loaded: ", f"give a run folder or a file instead ({hub.CACHED})")
+    file = _downloaded(text, name, SET, revision)
+    # A large whitening lies apart, and beside the set in the Hub's cache too.
+    if (apart := set_header(file)["space"].get(APART)) is not None:
+        _downloaded(text, name, apart["file"], revision)
+    return file
+
+
+def _downloaded(text: str, name: str, file: str, revision: str | None) -> Path:
+    """One file of a repository. Raises ValueError."""
     import huggingface_hub
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
     try:
         kind, where = "dataset", hub.endpoint()
-        return Path(huggingface_hub.hf_hub_download(name, SET, repo_type=kind, revision=revision, endpoint=where))
+        return Path(huggingface_hub.hf_hub_download(name, file, repo_type=kind, revision=revision, endpoint=where))
     except RemoteEntryNotFoundError as error:
-        raise ValueError(f"{text!r} has no {SET}: it is not a set that trajmatch push wrote.") from error
+        raise ValueError(f"{text!r} has no {file}: it is not a set that trajmatch push wrote.") from error
     except Exception as error:  # its own, and httpx's
         raise ValueError(f"{text!r} cannot be loaded from the Hugging Face Hub ({hub.reason(error)}).") from error
 
