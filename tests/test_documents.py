@@ -36,7 +36,7 @@ FLAGS |= {
 REPOSITORY = r"https://(?:github\.com/trajmatch/trajmatch/blob|raw\.githubusercontent\.com/trajmatch/trajmatch)/main/"
 PIP = {"--no-deps", "--index-url", "--force-reinstall", "--check"}
 OTHERS = {"--quick", "--json", "--plot", "--batch", "--probe", "--validate", "--kills", "--signals", "--folder", *SHORT}
-OTHERS |= {"--logdir"}  # TensorBoard's
+OTHERS |= {"--logdir", "--flat-experts", "--seeds", "--methods"}  # TensorBoard's, and those of compare_methods
 
 # torchrun's and Slurm's.
 STARTS = {
@@ -47,7 +47,8 @@ STARTS = {
 
 def shell_lines(text: str) -> list[str]:
     blocks = re.findall(r"```(?:sh|bash)\n(.*?)```", text, flags=re.DOTALL)
-    return [line for block in blocks for line in block.splitlines() if line.strip()]
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]  # joined where one goes on
+    return [line for line in lines if line.strip()]
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

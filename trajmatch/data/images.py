@@ -119,8 +119,7 @@ def load(
     test_from = raw.test_from if rest else f"drawn from the training images, {test_fraction:.0%} of each class"
     notes = [*raw.notes, *copies, *untested(raw.classes, test.images.y)]
     notes += [f"from the cache of {raw.file}"] if raw.file is not None else []
-    counts = (len(train), len(chosen), len(test))
-    where = printable(origin(source, raw.name))
+    counts, where = (len(train), len(chosen), len(test)), printable(origin(source, raw.name))
     shown, file = shown_names(source, raw.classes)
     notes += [f"names of the classes from {printable(file)}"] if file else []
     read = told(where, shown or raw.classes, counts, splits[0].x.shape[1:], hold_out, test_from, notes)

@@ -1,7 +1,6 @@
 """The synthetic set: images, labels and learned step size, in one file with all that is needed to use them.
 
-Legend: n = C * ipc images of c x h x w, C classes, sorted by class; f tiles along each side of an image, each of which
-a network sees as an image of full size (core/tiles.py): m = f^2 n of them.
+Legend: n = C * ipc images of c x h x w, C classes, sorted by class; m = f^2 n tiles, f along each side (core/tiles.py).
 """
 
 from base64 import b64encode

@@ -14,7 +14,7 @@ from trajmatch.core.loss import Loss, cross_entropy
 from trajmatch.core.mixed import reverse_over_reverse
 from trajmatch.core.vector import functional
 from trajmatch.data.networks.convnet import embedding
-from trajmatch.machine.own_code import RAISED_BY_USERS, reason
+from trajmatch.data.networks.foreign import RAISED_BY_USERS, reason
 from trajmatch.methods import engines
 from trajmatch.methods.engines import Engine
 

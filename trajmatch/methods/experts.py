@@ -67,15 +67,13 @@ def expert(
     network = network.to(training.x.device)
     forward, student = engines.forward(network, engine), engines.student(network, engine)
     theta = theta.to(training.x.device)
-    x, y, rows = training.x, F.one_hot(training.y, num_classes).to(training.x.dtype), None
+    x, y = training.x, F.one_hot(training.y, num_classes).to(training.x.dtype)
     if training.memory is not None:
-        again = torch.arange(len(x), len(x) + len(training.memory[0])).repeat(training.passes)
-        rows = torch.cat([torch.arange(len(x)), again])
-        x, y = torch.cat([x, training.memory[0]]), torch.cat([y, training.memory[1]])
+        x, y = (torch.cat([of, *[kept] * training.passes]) for of, kept in zip((x, y), training.memory, strict=True))
     # `.clone()` because on a CPU `.cpu()` would keep an alias of the live weights.
     result, standing = since or (Expert([theta.cpu().clone()], [accuracy(forward, theta, test.x, test.y)]), None)
     theta, draws = standing.theta if standing else theta, derive(seed, "expert", index, "batches")
-    for now in train(student.gradient, theta, x, y, recipe, draws, rows, standing):
+    for now in train(student.gradient, theta, x, y, recipe, draws, standing):
         theta = now.theta
         if now.epoch_ended if save_every is None else now.step % save_every == 0:
             result.rows.append(theta.cpu().clone())

@@ -157,13 +157,11 @@ def train(
     y: Tensor,
     recipe: Training,
     seed: int,
-    rows: Tensor | None = None,
     since: Standing | None = None,
 ) -> Iterator[Progress]:
     """Train from theta (P,) on images x (n, c, h, w) with labels y (n, C); yield a fresh theta after every step.
 
     gradient: of the loss in theta, on a mini-batch.
-    rows: the images of an epoch by their number, some of them perhaps several times; None is all of them once.
     since: where an earlier call with the same arguments stood; the training goes on there, bitwise as that one would.
 
     Each epoch is a new permutation, and every mini-batch has an augmentation of its own. What is yielded depends on the
@@ -176,8 +174,7 @@ def train(
         source.set_state(state)
     for epoch in range(done, recipe.epochs):
         lr, memory = recipe.at_epoch(epoch, lr, memory)
-        order = torch.randperm(len(x if rows is None else rows), generator=source)
-        chunks = (order if rows is None else rows[order]).split(recipe.batch)
+        chunks = torch.randperm(len(x), generator=source).split(recipe.batch)
         for index in chunks:
             a = draw(len(index), recipe.families, source)
             here = index.to(x.device, non_blocking=True)

@@ -3,7 +3,7 @@
 `recipe` is how the networks of a score are trained, for `trajmatch.train`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import fields, replace
 from pathlib import Path
@@ -81,25 +81,18 @@ def distill(
     if log and out is None:
         raise ValueError(f"log is {list(log)} and needs out, the run folder that logs go on in")
     named = isinstance(dataset, str | Path)
-    any_images = config is None and not (str(dataset) == "digits" and named)
-    left = Left(left_open(["steps"] if steps is not None else []) if any_images else frozenset())
     given = {"method": method, "steps": steps, "experts": None if experts is None else str(experts)}
     given |= {"network.name": _named("network", network), "matching.sharpness": _named("sharpness", sharpness)}
     given |= {"data": str(dataset) if named else f"{_type_name(dataset)}{IN_PYTHON}", "resume": True}
     given |= {"ipc": ipc, "seed": seed, "device": device, "expert.workers": workers}
     given |= {"evaluation.workers": workers if score else None}
-    base = config or preset(DEFAULT if str(dataset) == "digits" and named else ANY_IMAGES)
-    base = replace(base, log=tuple(log)) if log else base
-    for key, value in given.items():
-        base = base if value is None else with_setting(base, key, value)
-    checked(base)
+    digits = named and str(dataset) == "digits"
+    left = Left(left_open(["steps"] if steps is not None else []) if not (config or digits) else frozenset())
+    base = _filled(config or preset(DEFAULT if digits else ANY_IMAGES), given, log)
     with precision("float32"), scratch_folder() as temporary:
         folder = temporary / "run" if out is None else Path(out)
-        source = None if named else dataset
-        with (
-            heard(quiet, once=True),
-            closing(begun(base, folder, "trajmatch.distill(...)", left, source=source)) as this,
-        ):
+        about = folder, "trajmatch.distill(...)", left
+        with heard(quiet, once=True), closing(begun(base, *about, source=None if named else dataset)) as this:
             this.experts()
             this.distill()
             if score:
@@ -107,6 +100,15 @@ def distill(
             elif out is not None and not (folder / SUMMARY).exists():
                 LOGGER.info(_unscored(folder, base))
         return load(folder)
+
+
+def _filled(base: Config, given: Mapping[str, Any], log: Sequence[LogName]) -> Config:
+    """The configuration with the settings that are given, and not None. Raises ValueError."""
+    base = replace(base, log=tuple(log)) if log else base
+    for key, value in given.items():
+        base = base if value is None else with_setting(base, key, value)
+    checked(base)
+    return base
 
 
 def evaluate(

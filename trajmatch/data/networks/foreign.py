@@ -17,6 +17,8 @@ from torch import nn
 
 from trajmatch.machine.own_code import RAISED_BY_USERS, imported, reason
 
+__all__ = ["RAISED_BY_USERS", "Factory", "Shape", "arguments", "of_timm", "of_user", "reason"]
+
 Shape = tuple[int, int, int]
 Factory = Callable[[Shape, int], nn.Module]
 # Arguments of timm's that are given for every network, and those that would fill in weights.
