@@ -280,7 +280,7 @@ def test_a_scored_network_is_read_once(name: str) -> None:
     x, y = images()
     with Device() as device:
         train_and_test(make, x, F.one_hot(y, 4).to(x.dtype), RECIPE, x, y, 0)
-    assert device.reads == ["training.accuracy"]
+    assert device.reads == ["evaluate.train_and_test"]
 
 
 def test_the_images_are_moved_once_for_all_networks_of_a_process(held: Held, tmp_path: Path) -> None:

@@ -91,6 +91,8 @@ def commands(paths: Sequence[Path] = DOCUMENTS) -> list[list[str]]:
         for line in shell_lines(path.read_text(encoding="utf-8")):
             for part in line.split("&&"):
                 words = shlex.split(part.replace("$SLURM_ARRAY_TASK_ID", "0"), comments=True)
+                while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):  # a variable for this command
+                    words = words[1:]
                 if "torchrun" in words:
                     words = words[words.index("-m") + 1 :]
                 if words[:1] == ["trajmatch"]:

@@ -140,7 +140,7 @@ def test_what_can_not_be_is_refused_in_a_sentence(config: Config, tmp_path: Path
     assert not (tmp_path / "r").exists()
 
 
-def test_images_that_are_made_larger_are_told(caplog: Logged, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_images_decide_is_told(caplog: Logged, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
@@ -148,8 +148,8 @@ def test_images_that_are_made_larger_are_told(caplog: Logged, monkeypatch: pytes
     x = torch.randint(0, 256, (60, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     with pytest.raises(KeyboardInterrupt):
         trajmatch.distill(torch.utils.data.TensorDataset(x, torch.arange(60) % 2))
-    assert "the preset images, which makes all images 32 x 32 pixels" in caplog.text
-    assert "resized from 16 x 16" in caplog.text
+    assert "chosen: --images.size 16 (the images have 16)" in caplog.text
+    assert "16 x 16 pixels" in caplog.text
 
 
 def test_the_section_of_the_documentation_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

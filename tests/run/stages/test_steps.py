@@ -248,7 +248,7 @@ def test_the_adaptive_window_is_an_option_of_rat_bptt(tmp_path: Path) -> None:
         (["--method", "at-bptt", "--memory", "1MB"], "--memory is 1 MB, and the smallest step needs"),
         (
             ["--method", "mtt", "--baseline.inner", "adam"],
-            "--baseline.inner is adam, which is for rat-bptt and at-bptt",
+            "--baseline.inner is adam, which is for rat-bptt, at-bptt and satm-bptt",
         ),
         (
             ["--method", "dm", "--baseline.inner", "adam"],
