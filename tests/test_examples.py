@@ -10,6 +10,8 @@ from types import ModuleType
 import pytest
 import torch
 
+from trajmatch.data.images import load
+
 PLACE = Path(__file__).parents[1] / "examples"
 Captured = pytest.CaptureFixture[str]
 Example = Callable[[str], ModuleType]
@@ -38,6 +40,39 @@ def skeleton(text: str) -> list[str]:
 
 def committed(name: str) -> str:
     return (PLACE / f"{name}.txt").read_text(encoding="utf-8")
+
+
+def test_clients_send_sets_or_weights(example: Example, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = example("federated")
+    x = torch.arange(1000.0).view(1000, 1, 1, 1)
+    parts = module.clients(x, torch.arange(1000) % 10)
+    assert [sorted(y.unique().tolist()) for _, y in parts][:2] == [[0, 1, 2, 3], [2, 3, 4, 5]]
+    assert torch.cat([images.flatten() for images, _ in parts]).sort().values.equal(x.flatten()), "each image once"
+    sizes, module.SIZES = module.SIZES, (1,)
+    with torch.random.fork_rng():
+        module.main(seeds=1, steps=1, experts=1, rounds=(1, 2))
+    printed = capsys.readouterr().out
+    said = committed("federated").splitlines()
+    for line in printed.splitlines()[1:-1]:  # the same bytes for the same thing, whatever the accuracies
+        name = line[:42].rstrip()
+        assert any(other.startswith(name) for other in said), name
+    # What is sent: an image of 64 float32 and a label for each class, or all weights.
+    assert f"{4 * 257:,}" in printed
+    assert sizes == (1, 12)
+    assert f"{48 * 257:,}" in committed("federated")
+
+
+def test_averaging_leaves_weights_that_no_client_changes(example: Example) -> None:
+    module = example("federated")
+    digits = load("digits")
+    one = (digits.train.x[:64].float() / 255, digits.train.y[:64])
+    with torch.random.fork_rng():
+        alone = module.averaged([one], 0.1, (1,), 0)[1].state_dict()
+        twice = module.averaged([one, one], 0.0, (1,), 0)[1].state_dict()
+        first = module.network(0).state_dict()
+    assert any(not torch.equal(alone[key], first[key]) for key in first)
+    for key in first:
+        torch.testing.assert_close(twice[key], first[key])
 
 
 def test_the_attack_finds_members_that_are_told_apart_and_guesses_otherwise(example: Example) -> None:
