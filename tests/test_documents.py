@@ -36,7 +36,13 @@ FLAGS |= {
 REPOSITORY = r"https://(?:github\.com/trajmatch/trajmatch/blob|raw\.githubusercontent\.com/trajmatch/trajmatch)/main/"
 PIP = {"--no-deps", "--index-url", "--force-reinstall", "--check"}
 OTHERS = {"--quick", "--json", "--plot", "--batch", "--probe", "--validate", "--kills", "--signals", "--folder", *SHORT}
-OTHERS |= {"--logdir", "--flat-experts", "--seeds", "--methods"}  # TensorBoard's, and those of compare_methods
+OTHERS |= {
+    "--logdir",
+    "--flat-experts",
+    "--preset",
+    "--seeds",
+    "--methods",
+}  # TensorBoard's, and those of compare_methods
 
 # torchrun's and Slurm's.
 STARTS = {
