@@ -272,7 +272,8 @@ def test_every_verb_says_what_is_kept(
     found = cli.VERBS[verb]
     monkeypatch.setitem(cli.VERBS, verb, found._replace(run=interrupted, base=None))
     assert cli.main([verb]) == 130
-    said = found.kept or "nothing is saved in ., for nothing was complete"
+    folder = ".-continual" if verb == "continual" else "."
+    said = found.kept or f"nothing is saved in {folder}, for nothing was complete"
     assert f"interrupted; {said}. To go on: trajmatch {verb}" in capsys.readouterr().err
 
 
