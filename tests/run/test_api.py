@@ -149,9 +149,7 @@ def test_what_the_images_decide_is_told(caplog: Logged, monkeypatch: pytest.Monk
     with pytest.raises(KeyboardInterrupt):
         trajmatch.distill(torch.utils.data.TensorDataset(x, torch.arange(60) % 2))
     assert "chosen: --outer.step-size open (the experts decide it, when they are trained)" in caplog.text
-    assert (
-        "32 x 32 pixels in colour; resized from 16 x 16" in caplog.text
-    )  # whose sides nobody saw
+    assert "32 x 32 pixels in colour; resized from 16 x 16" in caplog.text  # whose sides nobody saw
 
 
 def test_the_section_of_the_documentation_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
