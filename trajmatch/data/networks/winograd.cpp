@@ -91,6 +91,26 @@ template <typename T, int S> int64_t tiles_at_once(int64_t channels) {
     return std::max<int64_t>(1, CACHED / (frequencies<S> * channels * int64_t(sizeof(T)) * ROWS)) * ROWS;
 }
 
+// M X M', M of TO x FROM: X by load(row, column), M by apply(column of X, to), the result by store(row, column, value).
+template <typename V, int FROM, int TO, typename Load, typename Apply, typename Store>
+inline void on_both_sides(Load load, Apply apply, Store store) {
+    V from[FROM], to[TO], m[TO][FROM];
+#pragma GCC unroll 6
+    for (int b = 0; b < FROM; ++b) {
+#pragma GCC unroll 6
+        for (int a = 0; a < FROM; ++a) from[a] = load(a, b);
+        apply(from, to);
+#pragma GCC unroll 6
+        for (int a = 0; a < TO; ++a) m[a][b] = to[a];
+    }
+#pragma GCC unroll 6
+    for (int a = 0; a < TO; ++a) {
+        apply(m[a], to);
+#pragma GCC unroll 6
+        for (int b = 0; b < TO; ++b) store(a, b, to[b]);
+    }
+}
+
 // V[k,t,c] = B' x B for tiles first ... last - 1; absent: a row of zeros.
 template <typename T, int S>
 void seen(const Tiles<S>& s, int64_t C, const T* x, int64_t first, int64_t last, T* V, int64_t gap, const T* absent) {
@@ -101,22 +121,11 @@ void seen(const Tiles<S>& s, int64_t C, const T* x, int64_t first, int64_t last,
             for (int64_t b = 0; b < N; ++b) at[a][b] = s.at(x, C, i, top - 1 + a, left - 1 + b, absent);
         each_lane<T>(C, [&](int64_t c, auto lanes) {
             using L = decltype(lanes);
-            typename L::Value from[N], to[N], m[N][N];
-#pragma GCC unroll 6
-            for (int b = 0; b < N; ++b) {
-#pragma GCC unroll 6
-                for (int a = 0; a < N; ++a) from[a] = L::load(at[a][b] + c);
-                Form<T, S>::image(from, to);
-#pragma GCC unroll 6
-                for (int a = 0; a < N; ++a) m[a][b] = to[a];
-            }
+            using Of = typename L::Value;
             T* out = V + t * C + c;
-#pragma GCC unroll 6
-            for (int a = 0; a < N; ++a) {
-                Form<T, S>::image(m[a], to);
-#pragma GCC unroll 6
-                for (int b = 0; b < N; ++b) L::store(out + (N * a + b) * gap, to[b]);
-            }
+            on_both_sides<Of, N, N>([&](int a, int b) { return L::load(at[a][b] + c); },
+                                    [](const Of* from, Of* to) { Form<T, S>::image(from, to); },
+                                    [&](int a, int b, Of v) { L::store(out + (N * a + b) * gap, v); });
         });
     });
 }
@@ -132,22 +141,11 @@ void outputs(const Tiles<S>& s, int64_t C, const T* M, int64_t ld, int64_t gap, 
             for (int64_t b = 0; b < S; ++b) at[a][b] = s.at(y, C, i, top + a, left + b, spare);
         each_lane<T>(C, [&](int64_t c, auto lanes) {
             using L = decltype(lanes);
-            typename L::Value from[N], to[S], m[S][N];
+            using Of = typename L::Value;
             const T* in = M + t * ld + c;
-#pragma GCC unroll 6
-            for (int b = 0; b < N; ++b) {
-#pragma GCC unroll 6
-                for (int a = 0; a < N; ++a) from[a] = L::load(in + (N * a + b) * gap);
-                Form<T, S>::output(from, to);
-#pragma GCC unroll 6
-                for (int a = 0; a < S; ++a) m[a][b] = to[a];
-            }
-#pragma GCC unroll 6
-            for (int a = 0; a < S; ++a) {
-                Form<T, S>::output(m[a], to);
-#pragma GCC unroll 6
-                for (int b = 0; b < S; ++b) L::store(at[a][b] + c, to[b]);
-            }
+            on_both_sides<Of, N, S>([&](int a, int b) { return L::load(in + (N * a + b) * gap); },
+                                    [](const Of* from, Of* to) { Form<T, S>::output(from, to); },
+                                    [&](int a, int b, Of v) { L::store(at[a][b] + c, v); });
         });
     });
 }
@@ -166,21 +164,10 @@ void spread(const Tiles<S>& s, int64_t C, const T* g, int64_t first, int64_t las
             const int64_t width = std::min(WIDE, C - j);
             each_lane<T>(width, [&](int64_t c, auto lanes) {
                 using L = decltype(lanes);
-                typename L::Value from[S], to[N], m[N][S];
-#pragma GCC unroll 6
-                for (int b = 0; b < S; ++b) {
-#pragma GCC unroll 6
-                    for (int a = 0; a < S; ++a) from[a] = L::load(at[a][b] + j + c);
-                    Form<T, S>::gradient(from, to);
-#pragma GCC unroll 6
-                    for (int a = 0; a < N; ++a) m[a][b] = to[a];
-                }
-#pragma GCC unroll 6
-                for (int a = 0; a < N; ++a) {
-                    Form<T, S>::gradient(m[a], to);
-#pragma GCC unroll 6
-                    for (int b = 0; b < N; ++b) L::store(out + (N * a + b) * gap + c, to[b]);
-                }
+                using Of = typename L::Value;
+                on_both_sides<Of, S, N>([&](int a, int b) { return L::load(at[a][b] + j + c); },
+                                        [](const Of* from, Of* to) { Form<T, S>::gradient(from, to); },
+                                        [&](int a, int b, Of v) { L::store(out + (N * a + b) * gap + c, v); });
             });
             for (int64_t k = 0; k < frequencies<S>; ++k) std::fill(out + k * gap + width, out + k * gap + WIDE, T(0));
         }
@@ -202,22 +189,11 @@ template <typename T, int S> void weights(int64_t C, int64_t O, const T* w, T* U
         for (int64_t k = 0; k < 9; ++k) std::fill(row + k * wide + out, row + (k + 1) * wide, T(0));
         each_lane<T>(wide, [&](int64_t o, auto lanes) {
             using L = decltype(lanes);
-            typename L::Value from[3], to[N], m[N][3];
-#pragma GCC unroll 6
-            for (int b = 0; b < 3; ++b) {
-#pragma GCC unroll 6
-                for (int a = 0; a < 3; ++a) from[a] = L::load(row + (3 * a + b) * wide + o);
-                Form<T, S>::kernel(from, to);
-#pragma GCC unroll 6
-                for (int a = 0; a < N; ++a) m[a][b] = to[a];
-            }
-#pragma GCC unroll 6
-            for (int a = 0; a < N; ++a) {
-                Form<T, S>::kernel(m[a], to);
-#pragma GCC unroll 6
-                for (int b = 0; b < N; ++b)
-                    L::store(U + (N * a + b) * in * wide + in_panel<T>(in, c, o), to[b]);
-            }
+            using Of = typename L::Value;
+            T* to = U + in_panel<T>(in, c, o);
+            on_both_sides<Of, 3, N>([&](int a, int b) { return L::load(row + (3 * a + b) * wide + o); },
+                                    [](const Of* from, Of* into) { Form<T, S>::kernel(from, into); },
+                                    [&](int a, int b, Of v) { L::store(to + (N * a + b) * in * wide, v); });
         });
     }
 }
@@ -230,13 +206,10 @@ template <typename T, int S> void weights_back(int64_t C, int64_t O, const T* U,
     for (int64_t c = 0; c < C; ++c)
         for (int64_t o = 0; o < O; ++o) {
             const T* u = U + c * wide + o;
-            T from[N], to[3], m[3][N], *out = w + (o * C + c) * 9;
-            for (int b = 0; b < N; ++b) {
-                for (int a = 0; a < N; ++a) from[a] = u[(N * a + b) * gap];
-                Form<T, S>::kernel_back(from, to);
-                for (int a = 0; a < 3; ++a) m[a][b] = to[a];
-            }
-            for (int a = 0; a < 3; ++a) Form<T, S>::kernel_back(m[a], out + 3 * a);
+            T* out = w + (o * C + c) * 9;
+            on_both_sides<T, N, 3>([&](int a, int b) { return u[(N * a + b) * gap]; },
+                                   [](const T* from, T* to) { Form<T, S>::kernel_back(from, to); },
+                                   [&](int a, int b, T v) { out[3 * a + b] = v; });
         }
 }
 
