@@ -1,15 +1,12 @@
 """Distilled sets on the Hugging Face Hub: one that is fetched from there, and a table that the Hub's viewer shows."""
 
-import io
-import json
 from pathlib import Path
-
-import numpy as np
-from PIL import Image
 
 from trajmatch.data import synthetic as sets
 from trajmatch.data.file_names import SET
 from trajmatch.data.files import replacing
+from trajmatch.data.formats.form import eight_bits
+from trajmatch.data.formats.parquet import table
 from trajmatch.data.grid import displayable
 from trajmatch.data.reading import hub, parquet
 from trajmatch.data.set_header import APART, set_header
@@ -59,25 +56,9 @@ def write_viewed(synthetic: SyntheticSet, path: Path) -> None:
     The columns and their description are those of the Hub's image data sets. Raises ValueError without pyarrow.
     """
     parquet.require("pyarrow", f"{path.name} is Parquet")
-    import pyarrow
     from pyarrow.parquet import write_table
 
-    features = {"image": {"_type": "Image"}, "label": {"names": list(synthetic.classes), "_type": "ClassLabel"}}
-    image = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
-    about = {"huggingface": json.dumps({"info": {"features": features}})}
-    schema = pyarrow.schema([("image", image), ("label", pyarrow.int64())], about)
-    labels = synthetic.Y.argmax(1).tolist()
-    pixels = (displayable(synthetic.stored_pixels) * 255).round().byte().movedim(1, -1).numpy()
-    rows = [
-        {"image": {"bytes": _png(one), "path": f"{i:05}.png"}, "label": label}
-        for i, (one, label) in enumerate(zip(pixels, labels, strict=True))
-    ]
+    pixels = eight_bits(displayable(synthetic.stored_pixels))
+    made = table(pixels, synthetic.Y.argmax(1).tolist(), synthetic.classes, {})
     with replacing(path) as temporary:
-        write_table(pyarrow.Table.from_pylist(rows, schema), temporary)
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    """Pixels (h, w, c) as an encoded image."""
-    stream = io.BytesIO()
-    Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(stream, format="PNG")
-    return stream.getvalue()
+        write_table(made, temporary)

@@ -66,7 +66,11 @@ def _table(scores: Mapping[str, Any]) -> str:
     if not scores:
         return "The set has not been scored.\n"
     lines = ["| networks trained on | test accuracy | networks |", "|---|---|---|"]
-    known = [key for key in ROWS if key in scores]
-    lines += [f"| {ROWS[k]} | {scores[k]['mean']:.2%} ± {scores[k]['std']:.2%} | {scores[k]['n']} |" for k in known]
-    how = [f"- {ROWS[key]}: {scores[key]['how']}" for key in known if "how" in scores[key]]
-    return "\n".join([*lines, "", *how, ""])
+    how = [f"- {ROWS[key]}: {scores[key]['how']}" for key in ROWS if "how" in scores.get(key, {})]
+    return "\n".join([*lines, *rows(scores, ROWS), "", *how, ""])
+
+
+def rows(scores: Mapping[str, Any], words: Mapping[str, str]) -> list[str]:
+    """Rows of a table in Markdown, of the scores that have words: what was trained on, accuracy, networks."""
+    known = [(what, scores[key]) for key, what in words.items() if key in scores]
+    return [f"| {what} | {of['mean']:.2%} ± {of['std']:.2%} | {of['n']} |" for what, of in known]

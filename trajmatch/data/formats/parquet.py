@@ -1,12 +1,14 @@
 """`parquet`: a set as a data set of the Hugging Face Hub, with its classes by name."""
 
 import json
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from trajmatch.data.formats import arrays
 from trajmatch.data.formats.form import Form, check_png, eight_bits, lost, normalising
@@ -49,28 +51,30 @@ def _table(synthetic: SyntheticSet) -> Any:
     import pyarrow as pa
 
     images, probabilities = synthetic.seen
-    pictures = [
-        {"bytes": _png(image), "path": f"{i:05d}.png"} for i, image in enumerate(eight_bits(synthetic.pixels).numpy())
-    ]
-    return pa.table(
-        {
-            "image": pa.array(pictures, pa.struct({"bytes": pa.binary(), "path": pa.string()})),
-            "label": pa.array(synthetic.labels.tolist(), pa.int64()),
-            "soft_label": pa.array(list(probabilities.numpy()), pa.list_(pa.float32())),
-            "input": pa.array(list(images.flatten(1).numpy()), pa.list_(pa.float32())),
-        }
-    ).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features(synthetic.classes)}})})
-
-
-def features(classes: tuple[str, ...]) -> dict[str, Any]:
-    """The columns as the library `datasets` describes them."""
-    numbers = {"feature": {"dtype": "float32", "_type": "Value"}, "_type": "Sequence"}
-    return {
-        "image": {"_type": "Image"},
-        "label": {"names": list(classes), "_type": "ClassLabel"},
-        "soft_label": numbers,
-        "input": numbers,
+    numbers = {
+        "soft_label": pa.array(list(probabilities.numpy()), pa.list_(pa.float32())),
+        "input": pa.array(list(images.flatten(1).numpy()), pa.list_(pa.float32())),
     }
+    return table(eight_bits(synthetic.pixels), synthetic.labels.tolist(), synthetic.classes, numbers)
+
+
+def table(pixels: Tensor, labels: list[int], classes: tuple[str, ...], numbers: Mapping[str, Any]) -> Any:
+    """A pyarrow table with the columns of the Hub's image data sets, described as the library `datasets` does.
+
+    pixels: uint8 (n, c, h, w), of 1 or 3 channels. numbers: more columns, by name, each of lists of float32.
+    """
+    import pyarrow as pa
+
+    pictures = [{"bytes": _png(image), "path": f"{i:05d}.png"} for i, image in enumerate(pixels.numpy())]
+    columns = {
+        "image": pa.array(pictures, pa.struct({"bytes": pa.binary(), "path": pa.string()})),
+        "label": pa.array(labels, pa.int64()),
+    }
+    of_numbers = {"feature": {"dtype": "float32", "_type": "Value"}, "_type": "Sequence"}
+    features = {"image": {"_type": "Image"}, "label": {"names": list(classes), "_type": "ClassLabel"}}
+    features |= dict.fromkeys(numbers, of_numbers)
+    about = {"huggingface": json.dumps({"info": {"features": features}})}
+    return pa.table(columns | dict(numbers)).replace_schema_metadata(about)
 
 
 def _png(pixels: np.ndarray) -> bytes:

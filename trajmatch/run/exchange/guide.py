@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from trajmatch.core.augment import families
+from trajmatch.pages.card import rows
 from trajmatch.settings.config import Config
 
 Score = Mapping[str, Any]
@@ -90,14 +91,13 @@ def _expected(facts: Facts) -> list[str]:
     if not facts.scores:
         return [f"This set has not been scored yet: `{facts.command}` does it."]
     words = {"distilled": "this set", "random": "as many random real images", "whole": "the whole data set"}
-    rows = [
-        f"| {what} | {of['mean']:.2%} ± {of['std']:.2%} | {of['n']} |"
-        for key, what in words.items()
-        if (of := facts.scores.get(key)) is not None
-    ]
     how = facts.scores["distilled"].get("how")
     told = [f"The first line is of {how}.", ""] if how else []
-    table = ["| trained on | test accuracy, mean and standard deviation | networks |", "|---|---|---|", *rows]
+    table = [
+        "| trained on | test accuracy, mean and standard deviation | networks |",
+        "|---|---|---|",
+        *rows(facts.scores, words),
+    ]
     return [*table, "", *told, f"`{facts.command}` measures it again."]
 
 
