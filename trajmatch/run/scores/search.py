@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from trajmatch.core.draws import derive, generator
+from trajmatch.core.draws import derive
 from trajmatch.data.checksums import identity
 from trajmatch.data.file_names import SEARCH
 from trajmatch.data.files import write_record
@@ -22,7 +22,7 @@ from trajmatch.run.assembly.letters import evaluation_rate
 from trajmatch.run.assembly.setup import Setup, factory
 from trajmatch.run.folder import commit
 from trajmatch.run.scores.evaluate import scores_file
-from trajmatch.run.stages.random_images import chosen_on, random_set
+from trajmatch.run.stages.random_images import RandomImages, chosen_on
 from trajmatch.run.stages.trials import Trial, bench, real_trial, set_trials
 from trajmatch.settings.inputs import Network
 from trajmatch.settings.kinds import checked
@@ -102,9 +102,7 @@ def _trials(setup: Setup, options: Search, synthetic: SyntheticSet, network: Net
     config, count = setup.config, options.proxy_networks
     rate = evaluation_rate(config, synthetic.eta)
     trials = set_trials(f"set: {name(network)}", config, *synthetic.seen, rate, count, "validation")
-    for i in range(count):
-        X, Y = random_set(setup, generator(config.seed, "random real images", i))
-        trials += set_trials(f"random: {name(network)}", config, X, Y, rate, i + 1, "validation")[i:]
+    trials += RandomImages(setup, count, (rate,)).of(f"random: {name(network)}", rate, count, "validation")
     recipe = replace(
         setup.expert_training(), momentum=options.real_momentum, epochs=options.real_epochs, sharpness=None
     )

@@ -23,7 +23,7 @@ from trajmatch.run.assembly.setup import Setup
 from trajmatch.run.stages import foreign
 from trajmatch.run.stages.experts import told_foreign
 from trajmatch.run.stages.loop import snapshot_steps
-from trajmatch.run.stages.random_images import at_own_rate, at_set_rate, beside_set, chosen_on, random_set
+from trajmatch.run.stages.random_images import at_own_rate, at_set_rate, beside_set, chosen_on
 from trajmatch.run.stages.trials import Bench, Trial, bench, real_trial, set_trials
 from trajmatch.settings.config import Config
 
@@ -74,7 +74,7 @@ def evaluate(
         if (of_all := whole(config, found, trajectories)) is not None:
             epochs = config.evaluation.whole_epochs or trajectories[0].header["epochs"]
             scores["whole"] = {**of_all.record(), "epochs": epochs}
-        scores |= foreign.scores(on, synthetic, partial(random_set, setup), partial(_tuned, setup))
+        scores |= foreign.scores(on, synthetic, partial(_tuned, setup))
     classes = torch.bincount(setup.dataset.test.y, minlength=setup.dataset.num_classes)
     for key in scores.keys() & tested.keys():
         scores[key] |= by_class([one.right for one in tested[key]], classes.tolist())

@@ -2,20 +2,18 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from logging import INFO, WARNING
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from trajmatch.core.draws import generator
 from trajmatch.data.networks.convnet import build
 from trajmatch.data.synthetic import SyntheticSet
 from trajmatch.machine.messages import LOGGER
 from trajmatch.measure.evaluate import Score
 from trajmatch.pages.facts import carried
 from trajmatch.run.assembly.setup import Setup
-from trajmatch.run.stages.trials import Bench, Trial, set_trials
+from trajmatch.run.stages.random_images import RandomImages
+from trajmatch.run.stages.trials import Bench, Maker, Trial, set_trials
 from trajmatch.settings.config import Config
 
 # The learning rates among which a foreign network is given the best, by the evaluation's recipe.
@@ -45,14 +43,12 @@ def left_out(setup: Setup) -> str | None:
 def scores(
     on: Bench,
     synthetic: SyntheticSet,
-    draw: Callable[[torch.Generator], tuple[Tensor, Tensor]],
     told: Callable[[float, str], str],
 ) -> dict[str, dict[str, Any]]:
     """Scores "foreign" and "foreign random" of the network of --evaluation.foreign; nothing where it is left out.
 
     Each is at the learning rate that one network likes best on validation images.
-    draw: as many random real images (n, c, h, w) and labels (n, C) as the set has; told: (rate, what it was trained on)
-    -> how a score was obtained.
+    told: (rate, what it was trained on) -> how a score was obtained.
     """
     config = on.setup.config
     if (why := left_out(on.setup)) is not None:
@@ -60,20 +56,16 @@ def scores(
             LOGGER.info(f"no other network is trained on the set: {why}")
         return {}
     name = config.evaluation.foreign
-    network = replace(config.network, name=name)
+    network, count = replace(config.network, name=name), networks(config)
+    random = RandomImages(on.setup, count, RATES[config.evaluation.recipe], network)
 
     def on_set(rate: float, count: int, split: str) -> list[Trial]:
         trials = set_trials("foreign", config, *synthetic.seen, rate, count, split)
         return [one._replace(network=network) for one in trials]
 
-    def on_random(rate: float, count: int, split: str) -> list[Trial]:
-        drawn = [draw(generator(config.seed, "random real images", i)) for i in range(count)]
-        trials = [set_trials("foreign", config, X, Y, rate, i + 1, split)[i] for i, (X, Y) in enumerate(drawn)]
-        return [one._replace(network=network) for one in trials]
-
-    makers = {"foreign": on_set, "foreign random": on_random}
+    makers: dict[str, Maker] = {"foreign": on_set, "foreign random": partial(random.of, "foreign")}
     what = {"foreign": "the last iterate", "foreign random": "random real images, a new draw for each"}
-    tuned, _ = on.tuned(makers, RATES[config.evaluation.recipe], networks(config))
+    tuned, _ = on.tuned(makers, random.rates, count)
     return {
         key: {**Score.of(of.accuracies, told(of.rate, what[key])).record(), "network": name, "rate": of.rate}
         for key, of in tuned.items()

@@ -85,19 +85,20 @@ class RandomImages:
 
     def trials(self, key: str, rate: float) -> list[Trial]:
         """A network for each draw at a rate, tested on test images."""
-        return self._trials(key, rate, self.count, "test")
+        return self.of(key, rate, self.count, "test")
 
     def choice(self, key: str = "") -> list[Trial]:
         """Networks at every rate, tested on validation images; `chosen` reads what they come to."""
         here = self.few, "validation"
-        return [one for rate in self.rates for one in self._trials(f"{key}random at {rate}", rate, *here)]
+        return [one for rate in self.rates for one in self.of(f"{key}random at {rate}", rate, *here)]
 
     def chosen(self, found: dict[str, list[float]], key: str = "") -> tuple[float, dict[str, float]]:
         """The rate that validation images like best, and the mean accuracy on them by rate."""
         validation = {rate: sum(of := found[f"{key}random at {rate}"]) / len(of) for rate in self.rates}
         return max(self.rates, key=validation.__getitem__), {str(rate): mean for rate, mean in validation.items()}
 
-    def _trials(self, key: str, rate: float, count: int, split: str) -> list[Trial]:
+    def of(self, key: str, rate: float, count: int, split: str) -> list[Trial]:
+        """A network for each of the first `count` draws at a rate, tested on the images of a split."""
         found: list[Trial] = []
         for i, (X, Y) in enumerate(self._sets[:count]):  # the i-th draw meets the i-th network
             one = set_trials(key, self.setup.config, X, Y, rate, i + 1, split)[i]
