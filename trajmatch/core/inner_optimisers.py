@@ -55,9 +55,8 @@ def trained(
         theta, moments = inner.step(at[0], u, at[1:], i)
         return torch.cat([theta[None], moments])
 
-    moments = new_moments(start)
-    kept_moments = moments[:1] if isinstance(inner, HeavyBall) else moments
-    return rolled(step, torch.cat([start[None], kept_moments]), 0, T, kept, seen)
+    moments = new_moments(start)[: 1 if isinstance(inner, HeavyBall) else 2]
+    return rolled(step, torch.cat([start[None], moments]), 0, T, kept, seen)
 
 
 def weights(at: Tensor, inner: Inner) -> Tensor:
@@ -99,8 +98,8 @@ def swept(
     if isinstance(inner, Tensor):
         return sweep(problem, thetas, q, X, Y, inner, since)
     dX, dY, rate = torch.zeros_like(X), torch.zeros_like(Y), torch.zeros_like(q[0])
-    A, moments = q, (torch.zeros_like(q), torch.zeros_like(q))
     ahead = thetas[thetas.last]
+    A, moments = q, tuple(torch.zeros_like(q) for _ in ahead[1:])
     for i in reversed(range(since, thetas.last)):
         (z, y), pull = pulled_view(problem, X, Y, i)
         at = thetas[i]
@@ -119,22 +118,22 @@ class _Back(NamedTuple):
     """The update of one step, gone through backwards.
 
     w:       (P,) direction of the mixed derivative.
-    moments: (P,) each, adjoints of the moments that the step found.
+    moments: (P,) each, adjoints of the moments that the step found, in the order of an iterate's rows.
     step:    (P,) what the step moved the weights by, without its rate.
     """
 
     w: Tensor
-    moments: tuple[Tensor, Tensor]
+    moments: tuple[Tensor, ...]
     step: Tensor
 
 
-def _back_by_momentum(inner: HeavyBall, ahead: Tensor, A: Tensor, moments: tuple[Tensor, Tensor]) -> _Back:
+def _back_by_momentum(inner: HeavyBall, ahead: Tensor, A: Tensor, moments: tuple[Tensor, ...]) -> _Back:
     """Momentum's adjoint: with V that of v_{i+1}, V <- V - eta A; w = V; then V <- mu V."""
     V = moments[0] - inner.eta * A
-    return _Back(V, (inner.mu * V, moments[1]), ahead[1])
+    return _Back(V, (inner.mu * V,), ahead[1])
 
 
-def _back_by_adam(adam: Adam, at: Tensor, ahead: Tensor, A: Tensor, moments: tuple[Tensor, Tensor], t: int) -> _Back:
+def _back_by_adam(adam: Adam, at: Tensor, ahead: Tensor, A: Tensor, moments: tuple[Tensor, ...], t: int) -> _Back:
     """Adam's adjoint: with M and V those of m_{i+1} and v_{i+1}, g = u_i, t = i + 1, c1 = 1 - beta1^t,
     c2 = 1 - beta2^t, mh = m_{i+1} / c1, vh = v_{i+1} / c2, s = sqrt(vh) + epsilon, theta_{i+1} = theta_i - lr mh / s:
 

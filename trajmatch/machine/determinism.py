@@ -1,6 +1,6 @@
-"""The same bits every time on CUDA: torch's flags for that, where --deterministic asks for them.
+"""The same bits every time: torch's flags for that on CUDA, where --deterministic asks for them, and one thread.
 
-A CPU's results repeat without any of this, and nothing here changes them.
+A CPU's results repeat for the same number of threads.
 """
 
 import os
@@ -31,6 +31,17 @@ def prepare(device: torch.device) -> None:
     if held is not None and held not in VALUES:
         raise ValueError(f"{VARIABLE} is '{held}' and must be {' or '.join(VALUES)} with --deterministic, or unset")
     os.environ.setdefault(VARIABLE, VALUES[0])
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread of torch for a block, whatever ran before: the numbers are those of the same arithmetic."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from trajmatch.data.kept import BELONGS, digest
 from trajmatch.data.material import Material, Replay
 from trajmatch.data.synthetic import SyntheticSet
 from trajmatch.data.trajectories import Trajectory
-from trajmatch.machine.determinism import deterministic
+from trajmatch.machine.determinism import deterministic, one_thread
 from trajmatch.machine.lock import Lock
 from trajmatch.machine.messages import LOGGER, hushed
 from trajmatch.machine.processes import Report
@@ -192,18 +192,13 @@ def _scores(setup: Setup, memory: list[Kept], seen: list[int], networks: int, pl
     recipe = setup.evaluation_training(geometric_mean([one.eta for _, one in memory]))
     x, y = material.space.forward(known.test.x).to(device), known.test.y.to(device)
     X, Y = X.to(device), Y.to(device)
-    # One thread, whatever ran before: the numbers are those of the same arithmetic.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         for i in range(len(held), networks):
             seed = derive(config.seed, "continual", i)
             with deterministic(config.deterministic, device):
                 held.append(train_and_test(make, X, Y, recipe, x, y, seed, engine))
             about = {"images": len(X), "classes": seen, "rate": recipe.lr, BELONGS: belongs}
             write_record(path, {"accuracy": held, **about})
-    finally:
-        torch.set_num_threads(threads)
     return held
 
 

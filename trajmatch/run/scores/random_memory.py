@@ -3,14 +3,11 @@
 Legend: n images of c x h x w.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
-
 from trajmatch.core.draws import derive, generator
-from trajmatch.machine.determinism import deterministic
+from trajmatch.machine.determinism import deterministic, one_thread
 from trajmatch.measure.continual import of_classes
 from trajmatch.measure.evaluate import train_and_test
 from trajmatch.run.assembly.setup import Setup
@@ -31,7 +28,7 @@ def random_memory(setup: Setup, seen: Sequence[int], rate: float, networks: int)
     test = known.dataset.test
     x, y = setup.material.space.forward(test.x).to(device), test.y.to(device)
     found = []
-    with _one_thread():
+    with one_thread():
         for i in range(networks):
             X, Y = random_set(known, generator(config.seed, "random real images", i))
             seed = derive(config.seed, "continual", i)
@@ -39,14 +36,3 @@ def random_memory(setup: Setup, seen: Sequence[int], rate: float, networks: int)
                 made = train_and_test(known.make(), X.to(device), Y.to(device), recipe, x, y, seed, known.engine)
             found.append(made)
     return found
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """One thread of torch, whatever ran before: the numbers are those of the same arithmetic."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -250,7 +250,8 @@ class Loop:
         """Return to the older anchor with half the image learning rate, once. Raises DivergedError the second time."""
         before = self.checkpoint
         if float(before.state.scale) < 1:
-            rate = "--baseline.lr-images" if METHODS[self.config.method].condenses else "--outer.lr-images"
+            of_real = METHODS[self.config.method].through_training and before.step >= (self.config.baseline.since or 0)
+            rate = "--baseline.lr-images" if METHODS[self.config.method].condenses or of_real else "--outer.lr-images"
             raise DivergedError(
                 f"step {before.step + 1}: the loss is {float(record.loss):.3g} and the step size "
                 f"{float(record.step_size):.3g}, and halving the image learning rate did not help; the last good state "

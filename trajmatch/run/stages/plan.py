@@ -181,6 +181,15 @@ def _probes(setup: Setup, path: Path, workers: int, threads: int, n: int | None,
     return slowest, max(0.0, time.monotonic() - began - slowest.whole) if workers > 1 else 0.0
 
 
+def _on_sets(setup: Setup, path: Path, workers: int, peak: Peak) -> tuple[Probed, float, float]:
+    """Of networks that are trained on a set of the run's size: the probes, as above, and the seconds of a training."""
+    config, e = setup.config, setup.config.evaluation
+    assert e.epochs is not None, "resolve() has filled it in"
+    n = config.ipc * config.factor**2 * setup.dataset.num_classes
+    probed, start = _probes(setup, path, workers, 1, n, peak)
+    return probed, start, probed.begin + e.epochs * ceil(n / e.batch) * probed.step
+
+
 def _experts(setup: Setup, path: Path, count: int, ranks: int, base: float) -> Stage:
     e, dataset, peak = setup.config.expert, setup.dataset, Peak()
     workers = min(count, processes(e.workers, setup.device.type))
@@ -199,12 +208,8 @@ def _experts(setup: Setup, path: Path, count: int, ranks: int, base: float) -> S
 
 def _evaluate(setup: Setup, path: Path, ranks: int, base: float) -> Stage:
     config, dataset, peak = setup.config, setup.dataset, Peak()
-    e = config.evaluation
-    assert e.epochs is not None, "resolve() has filled it in"
-    n = config.ipc * config.factor**2 * dataset.num_classes
-    workers = processes(e.workers, setup.device.type)
-    probed, start = _probes(setup, path, workers, 1, n, peak)
-    training = probed.begin + e.epochs * ceil(n / e.batch) * probed.step
+    e, workers = config.evaluation, processes(config.evaluation.workers, setup.device.type)
+    probed, start, training = _on_sets(setup, path, workers, peak)
     random = beside_set(setup, evaluation_rate(config, config.outer.step_size or USUAL))
     on_test = e.networks + 2 * random.count + (e.networks if e.validation_networks else 0)
     on_validation = e.validation_networks * len(snapshot_steps(config)) + len(random.rates) * random.few
@@ -225,13 +230,9 @@ def _evaluate(setup: Setup, path: Path, ranks: int, base: float) -> Stage:
 def _foreign(setup: Setup, path: Path, ranks: int, base: float) -> Stage:
     """The networks of --evaluation.foreign on the set and on random real images, which are tuned first."""
     config, dataset, peak = setup.config, setup.dataset, Peak()
-    e = config.evaluation
-    assert e.epochs is not None, "resolve() has filled it in"
-    n = config.ipc * config.factor**2 * dataset.num_classes
-    workers = processes(e.workers, setup.device.type)
+    e, workers = config.evaluation, processes(config.evaluation.workers, setup.device.type)
     other = Setup(replace(config, network=replace(config.network, name=e.foreign)), setup.material)
-    probed, start = _probes(other, path, workers, 1, n, peak)
-    training = probed.begin + e.epochs * ceil(n / e.batch) * probed.step
+    probed, start, training = _on_sets(other, path, workers, peak)
     rounds = ((2 * len(foreign.RATES[e.recipe]), dataset.validation), (2 * foreign.networks(config), dataset.test))
     seconds = [
         sum(start + ceil(ceil(count / m) / workers) * (training + len(on) * probed.test) for count, on in rounds)

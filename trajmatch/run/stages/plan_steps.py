@@ -96,7 +96,8 @@ def distill(setup: Setup, loop: Loop, ranks: int) -> tuple[Stage, Traffic]:
     loop.keep(loop.checkpoint.state)
     done = loop.checkpoint.step
     save(delivered(setup, loop.checkpoint.state), loop.folder / SET)
-    log = (loop.folder / METRICS).stat().st_size * config.steps / done
+    # By its rows, for steps may have been passed over.
+    log = config.steps * len(written := (loop.folder / METRICS).read_bytes()) / written.count(b"\n")
     kept = [loop.folder / CHECKPOINT, loop.folder / SET, *loop.folder.glob(WHITENING.format("*"))]
     snapshots = len(snapshot_steps(config)) * snapshot_path(loop.folder, done).stat().st_size
     disk = sum(path.stat().st_size for path in kept) + snapshots + log + PAGES

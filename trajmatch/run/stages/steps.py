@@ -179,7 +179,13 @@ def condensing_seed(setup: Setup) -> int:
 def real_batches(setup: Setup) -> RealBatches:
     """Batches of real images by class."""
     dataset, space = setup.dataset, setup.material.space
-    return RealBatches(dataset.train, dataset.num_classes, space, setup.config.baseline.batch or BATCH, setup.device)
+    return RealBatches(dataset.train, dataset.num_classes, space, _real_batch(setup.config), setup.device)
+
+
+def _real_batch(config: Config) -> int:
+    """Real images of each class in a step."""
+    assert config.baseline.batch is not None, "resolve() has filled it in"
+    return config.baseline.batch
 
 
 def fresh_weights(setup: Setup, number: int) -> Tensor:
@@ -190,7 +196,7 @@ def fresh_weights(setup: Setup, number: int) -> Tensor:
 
 def _compute(setup: Setup, engine: Engine, why: str) -> Compute:
     """How steps through random networks compute."""
-    images = ((setup.config.baseline.batch or BATCH) * setup.dataset.num_classes, *setup.dataset.shape)
+    images = (_real_batch(setup.config) * setup.dataset.num_classes, *setup.dataset.shape)
     threads = cores() if convolution_flops(setup.network, images) >= WORTH_A_THREAD else 1
     return Compute(engine, setup.config.outer.threads or threads, why)
 
