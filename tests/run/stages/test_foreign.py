@@ -159,7 +159,7 @@ def test_images_that_it_does_not_fit_are_told(folder: Path, caplog: Any) -> None
     other = Setup(of.config, replace(of.material, dataset=small))
     on = Bench(other, folder / "none", folder / "none", None)  # type: ignore[arg-type]
     caplog.set_level(logging.INFO)
-    found = foreign.scores(on, synthetic, lambda source: (synthetic.X, synthetic.Y), lambda rate, what: what)
+    found = foreign.scores(on, synthetic, lambda rate, what: what)
     assert found == {}
     assert "no other network is trained on the set: --evaluation.foreign is lenet, which these images" in caplog.text
 
