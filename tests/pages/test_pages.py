@@ -49,4 +49,8 @@ def test_streams_are_curves_over_the_classes_seen() -> None:
     assert [list(line.get_ydata()) for line in axes.get_lines()] == [[90, 80], [70]]
     assert list(axes.get_xticks()) == [2, 4]
     assert [text.get_text() for text in axes.get_legend().texts] == ["dm", "mtt"]
+    records[0]["random"] = {"mean": [0.5, 0.4], "std": [0.1, 0.1]}
+    axes = streams(records, ["dm", "mtt"]).axes[0]
+    assert list(axes.get_lines()[-1].get_ydata()) == [50, 40]
+    assert [text.get_text() for text in axes.get_legend().texts] == ["dm", "mtt", "random images"]
     assert png(figure).startswith(b"\x89PNG")

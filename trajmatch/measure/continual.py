@@ -6,6 +6,7 @@ Legend: C classes in S steps; n images of c x h x w in the memory.
 from collections.abc import Sequence
 from dataclasses import replace
 from statistics import fmean, pstdev
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,3 +83,10 @@ def band(accuracies: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
     accuracies: (orders x networks, steps).
     """
     return [(fmean(column), pstdev(column)) for column in zip(*accuracies, strict=True)]
+
+
+def curve(orders: Sequence[Sequence[Sequence[float]]]) -> dict[str, Any]:
+    """Accuracies by order, step and network, with their `band`, as a record keeps them."""
+    runs = [[step[i] for step in order] for order in orders for i in range(len(order[0]))]
+    after = band(runs)
+    return {"accuracy": orders, "mean": [mean for mean, _ in after], "std": [deviation for _, deviation in after]}

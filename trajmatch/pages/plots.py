@@ -76,11 +76,19 @@ def legend(figure: Any, axes: Any, names: Sequence[str], size: int = 7) -> None:
 
 
 def streams(results: Sequence[Mapping[str, Any]], names: Sequence[str]) -> "Figure":
-    """A named curve for each record of a continual stream: accuracy against classes seen, with its deviation."""
+    """A named curve for each record of a continual stream: accuracy against classes seen, with its deviation.
+
+    The curve of random images is that of the last record that has one: grey and dashed.
+    """
     figure, (axes,) = panels(1, 5.0)
     for k, (result, name) in enumerate(zip(results, names, strict=True)):
         mean, std = ([100 * value for value in result[key]] for key in ("mean", "std"))
         banded(axes, result["classes_seen"], mean, std, name, f"C{k}")
+    beside = [result for result in results if "random" in result]
+    for result in beside[-1:]:
+        mean = [100 * value for value in result["random"]["mean"]]
+        axes.plot(result["classes_seen"], mean, "s--", color="grey", label="random images", markersize=3, linewidth=1.2)
+    names = [*names, "random images"] if beside else names
     seen = sorted({count for result in results for count in result["classes_seen"]})
     axes.set(xlabel="classes seen", ylabel="test accuracy on them, %", xticks=seen)
     legend(figure, axes, names, size=8)

@@ -156,6 +156,7 @@ STREAM: dict[str, Any] = {
     "classes_seen": is_numbers,
     "mean": is_numbers,
     "std": is_numbers,
+    "random?": {"mean": is_numbers, "std": is_numbers},
     "config?": {},
 }
 

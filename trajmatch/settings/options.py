@@ -127,6 +127,9 @@ class Continual:
     """Steps in which the classes arrive, as many classes in each."""
     fresh_networks: Few = 3
     """New networks that are trained on the whole memory after every step."""
+    random_networks: Annotated[int, Range(0, 10_000)] = 3
+    """Networks that are trained after every step on as many random real images, a draw of its own for each, at the
+    learning rate of the memory; 0 for none. --method random has none, for its memory is random images."""
     replay: Literal["none", "experts", "students", "both"] = "none"
     """Who is trained on the memory, the sets kept so far, when the next classes are condensed: experts, students (the
     networks of the inner loop) or both, with outputs for all classes seen. The memory's images stay as they are. none

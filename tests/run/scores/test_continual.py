@@ -13,10 +13,11 @@ from trajmatch.data import images
 from trajmatch.data import synthetic as sets
 from trajmatch.run.assembly import setup
 from trajmatch.run.cli import main
-from trajmatch.run.scores import continual as module
+from trajmatch.run.scores import memory as module
 
 Captured = pytest.CaptureFixture[str]
 STREAM = ["--orders", "2", "--class-steps", "2", "--fresh-networks", "2", "--experts", "1", "--steps", "3"]
+STREAM += ["--random-networks", "1"]
 
 
 def words(*more: object) -> list[str]:
@@ -45,18 +46,27 @@ def test_a_stream_and_that_it_goes_on_to_the_same_result(
     scores = json.loads((tmp_path / "whole" / "order-0" / "step-1" / "scores.json").read_text())
     assert scores["images"] == 10
     assert scores["classes"] == [label for group in found["orders"][0] for label in group]
+    random = found["random"]
+    assert [len(step) for order in random["accuracy"] for step in order] == [1] * 4
+    assert random["mean"] == pytest.approx([sum(order[j][0] for order in random["accuracy"]) / 2 for j in range(2)])
+    assert "random: of 1 more networks, each on as many random real images, at the same rate" in out
+    assert f"{random['mean'][1]:.2%} +- {random['std'][1]:.2%}" in out
+    beside = json.loads((tmp_path / "whole" / "order-1" / "step-1" / "random-scores.json").read_text())
+    own = json.loads((tmp_path / "whole" / "order-1" / "step-1" / "scores.json").read_text())
+    assert beside["accuracy"] == random["accuracy"][1][1]
+    assert (beside["images"], beside["rate"], beside["classes"]) == (10, own["rate"], own["classes"])
 
     score, calls = module.train_and_test, []
 
     def interrupted(*arguments: Any) -> float:
         calls.append(arguments)
-        if len(calls) == 4:
+        if len(calls) == 5:
             raise KeyboardInterrupt
         return score(*arguments)
 
     monkeypatch.setattr(module, "train_and_test", interrupted)
     assert main(words("--out", tmp_path / "cut")) == 130
-    X, Y, test_y = calls[2][1], calls[2][2], calls[2][5]
+    X, Y, test_y = calls[3][1], calls[3][2], calls[3][5]
     assert X.shape[0] == Y.shape[0] == 10, "the whole memory"
     assert Y.argmax(1).unique().tolist() == list(range(10))
     assert test_y.unique().tolist() == list(range(10))
@@ -65,6 +75,7 @@ def test_a_stream_and_that_it_goes_on_to_the_same_result(
     assert (tmp_path / "cut" / "order-0" / "step-0" / "distilled.safetensors").stat().st_mtime_ns == before
     again = json.loads((tmp_path / "cut" / "continual.json").read_text())
     assert again["accuracy"] == found["accuracy"]
+    assert again["random"] == random
 
 
 def test_streams_share_experts(tmp_path: Path) -> None:
@@ -89,6 +100,7 @@ def test_baselines_stream_too(tmp_path: Path) -> None:
     succeed(*words("--method", "random", "--out", tmp_path / "r", "--ipc", "2"))
     found = json.loads((tmp_path / "r" / "continual.json").read_text())
     assert found["method"] == "random"
+    assert "random" not in found, "its memory is random images"
     assert torch.tensor(found["accuracy"]).shape == (2, 2, 2)
 
 

@@ -3,12 +3,11 @@
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from statistics import geometric_mean
+from statistics import fmean
 from typing import Any
 
 import torch
 
-from trajmatch.core.draws import derive
 from trajmatch.data import synthetic as sets
 from trajmatch.data.file_names import STREAM
 from trajmatch.data.files import replacing, write_record
@@ -16,27 +15,18 @@ from trajmatch.data.kept import BELONGS, digest
 from trajmatch.data.material import Material, Replay
 from trajmatch.data.synthetic import SyntheticSet
 from trajmatch.data.trajectories import Trajectory
-from trajmatch.machine.determinism import deterministic, one_thread
 from trajmatch.machine.lock import Lock
 from trajmatch.machine.messages import LOGGER, hushed
 from trajmatch.machine.processes import Report
 from trajmatch.machine.shares import run_over_ranks
-from trajmatch.measure.continual import band, beside_old, class_steps, memory_of, of_classes, passes
-from trajmatch.measure.evaluate import train_and_test
+from trajmatch.measure.continual import beside_old, class_steps, curve, memory_of, of_classes, passes
 from trajmatch.pages import records as shapes
 from trajmatch.pages.plots import png, streams
 from trajmatch.pages.tables import as_text, mean_and_std
 from trajmatch.run.assembly.setup import Setup, check
 from trajmatch.run.folder import commit
-from trajmatch.run.scores.stream_folder import (
-    EXPERTS_OF,
-    PLACE,
-    SCORES,
-    check_experts,
-    check_place,
-    held_scores,
-    identities,
-)
+from trajmatch.run.scores.memory import Kept, on_random, on_sets
+from trajmatch.run.scores.stream_folder import EXPERTS_OF, PLACE, check_experts, check_place
 from trajmatch.run.stages import beforehand
 from trajmatch.run.stages.experts import open_experts
 from trajmatch.run.stages.run import Run
@@ -48,8 +38,7 @@ from trajmatch.settings.methods import METHODS
 from trajmatch.settings.options import Continual
 from trajmatch.settings.ranges import is_count
 
-# What a stream has kept of a step: the classes that its labels are of, in their order, and the set.
-Kept = tuple[list[int], SyntheticSet]
+ALSO = "; random: of {} more networks, each on as many random real images, at the same rate"
 
 
 def continual(config: Config, options: Continual, folder: Path, command: str) -> Path:
@@ -93,6 +82,8 @@ def _heeded(config: Config, options: Continual) -> Continual:
     """The options without a replay that the method has no use for. What has no effect is said in a line."""
     if options.replay_weight != Continual.replay_weight and options.replay not in ("experts", "both"):
         LOGGER.info(f"--replay-weight has no effect with --replay {options.replay}")
+    if METHODS[config.method].steps == "none" and config.outer.initial == "real":
+        options = replace(options, random_networks=0)  # the sets are random real images themselves
     if options.replay == "none" or METHODS[config.method].steps == "matching":
         return options
     LOGGER.info(f"--replay {options.replay} has no effect with --method {config.method}, which matches no trajectories")
@@ -113,19 +104,21 @@ def _one_order(
     folder: Path,
     command: str,
     report: Report,
-) -> list[list[float]]:
-    """Accuracies of one order of the classes, by step and network."""
+) -> tuple[list[list[float]], list[list[float]]]:
+    """Accuracies of one order of the classes, by step and network: of its sets, and of random images."""
     setup = _setup(config)
     memory: list[Kept] = []
     found: list[list[float]] = []
+    by_random: list[list[float]] = []
     for j, group in enumerate(groups):
         place, old = folder / PLACE.format(order, j), [label for before in groups[:j] for label in before]
         material, classes = _material(setup, group, old, memory, options)
         memory.append((classes, _condensed(setup, material, (order, j), folder, command)))
         seen = [*old, *group]
-        found.append(_scores(setup, memory, seen, options.fresh_networks, place))
-        report((len(seen), sum(found[-1]) / len(found[-1])))
-    return found
+        found.append(on_sets(setup, memory, seen, options.fresh_networks, place))
+        by_random.append(on_random(setup, memory, seen, options.random_networks, place))
+        report((len(seen), fmean(found[-1])))
+    return found, by_random
 
 
 def _part(material: Material, group: list[int]) -> Material:
@@ -178,45 +171,22 @@ def _condensed(
     return sets.load(place)
 
 
-def _scores(setup: Setup, memory: list[Kept], seen: list[int], networks: int, place: Path) -> list[float]:
-    """Accuracies on test images of all classes seen, of new networks trained on the whole memory."""
-    path, config, material = place / SCORES, setup.config, setup.material
-    belongs = {"set": identities(place, len(memory)), "data": material.content}
-    held = held_scores(path, belongs) if path.exists() else []
-    if len(held) >= networks:
-        return held[:networks]
-    known = of_classes(material.dataset, seen)
-    X, Y = memory_of([(classes, *one.seen) for classes, one in memory], seen)
-    of_known, device = Setup(config, replace(material, dataset=known)), setup.device
-    make, engine = of_known.make(), of_known.engine
-    recipe = setup.evaluation_training(geometric_mean([one.eta for _, one in memory]))
-    x, y = material.space.forward(known.test.x).to(device), known.test.y.to(device)
-    X, Y = X.to(device), Y.to(device)
-    with one_thread():
-        for i in range(len(held), networks):
-            seed = derive(config.seed, "continual", i)
-            with deterministic(config.deterministic, device):
-                held.append(train_and_test(make, X, Y, recipe, x, y, seed, engine))
-            about = {"images": len(X), "classes": seen, "rate": recipe.lr, BELONGS: belongs}
-            write_record(path, {"accuracy": held, **about})
-    return held
-
-
 def _told(
     setup: Setup,
     options: Continual,
     steps: list[list[list[int]]],
-    rows: list[list[list[float]]],
+    orders: list[tuple[list[list[float]], list[list[float]]]],
     folder: Path,
     command: str,
 ) -> Path:
-    """Write the result and the curve."""
+    """Write the result and the curves."""
     config, material = setup.config, setup.material
+    rows, by_random = ([order[k] for order in orders] for k in range(2))
     by = ", by the recipe adamw" if config.evaluation.recipe == "adamw" else ""
-    curves = [[step[i] for step in order] for order in rows for i in range(len(order[0]))]
-    after = band(curves)
     seen = [sum(len(group) for group in steps[0][: j + 1]) for j in range(len(steps[0]))]
     replay = {"replay": options.replay, "replay_weight": options.replay_weight} if options.replay != "none" else {}
+    beside = {"random": curve(by_random)} if options.random_networks else {}
+    also = ALSO.format(options.random_networks) if beside else ""
     result: dict[str, Any] = {
         "method": config.method,
         **replay,
@@ -225,14 +195,13 @@ def _told(
         "images": material.dataset.digest,
         "classes_seen": seen,
         "orders": steps,
-        "accuracy": rows,
-        "mean": [mean for mean, _ in after],
-        "std": [deviation for _, deviation in after],
+        **curve(rows),
+        **beside,
         "n": f"{len(rows)} orders x {len(rows[0][0])} networks",
         "how": f"accuracy on the test images of all classes seen ({len(material.dataset.test)} of all "
         f"{material.dataset.num_classes} classes) of networks trained from scratch on the whole memory{by}; "
         f"networks after each step: {len(rows[0][0])}, orders of classes: {len(rows)}; mean and population "
-        "standard deviation over all of both",
+        f"standard deviation over all of both{also}",
         "config": {k: v for k, v in flatten(config).items() if k not in ("out", "resume", "experts")},
         "command": command,
         "commit": commit(),
@@ -246,11 +215,17 @@ def _told(
 def lines(path: Path) -> list[str]:
     """A result as text."""
     found = shapes.record(path, shapes.TOLD)
-    steps = zip(found["classes_seen"], found["mean"], found["std"], strict=True)
-    rows = [{"at": f"{seen} classes seen", "score": mean_and_std({"mean": m, "std": s})} for seen, m, s in steps]
+    random = found.get("random")
+    rows = []
+    for j, seen in enumerate(found["classes_seen"]):
+        row = {"at": f"{seen} classes seen"}
+        for name, one in ((found["method"], found), ("random", random)):
+            if one is not None:
+                row[name] = mean_and_std({"mean": one["mean"][j], "std": one["std"][j]})
+        rows.append(row)
     return [
         f"{found['method']}, {found['ipc']} per class, {found['n']}",
-        *as_text(rows, head=False),
+        *as_text(rows, head=random is not None),
         f"  {found['how']}",
         f"  written to {path}",
     ]

@@ -9,7 +9,7 @@ from trajmatch.machine.messages import LOGGER
 from trajmatch.pages import records as shapes
 from trajmatch.settings.options import Continual
 
-SCORES = "scores.json"
+SCORES, RANDOM_SCORES = "scores.json", "random-scores.json"
 PLACE = "order-{}/step-{}"
 EXPERTS_OF = PLACE + "/experts"
 
@@ -24,8 +24,9 @@ def check_place(folder: Path) -> None:
     # A stream that was interrupted early has no result yet, but the folder of its first order.
     if held and STREAM not in held and not (folder / PLACE.format(0, 0)).parent.is_dir():
         raise ValueError(f"--out is '{folder}', which is not empty and holds no stream: choose another")
-    for path in sorted(folder.glob(PLACE.format("*", "*") + f"/{SCORES}")):
-        held_scores(path, {})
+    for name in (SCORES, RANDOM_SCORES):
+        for path in sorted(folder.glob(PLACE.format("*", "*") + f"/{name}")):
+            held_scores(path, {})
 
 
 def check_experts(stream: Path, options: Continual) -> None:

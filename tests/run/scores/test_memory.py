@@ -9,7 +9,7 @@ from trajmatch.core.draws import derive, generator
 from trajmatch.data.synthetic import one_hot
 from trajmatch.measure.evaluate import train_and_test
 from trajmatch.run.assembly.setup import Setup, factory
-from trajmatch.run.scores.random_memory import random_memory
+from trajmatch.run.scores.memory import random_memory
 from trajmatch.settings.checks import resolve
 from trajmatch.settings.command_line import settings_of
 
@@ -18,9 +18,9 @@ def test_networks_are_trained_on_random_images_of_the_classes_seen_alone() -> No
     config = settings_of("run", "digits-ipc1", FLAGS[1:]).config
     config = resolve(replace(config, ipc=4, evaluation=replace(config.evaluation, epochs=30)))
     setup = Setup.load(config)
-    found = random_memory(setup, [7, 2, 5], 0.05, 2)
-    assert len(found) == 2
-    assert found == random_memory(setup, [7, 2, 5], 0.05, 2)
+    found = [random_memory(setup, [7, 2, 5], 0.05, number) for number in range(2)]
+    assert found[1] == random_memory(setup, [7, 2, 5], 0.05, 1)
+    assert found[0] != found[1], "each has a draw of its own"
     assert sum(found) / 2 > 0.6, "three digits from four examples of each; chance is a third"
     train, test = setup.dataset.train, setup.dataset.test
     source, rows = generator(config.seed, "random real images", 0), []
