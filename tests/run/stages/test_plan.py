@@ -1,13 +1,20 @@
 """`trajmatch plan`: what it says of a small run, beside what the run then takes. Times are never tested."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from tests.small import FLAGS, command, succeed
+from trajmatch.core.descent import Adam
+from trajmatch.methods.outer import Rule
 from trajmatch.methods.schedule import Window
+from trajmatch.methods.state import OuterState, new_state
 from trajmatch.run.cli import main
 from trajmatch.run.stages import plan_steps
+from trajmatch.run.stages.checkpoint import Checkpoint
 from trajmatch.run.stages.plan import Plan
 from trajmatch.run.stages.plan_ranks import (
     Counted,
@@ -121,6 +128,57 @@ def test_a_step_is_averaged_over_a_run_whose_segments_become_more(monkeypatch: p
     found = plan_steps.seconds_of_step(loop)  # type: ignore[arg-type]
     assert found == [Phase(6 / 9, 1, 10.0), Phase(1 - 6 / 9, 3, 30.0)]
     assert loop.take == Loop.take
+
+
+@pytest.mark.parametrize("method", ["satm", "contra", "at-bptt", "satm-bptt"])
+def test_steps_that_are_too_long_are_not_taken_whole(
+    method: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths = []
+
+    def spied(kind: type[plan_steps.Matching] | type[plan_steps.ThroughTraining]) -> None:
+        take = kind.__call__
+
+        def spy(self: Any, state: OuterState) -> Any:
+            lengths.append(self.rule.T)
+            return take(self, state)
+
+        monkeypatch.setattr(kind, "__call__", spy)
+
+    spied(plan_steps.Matching)
+    spied(plan_steps.ThroughTraining)
+    monkeypatch.setattr(plan_steps, "PATIENCE", 0.0)
+    succeed(*words("plan", "--method", method, "--matching.inner-steps", 40))
+    found = capsys.readouterr()
+    assert set(lengths) == set(plan_steps.SHORT)
+    assert "distill: a step would take" in found.err
+    assert "so its time follows from steps of 2 and 4 inner steps, all of them differentiated" in found.err
+    assert "in all" in found.out
+
+
+def test_a_long_step_follows_from_two_short_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Loop:
+        """Its steps take 3 s and 2 s for each inner step, and the first 10 s more."""
+
+        config = Config(steps=9)
+        take = plan_steps.Matching(None, [], Rule(50, 10, Adam(1.0), Adam(1.0)), None, Window(0, 2))  # type: ignore[arg-type]
+        checkpoint = Checkpoint(*[new_state(torch.zeros(1), torch.zeros(1), 0.1)] * 3, 0.0, {}, 1)
+        compiled = False
+
+        def step(self) -> None:
+            seconds = 3 + 2 * self.take.rule.T + (0 if self.compiled else 10)
+            self.compiled = True
+            self.checkpoint = replace(self.checkpoint, seconds=self.checkpoint.seconds + seconds)
+
+    loop = Loop()
+    assert plan_steps.too_long(loop) == [Phase(1.0, 1, 103.0)]  # type: ignore[arg-type]
+    assert loop.take == Loop.take
+    assert loop.checkpoint.seconds == 17 + 7 + 11, "which compiling is among"
+    loop.take = replace(loop.take, rule=replace(loop.take.rule, T=5))
+    assert plan_steps.too_long(loop) == [], "13 s are few"
+    loop.take = replace(loop.take, rule=replace(loop.take.rule, T=4))
+    assert plan_steps.too_long(loop) == []
+    assert loop.checkpoint.seconds == 35 + 25, "a step of four inner steps is short itself"
 
 
 @pytest.mark.parametrize("method", ["datm", "tesla", "satm-contra"])

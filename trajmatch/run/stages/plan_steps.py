@@ -18,18 +18,22 @@ from trajmatch.data.snapshots import snapshot_path
 from trajmatch.data.synthetic import save
 from trajmatch.data.trajectories import Trajectory, save_trajectory
 from trajmatch.machine.memory import peak_memory_mb
+from trajmatch.machine.messages import LOGGER
+from trajmatch.machine.progress import duration
 from trajmatch.run.assembly.setup import Setup
 from trajmatch.run.stages.beforehand import needed_snapshots
 from trajmatch.run.stages.loop import Loop, delivered, snapshot_steps
 from trajmatch.run.stages.plan_ranks import Counted, Shared, Stage, Traffic, chunk_traffic, rank_mb, step_share
 from trajmatch.run.stages.start import USUAL
-from trajmatch.run.stages.steps import Matching, Refined
+from trajmatch.run.stages.steps import Matching, Refined, Take, ThroughTraining
 from trajmatch.settings.config import Config
 
 # Seconds that each kind of step is measured for, at least three of them, after the first two.
 LONG_ENOUGH, WARM = 4.0, 2
 # Seconds after which a kind of step is measured no further, whatever it has come to: a plan answers in two minutes.
 PATIENCE = 15.0
+# Inner steps of the short steps that tell how long a whole one would take, before one is taken.
+SHORT = (2, 4)
 # What the pictures, the report and the records of a run take on disk, beside what is counted.
 PAGES = 200e3
 
@@ -86,11 +90,15 @@ def distill(setup: Setup, loop: Loop, ranks: int) -> tuple[Stage, Traffic]:
     """Real outer steps, and what rank 0 sends and receives in one. The first one compiles what is to be compiled."""
     config = setup.config
     torch.set_num_threads(loop.compute.threads)
-    loop.step()
-    first = loop.checkpoint.seconds
-    # Of very long steps the first one is all there is time for: what it compiled counts in every step then.
-    few = config.steps <= 5 or first >= 2 * PATIENCE
-    phases = [Phase(1.0, loop.compute.segments, first)] if few else seconds_of_step(loop)
+    phases, more_mb = too_long(loop), 0.0
+    if phases:
+        first, more_mb = max(p.seconds for p in phases), iterates_mb(setup)
+    else:
+        loop.step()
+        first = loop.checkpoint.seconds
+        # Of long steps the first one is all there is time for: what it compiled counts in every step then.
+        few = config.steps <= 5 or first >= 2 * PATIENCE
+        phases = [Phase(1.0, loop.compute.segments, first)] if few else seconds_of_step(loop)
     traffic = _traffic(loop, ranks)
     loop.save()
     loop.keep(loop.checkpoint.state)
@@ -103,7 +111,7 @@ def distill(setup: Setup, loop: Loop, ranks: int) -> tuple[Stage, Traffic]:
     disk = sum(path.stat().st_size for path in kept) + snapshots + log + PAGES
     matched = isinstance(loop.take, Matching)
     share = [step_share(p.segments, chunks_of(loop), ranks) if matched else 1.0 for p in phases]
-    rest, memory = max(0, config.steps - 1), peak_memory_mb()
+    rest, memory = max(0, config.steps - 1), peak_memory_mb() + more_mb
     one = sum(p.weight * p.seconds for p in phases)
     many = sum(p.weight * p.seconds * part for p, part in zip(phases, share, strict=True)) + traffic.seconds
     shared = Shared(first + rest * many, min(memory, rank_mb(setup, loop.compute)))
@@ -134,28 +142,99 @@ class Phase(NamedTuple):
     seconds: float
 
 
-def seconds_of_step(loop: Loop) -> list[Phase]:
-    """Seconds of an outer step in each part of a run, in which the number of segments may change."""
-    m, steps, take = loop.config.matching, loop.config.steps, loop.take
+class Part(NamedTuple):
+    """A part of a run's steps of one kind: its share of all, its segments, what takes a step, and its first one."""
+
+    weight: float
+    segments: int
+    take: Take
+    first: int = 0
+
+
+def parts(take: Take, config: Config) -> list[Part]:
+    """The parts of a run, in which the loss or the number of segments may change."""
+    steps = config.steps
     if isinstance(take, Refined):
-        found, loop.take = [], take.matching
-        if take.since > 0:
-            found = [p._replace(weight=p.weight * take.since / steps) for p in seconds_of_step(loop)]
-        if take.since < steps:
-            # From the step on at which the optimiser of these steps takes its first.
-            state = loop.checkpoint.state._replace(steps=torch.tensor(take.since))
-            loop.checkpoint, loop.take = replace(loop.checkpoint, state=state), take
-            real = per_step((loop.step() for _ in range(steps - take.since)), warm=1)
-            found.append(Phase(1 - take.since / steps, 1, real))
-        loop.take = take
-        return found
-    if not isinstance(take, Matching):
-        return [Phase(1.0, 1, per_step((loop.step() for _ in range(steps)), warm=1))]
-    early = min(1.0, (m.concurrent_from or 0) / steps)
-    found = []
-    for share, segments in ((early, 1), (1 - early, take.schedule.segments)):
-        if share > 0:
-            loop.take = replace(take, schedule=replace(take.schedule, segments=segments, since=0))
-            found.append(Phase(share, segments, per_step((loop.step() for _ in range(steps)), warm=1)))
+        matched = [p._replace(weight=p.weight * take.since / steps) for p in parts(take.matching, config)]
+        both = [*matched, Part(1 - take.since / steps, 1, take, take.since)]
+    elif isinstance(take, Matching):
+        early = min(1.0, (config.matching.concurrent_from or 0) / steps)
+        both = [
+            Part(share, segments, replace(take, schedule=replace(take.schedule, segments=segments, since=0)))
+            for share, segments in ((early, 1), (1 - early, take.schedule.segments))
+        ]
+    else:
+        both = [Part(1.0, 1, take)]
+    return [part for part in both if part.weight > 0]
+
+
+def at_part(loop: Loop, part: Part) -> None:
+    """Make a part's steps the next ones of a loop."""
+    loop.take = part.take
+    if part.first:  # from which on the optimiser of these steps takes its first
+        state = loop.checkpoint.state._replace(steps=torch.tensor(part.first))
+        loop.checkpoint = replace(loop.checkpoint, state=state)
+
+
+def seconds_of_step(loop: Loop) -> list[Phase]:
+    """Seconds of an outer step in each part of a run."""
+    config, take, found = loop.config, loop.take, []
+    for part in parts(take, config):
+        at_part(loop, part)
+        seconds = per_step((loop.step() for _ in range(config.steps - part.first)), warm=1)
+        found.append(Phase(part.weight, part.segments, seconds))
     loop.take = take
     return found
+
+
+def shortened(take: Take, T: int) -> Take | None:
+    """The same kind of step with T inner steps, all of them differentiated; None where it has no more, or none."""
+    if isinstance(take, Refined):
+        short = shortened(take.real_loss, T)
+        return replace(take, real_loss=short) if isinstance(short, ThroughTraining) else None
+    if not isinstance(take, Matching | ThroughTraining) or take.rule.T <= T:
+        return None
+    return replace(take, rule=replace(take.rule, T=T, iota=T, tau=0))
+
+
+def too_long(loop: Loop) -> list[Phase]:
+    """The parts of a run, from short steps, where a whole step takes longer than a plan may; else none.
+
+    A step's seconds are linear in T where all its inner steps are differentiated, and fewer where they are not: the
+    estimate is an upper bound.
+    """
+    take, begun = loop.take, loop.checkpoint
+    found = [Phase(p.weight, p.segments, s) for p in parts(take, loop.config) if (s := by_short_steps(loop, p))]
+    # What the short steps took stays, for the first of them compiled.
+    loop.take, loop.checkpoint = take, replace(begun, seconds=loop.checkpoint.seconds)
+    longest = max((phase.seconds for phase in found), default=0.0)
+    if longest < 2 * PATIENCE:
+        return []
+    LOGGER.info(
+        f"distill: a step would take {duration(longest)} here, so its time follows from steps of {SHORT[0]} and "
+        f"{SHORT[1]} inner steps, all of them differentiated"
+    )
+    return found
+
+
+def by_short_steps(loop: Loop, part: Part) -> float | None:
+    """The seconds of a part's whole step that follow from its short ones; None where it is short itself."""
+    few, more = SHORT
+    shorter, short = shortened(part.take, few), shortened(part.take, more)
+    if shorter is None or short is None:
+        return None
+    seconds = []
+    for take in (shorter, shorter, short):  # the first one compiles
+        at_part(loop, part._replace(take=take))
+        before = loop.checkpoint.seconds
+        loop.step()
+        seconds.append(loop.checkpoint.seconds - before)
+    whole = part.take.real_loss if isinstance(part.take, Refined) else part.take
+    assert isinstance(whole, Matching | ThroughTraining)
+    return seconds[2] + (whole.rule.T - more) * max(0.0, seconds[2] - seconds[1]) / (more - few)
+
+
+def iterates_mb(setup: Setup) -> float:
+    """Iterates theta_i of an outer step, in MB, which short steps do not hold."""
+    m = setup.config.matching
+    return 4e-6 * Layout.of(setup.network).size * m.inner_steps / m.keep_every

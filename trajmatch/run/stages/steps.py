@@ -120,21 +120,33 @@ def condensation_steps(setup: Setup, _: list[Trajectory]) -> Steps:
     return Steps(take, _compute(setup, setup.engine, f"{AS_EXPERTS}{idle}"))
 
 
+@dataclass(frozen=True)
+class ThroughTraining:
+    """Steps on the loss on real images, of random networks trained on the synthetic ones, which is differentiated."""
+
+    setup: Setup
+    rule: Rule
+    student: Student
+    batches: RealBatches
+    how: RealLoss
+
+    def __call__(self, state: OuterState) -> tuple[OuterState, Record, list[Choice]]:
+        seed, step = condensing_seed(self.setup), int(state.steps)
+        real = self.batches.draw(generator(seed, "real", step))
+        classes = torch.eye(self.setup.dataset.num_classes)
+        labels = classes.repeat_interleave(torch.tensor([len(r) for r in real]), 0)
+        given = torch.cat(real), labels.to(self.setup.device, non_blocking=True)
+        fresh = fresh_weights(self.setup, step)
+        return (*real_loss_step(self.rule, self.student, fresh, state, given, seed, self.how), [])
+
+
 def real_loss_steps(setup: Setup, _: list[Trajectory]) -> Steps:
     """The loss on real images, of random networks trained on the synthetic ones, is differentiated."""
-    seed, about, batches = condensing_seed(setup), real_loss(setup.config), real_batches(setup)
+    batches = real_batches(setup)
     compute = _compute(setup, setup.real_loss_engine((batches.size, batches.nbytes)), AS_EXPERTS)
     how = through_training(setup.config, batches.epoch, compute.engine.micro_batch)
-    student, classes = engines.student(setup.network, compute.engine), torch.eye(setup.dataset.num_classes)
-
-    def take(state: OuterState) -> tuple[OuterState, Record, list[Choice]]:
-        step = int(state.steps)
-        real = batches.draw(generator(seed, "real", step))
-        labels = classes.repeat_interleave(torch.tensor([len(r) for r in real]), 0)
-        given = torch.cat(real), labels.to(setup.device, non_blocking=True)
-        return (*real_loss_step(about, student, fresh_weights(setup, step), state, given, seed, how), [])
-
-    return Steps(take, compute)
+    student = engines.student(setup.network, compute.engine)
+    return Steps(ThroughTraining(setup, real_loss(setup.config), student, batches, how), compute)
 
 
 @dataclass(frozen=True)
@@ -142,7 +154,7 @@ class Refined:
     """Steps that match segments before the outer step `since`, and then differentiate the loss on real images."""
 
     matching: Matching
-    real_loss: Take
+    real_loss: ThroughTraining
     since: int
 
     def __call__(self, state: OuterState) -> tuple[OuterState, Record, list[Choice]]:
@@ -158,6 +170,7 @@ def refined_steps(setup: Setup, trajectories: list[Trajectory]) -> Steps:
     """Segments of the experts are matched, and then the loss on real images is differentiated. Raises ValueError."""
     first, then = matching_steps(setup, trajectories), real_loss_steps(setup, [])
     assert isinstance(first.take, Matching)
+    assert isinstance(then.take, ThroughTraining)
     return Steps(Refined(first.take, then.take, setup.config.baseline.since or 0), first.compute)
 
 
