@@ -40,9 +40,10 @@ def trained(
     kept: Collection[int] | None = None,
     seen: Seen | None = None,
 ) -> Iterates:
-    """The iterates of T inner steps from weights `start` (P,).
+    """The iterates of T inner steps from weights `start` (P,), or from an iterate.
 
-    kept: the steps whose iterates stay in memory, as in `rollout`. seen: is told every step with its two iterates.
+    Adam, which counts its steps, goes on from that of step 0 alone. kept: the steps whose iterates stay in memory, as
+    in `rollout`. seen: is told every step with its two iterates.
     """
     if isinstance(inner, Tensor):
         return rollout(problem, start, X, Y, inner, T, kept=kept, seen=seen)
@@ -55,8 +56,14 @@ def trained(
         theta, moments = inner.step(at[0], u, at[1:], i)
         return torch.cat([theta[None], moments])
 
-    moments = new_moments(start)[: 1 if isinstance(inner, HeavyBall) else 2]
-    return rolled(step, torch.cat([start[None], moments]), 0, T, kept, seen)
+    return rolled(step, first_iterate(start, inner) if start.dim() == 1 else start, 0, T, kept, seen)
+
+
+def first_iterate(start: Tensor, inner: Inner) -> Tensor:
+    """The iterate before the first step, of weights `start` (P,)."""
+    if isinstance(inner, Tensor):
+        return start
+    return torch.cat([start[None], new_moments(start)[: 1 if isinstance(inner, HeavyBall) else 2]])
 
 
 def weights(at: Tensor, inner: Inner) -> Tensor:

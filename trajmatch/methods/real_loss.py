@@ -18,9 +18,10 @@ from trajmatch.core.descent import Adam
 from trajmatch.core.draws import generator
 from trajmatch.core.hypergradient import Hypergradient
 from trajmatch.core.inner import Iterates, Problem
-from trajmatch.core.inner_optimisers import HeavyBall, Inner, gradient_norm, swept, trained, weights
+from trajmatch.core.inner_optimisers import HeavyBall, Inner, first_iterate, gradient_norm, swept, trained, weights
 from trajmatch.core.rate import is_valid_rate
 from trajmatch.core.student import Student
+from trajmatch.methods.kept_students import Kept, of_student, with_student
 from trajmatch.methods.outer import Rule, descend, inner_problem, probabilities
 from trajmatch.methods.state import OuterState, Record
 from trajmatch.methods.training import images_at_once
@@ -61,6 +62,8 @@ class RealLoss:
 
     adam:     the inner optimiser; None is SGD at the state's step size.
     momentum: of SGD as the inner optimiser.
+    kept:     students that go on from step to step, of whose T inner steps the last iota are differentiated; None for a
+              new network in every step.
     adaptive: AT-BPTT's window in place of the random one.
     chunk:    real images at a time; None takes as many as have the pixels of CHUNK images of 32 x 32.
     """
@@ -69,6 +72,7 @@ class RealLoss:
     adaptive: Adaptive | None = None
     chunk: int | None = None
     momentum: float = 0.0
+    kept: Kept | None = None
 
     def inner(self, eta: Tensor) -> Inner:
         """The inner optimiser at the state's step size."""
@@ -202,11 +206,17 @@ def real_loss_step(
     seed: int,
     how: RealLoss = RAT,
 ) -> tuple[OuterState, Record]:
-    """One outer step from a new random network, weights `fresh` (P,). A pure function of its arguments."""
+    """One outer step from a new random network, weights `fresh` (P,), or of a student that goes on.
+
+    A pure function of its arguments.
+    """
     problem = inner_problem(rule, student, len(state.X), seed, int(state.steps))
     inner = how.inner(state.eta)
     progress = _progress(rule, state, how)
-    thetas = _window(rule, problem, fresh, state, seed, how, progress)
+    if how.kept is not None:
+        thetas, state = _going_on(rule, problem, fresh, state, seed, how, how.kept)
+    else:
+        thetas = _window(rule, problem, fresh, state, seed, how, progress)
     Y = probabilities(rule, state)
     loss, d = real_loss_gradient(problem, thetas, state.X, Y, inner, real, thetas.first, how.chunk)
     after = descend(rule, state, d.X, d.Y, d.eta)
@@ -218,6 +228,23 @@ def real_loss_step(
     norm = d.X.norm()
     healthy = torch.isfinite(loss) & torch.isfinite(norm) & after.X.isfinite().all() & is_valid_rate(after.eta)
     return after, Record(loss, None, norm, state.eta, None, healthy)
+
+
+def _going_on(
+    rule: Rule, problem: Problem, fresh: Tensor, state: OuterState, seed: int, how: RealLoss, kept: Kept
+) -> tuple[Iterates, OuterState]:
+    """The last iota of the T inner steps of the student whose turn it is, and the state with it after them."""
+    step, n, inner, T = int(state.steps), len(state.X), how.inner(state.eta), rule.T
+    on, turn = (state.X, probabilities(rule, state), inner, T), kept.turn(step - rule.since, T)
+
+    def train(at: Tensor, number: int) -> Tensor:
+        thetas = trained(inner_problem(rule, problem.student, n, seed, step, 1 + number), at, *on, kept=())
+        return thetas[thetas.last]
+
+    at = of_student(state.network, turn, first_iterate(fresh, inner), T, train)
+    begin = T - rule.iota
+    thetas = trained(problem, at, *on, range(begin, T, rule.interval)).part(begin, T)
+    return thetas, state._replace(network=with_student(state.network, kept, turn, thetas[T]))
 
 
 def _progress(rule: Rule, state: OuterState, how: RealLoss) -> Progress | None:

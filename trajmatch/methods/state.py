@@ -22,7 +22,8 @@ class OuterState(NamedTuple):
     ascent:  (n, c, h, w) the sharpness rule's state; where the ascent is stale, the direction of the next ascent.
     scale:   () factor on the learning rate of the images.
     steps:   () outer steps taken.
-    network: (P,) weights that condensation goes on from (methods/condensation.py), else empty.
+    network: (P,) weights that condensation goes on from (methods/condensation.py); (students, ...) iterates of students
+             that go on from step to step (methods/kept_students.py); else empty.
     norm:    () running mean of the direction's norm after clipping, where the clip is relative to this mean; else 0.
     parts:   what mdc knows of the leading parts (methods/multisize.py), else empty.
     """

@@ -1,7 +1,7 @@
 """The settings of steps that match no trajectories. No torch here."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from trajmatch.settings import ranges
 
@@ -20,11 +20,11 @@ class Baseline:
     """Outer step from which satm-bptt differentiates the loss on real images, after training on the synthetic ones; the
     steps before it match segments of experts, as satm does. None is a third of the steps."""
     inner_steps: ranges.Count | None = None
-    """Inner steps of that training; None is twice --matching.inner-steps for satm-bptt, and --matching.inner-steps
-    for rat-bptt and at-bptt."""
+    """Inner steps of that training in an outer step; None is twice --matching.inner-steps for satm-bptt with new
+    networks, and --matching.inner-steps elsewhere."""
     differentiated_steps: ranges.Count | None = None
-    """How many inner steps of that training are differentiated; None is half of them for satm-bptt, and
-    --matching.differentiated-steps for rat-bptt and at-bptt."""
+    """How many inner steps of that training are differentiated; None is half of them for satm-bptt with new networks,
+    all with --baseline.students, and --matching.differentiated-steps for rat-bptt and at-bptt."""
     updates: ranges.Count | None = None
     """Image updates for each network of dc, dsa and mdc; None is 1, 10, 20, 30, 40 or 50, from 1, 2, 20, 30, 40 or 50
     images per class on."""
@@ -33,6 +33,12 @@ class Baseline:
     from 1, 2, 20, 30, 40 or 50 images per class on."""
     lr: ranges.Positive = 0.01
     """Learning rate of the networks of dc, dsa and mdc on the synthetic images."""
+    students: Annotated[int, ranges.Range(0, 1000)] | None = None
+    """Networks whose training on the synthetic images goes on from one outer step to the next, by turns, so that the
+    loss on real images is seen at every age of a training; 0 trains a new network in every outer step. None is 10 for
+    satm-bptt with five images per class and more, and 0 elsewhere. Not with Adam inside, nor with AT-BPTT's window."""
+    oldest: ranges.Count = 1000
+    """Inner steps after which such a network is replaced by a new one; scores take as many epochs."""
     inner: Literal["auto", "sgd", "momentum", "adam"] = "auto"
     """Inner optimiser of that training: SGD at the step size that is learned, without momentum (sgd) or with it
     (momentum), as scores are trained; or Adam at a fixed rate (adam), as published. auto is momentum for satm-bptt,

@@ -17,6 +17,8 @@ LEFT_OPEN = (None, "auto")
 AVERAGED_SHARE = 0.2
 # What the setting `sharpness` means by the word satm: sam with noise of this strength (gamma).
 SATM_NOISE = 0.05
+# Images per class from which satm-bptt keeps its students: measured at 1 and at 10.
+MANY = 5
 
 # A value, or what gives it from a configuration in which all settings that stand earlier in `OPEN` are filled in.
 Fill = Any | Callable[[Config], Any]
@@ -30,6 +32,18 @@ def every_step(config: Config) -> int:
 def last_third(config: Config) -> int:
     """The last third of the inner steps is differentiated, and at least one of them (SATM)."""
     return max(1, config.matching.inner_steps // 3)
+
+
+def all_or_half(config: Config) -> int:
+    """Of the inner steps of a student that goes on all are differentiated, of a new network's the later half."""
+    b = config.baseline
+    T = b.inner_steps or 1
+    return T if b.students else max(1, T // 2)
+
+
+def many(config: Config) -> bool:
+    """Whether a network takes hundreds of steps to learn all that the synthetic images hold."""
+    return config.ipc >= MANY
 
 
 def where_differentiation_begins(config: Config) -> int:
@@ -64,6 +78,8 @@ def over_a_fifth_of_the_steps(config: Config) -> float:
 OPEN: dict[str, Fill] = {
     "outer.seed": lambda c: c.seed,
     "baseline.batch": 256,
+    "baseline.since": None,
+    "baseline.students": 0,
     "baseline.inner": "sgd",
     "baseline.window": "random",
     "baseline.window_stages": "thirds",
@@ -119,12 +135,18 @@ AUTOMATIC: dict[str, Fill] = {
     "baseline.window_stages": "accuracy",
     "baseline.lr_images": 0.02,
 }
-# SATM for a third of the steps; then the loss on real images, through a training with the optimiser of scores.
+# SATM for a third of the steps; then the loss on real images, through a training with the optimiser of scores. With
+# many images its first steps are those of satm-contra, and students go on from step to step (docs/LOG.md).
 REFINED: dict[str, Fill] = {
     "baseline.since": lambda c: c.steps // 3,
+    "matching.ascent": lambda c: "previous" if many(c) else "fresh",
+    "matching.segments": lambda c: 2 if many(c) else 1,
+    "matching.concurrent_from": lambda c: 2 * (c.baseline.since or 0) // 3 if many(c) else 0,
+    "outer.labels": lambda c: "learned" if many(c) else "hard",
     "baseline.inner": "momentum",
-    "baseline.inner_steps": lambda c: 2 * c.matching.inner_steps,
-    "baseline.differentiated_steps": lambda c: max(1, (c.baseline.inner_steps or 2) // 2),
+    "baseline.students": lambda c: 10 if many(c) else 0,
+    "baseline.inner_steps": lambda c: c.matching.inner_steps if c.baseline.students else 2 * c.matching.inner_steps,
+    "baseline.differentiated_steps": all_or_half,
     "baseline.batch": 50,
     "baseline.lr_images": 0.01,
     "outer.relative_clip": 2.0,

@@ -18,6 +18,7 @@ from trajmatch.core.vector import Layout
 from trajmatch.data import synthetic as sets
 from trajmatch.data.tensors import read_tensors
 from trajmatch.methods.condensation import GRADIENTS, MEAN_FEATURES
+from trajmatch.methods.kept_students import Kept
 from trajmatch.methods.multisize import Parts
 from trajmatch.methods.real_loss import Adaptive, RealLoss
 from trajmatch.run.assembly import setup
@@ -105,11 +106,41 @@ def test_satm_bptt_is_satm_and_then_the_loss_on_real_images(tmp_path: Path) -> N
     assert how == RealLoss(momentum=0.9)
 
 
+def test_with_many_images_satm_bptt_learns_labels_and_keeps_its_students() -> None:
+    few, many = (
+        resolve(Config(method="satm-bptt", ipc=ipc, steps=60, matching=Matching(inner_steps=8))) for ipc in (1, 5)
+    )
+    m, b = many.matching, many.baseline
+    assert (b.since, b.students, b.inner_steps, b.differentiated_steps) == (20, 10, 8, 8)
+    assert (m.ascent, m.segments, m.concurrent_from, many.outer.labels) == ("previous", 2, 13, "learned")
+    assert through_training(many, 1) == RealLoss(momentum=0.9, kept=Kept(10, 1000))
+    assert few.baseline.students == 0
+    assert (few.matching.ascent, few.matching.segments, few.outer.labels) == ("fresh", 1, "hard")
+
+
+@pytest.mark.parametrize("stop", [3, 5])
+@pytest.mark.parametrize("method", ["satm-bptt", "rat-bptt"])
+def test_students_that_go_on_are_found_again(
+    method: str, stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on(
+        ["--method", method, "--baseline.students", 2, "--baseline.oldest", 12, *FEW[:4]], stop, tmp_path, monkeypatch
+    )
+    held = read_tensors(tmp_path / "r" / "checkpoint.safetensors")["state.network"]
+    assert len(held) == 2
+    assert (held != 0).any(-1).all(), "both have had their turn"
+
+
 @pytest.mark.parametrize("stop", [1, 2, 4])
 def test_satm_bptt_goes_on_to_the_identical_set_from_either_side_of_the_change(
     stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = command("distill", "--method", "satm-bptt", "--steps", 6, *FEW[:4], "--outer.labels", "learned", "--out")
+    goes_on(["--method", "satm-bptt", *FEW[:4], "--outer.labels", "learned"], stop, tmp_path, monkeypatch)
+
+
+def goes_on(flags: list[object], stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of six steps that is interrupted ends as one that is not."""
+    words = command("distill", *flags, "--steps", 6, "--out")
     succeed(*words, tmp_path / "whole")
     step, came = Loop.step, []
 
@@ -253,6 +284,14 @@ def test_the_adaptive_window_is_an_option_of_rat_bptt(tmp_path: Path) -> None:
         (
             ["--method", "dm", "--baseline.inner", "adam"],
             "the steps of --method dm have plain SGD inside; leave it out",
+        ),
+        (
+            ["--method", "at-bptt", "--baseline.students", "3"],
+            "--baseline.students is 3 and must be 0 with --baseline.inner adam, which needs new networks",
+        ),
+        (
+            ["--method", "rat-bptt", "--baseline.students", "3", "--baseline.window", "adaptive"],
+            "--baseline.students is 3 and must be 0 with --baseline.window adaptive, which needs new networks",
         ),
         (["--method", "dc", "--precision", "bf16"], "--precision is bf16 and has no effect with --method dc"),
         (

@@ -155,7 +155,9 @@ def parts(take: Take, config: Config) -> list[Part]:
     """The parts of a run, in which the loss or the number of segments may change."""
     steps = config.steps
     if isinstance(take, Refined):
-        matched = [p._replace(weight=p.weight * take.since / steps) for p in parts(take.matching, config)]
+        before = replace(config, steps=take.since)
+        matched = parts(take.matching, before) if take.since else []
+        matched = [p._replace(weight=p.weight * take.since / steps) for p in matched]
         both = [*matched, Part(1 - take.since / steps, 1, take, take.since)]
     elif isinstance(take, Matching):
         early = min(1.0, (config.matching.concurrent_from or 0) / steps)

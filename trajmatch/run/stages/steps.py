@@ -23,6 +23,7 @@ from trajmatch.machine.ranks import peers
 from trajmatch.methods import engines
 from trajmatch.methods.condensation import GRADIENTS, MEAN_FEATURES, Condensation, condensation_step
 from trajmatch.methods.engines import Engine
+from trajmatch.methods.kept_students import Kept
 from trajmatch.methods.outer import Each, Rule, one_by_one, outer_step
 from trajmatch.methods.real_loss import Adaptive, RealLoss, real_loss_step
 from trajmatch.methods.schedule import Choice, Window
@@ -245,6 +246,8 @@ def through_training(config: Config, epoch: int, chunk: int | None = None) -> Re
     iota = b.differentiated_steps or config.matching.differentiated_steps
     adam = Adam(b.inner_lr) if b.inner == "adam" else None
     momentum = b.inner_momentum if b.inner == "momentum" else 0.0
+    if b.students:
+        return RealLoss(chunk=chunk, momentum=momentum, kept=Kept(b.students, b.oldest))
     if b.window == "random":
         return RealLoss(adam, None, chunk, momentum)
     assert iota is not None, "resolve() has filled it in"
