@@ -30,6 +30,7 @@ def test_segments_fit_into_experts_and_are_as_long_as_a_student_needs(images: in
     length = m.expert_epochs * config.expert.save_every
     assert 0.75 * min(wanted, steps * 2 / 3) <= length <= 1.25 * wanted
     assert rows < 120
+    assert m.inner_steps == min(50, max(1, 2 * steps // 3 // STRETCH)), "shorter where an expert takes few steps"
     if 128 < images < 100_000:
         assert length == wanted
         assert (m.last_epoch - m.first_epoch) * config.expert.save_every == wanted / 2

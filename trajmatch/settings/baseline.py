@@ -37,6 +37,9 @@ class Baseline:
     """Networks whose training on the synthetic images goes on from one outer step to the next, by turns, so that the
     loss on real images is seen at every age of a training; 0 trains a new network in every outer step. None is 10 for
     satm-bptt with five images per class and more, and 0 elsewhere. Not with Adam inside, nor with AT-BPTT's window."""
+    inner_batch: ranges.Count | None = None
+    """Synthetic images in an inner step of that training, or all where they are fewer; None is --matching.batch, but
+    for --baseline.students of satm-bptt as many as a network of a score sees, --evaluation.batch."""
     oldest: ranges.Count = 1000
     """Inner steps after which such a network is replaced by a new one; scores take as many epochs."""
     inner: Literal["auto", "sgd", "momentum", "adam"] = "auto"

@@ -14,8 +14,8 @@ from trajmatch.settings.methods import METHODS
 
 # Settings that the images decide, where no preset is named and no flag or file gives them.
 OPEN = (
-    "images.size", "network.depth", "steps", "expert.epochs", "expert.save_every", "matching.expert_epochs",
-    "matching.last_epoch", "outer.step_size",
+    "images.size", "network.depth", "steps", "expert.epochs", "expert.save_every", "matching.inner_steps",
+    "matching.expert_epochs", "matching.last_epoch", "outer.step_size",
 )  # fmt: skip
 # Settings whose unit is an epoch where they are given without --expert.save-every.
 IN_EPOCHS = ("matching.expert_epochs", "matching.first_epoch", "matching.last_epoch", "matching.window_start")
@@ -122,8 +122,13 @@ def _experts(config: Config, open_: Collection[str], per_epoch: int) -> list[Cho
         epochs = max(ceil(least / per_epoch), min(MOST_EPOCHS, max(enough, ceil(SEGMENTS * segment / per_epoch))))
         many = f"of {per_epoch} steps" if per_epoch > 1 else "of one step"
         found.append(Choice("expert.epochs", epochs, f"{many} each, {epochs * per_epoch} in all"))
-    steps = epochs * per_epoch
-    segment = min(segment, max(1, 2 * steps // 3))
+    steps, T = epochs * per_epoch, m.inner_steps
+    longest = max(1, 2 * steps // 3)
+    if "matching.inner_steps" in open_ and segment > longest:
+        T = max(1, longest // STRETCH)
+        of = f"a segment can have {longest} of an expert's {steps} steps"
+        found.append(Choice("matching.inner_steps", T, f"{of}, {STRETCH} for each of them"))
+    segment = min(STRETCH * T, longest)
     every = e.save_every
     if "expert.save_every" in open_:
         every = max(1, segment // PIECES, steps // MOST_SNAPSHOTS)
@@ -133,7 +138,7 @@ def _experts(config: Config, open_: Collection[str], per_epoch: int) -> list[Cho
     if "matching.expert_epochs" in open_:
         room = rows + 1 - (first if "matching.last_epoch" in open_ else last)
         M = max(1, min(round(segment / unit), room))
-        why = f"segments of {M * unit} expert steps, for the {m.inner_steps} of --matching.inner-steps"
+        why = f"segments of {M * unit} expert steps, for the {T} of --matching.inner-steps"
         found.append(Choice("matching.expert_epochs", M, why))
     if "matching.last_epoch" in open_:
         last = max(first, min(m.first_epoch + max(1, round(segment / 2 / unit)), rows - M + 1))

@@ -147,6 +147,7 @@ REFINED: dict[str, Fill] = {
     "baseline.students": lambda c: 10 if many(c) else 0,
     "baseline.inner_steps": lambda c: c.matching.inner_steps if c.baseline.students else 2 * c.matching.inner_steps,
     "baseline.differentiated_steps": all_or_half,
+    "baseline.inner_batch": lambda c: c.evaluation.batch if c.baseline.students else None,
     "baseline.batch": 50,
     "baseline.lr_images": 0.01,
     "outer.relative_clip": 2.0,

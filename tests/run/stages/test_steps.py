@@ -101,7 +101,7 @@ def test_satm_bptt_is_satm_and_then_the_loss_on_real_images(tmp_path: Path) -> N
     )
     b = chosen.baseline
     assert (b.since, b.inner_steps, b.differentiated_steps, b.batch) == (2, 12, 6, 50)
-    about, how = real_loss(chosen), through_training(chosen, 1)
+    about, how = real_loss(chosen, 10), through_training(chosen, 1)
     assert (about.T, about.iota, about.since, about.images, about.sharpness) == (12, 6, 2, Adam(0.02), None)
     assert how == RealLoss(momentum=0.9)
 
@@ -114,6 +114,7 @@ def test_with_many_images_satm_bptt_learns_labels_and_keeps_its_students() -> No
     assert (b.since, b.students, b.inner_steps, b.differentiated_steps) == (20, 10, 8, 8)
     assert (m.ascent, m.segments, m.concurrent_from, many.outer.labels) == ("previous", 2, 13, "learned")
     assert through_training(many, 1) == RealLoss(momentum=0.9, kept=Kept(10, 1000))
+    assert [real_loss(many, n).batch for n in (50, 1000)] == [50, 256], "as a network of a score has them"
     assert few.baseline.students == 0
     assert (few.matching.ascent, few.matching.segments, few.outer.labels) == ("fresh", 1, "hard")
 
@@ -189,13 +190,13 @@ def test_the_published_loops_and_rates() -> None:
     dm = condensation(config("dm", 10))
     assert (dm.matched, dm.images.lr, dm.updates, dm.network) == (MEAN_FEATURES, 1.0, 1, None)
     assert condensation(config("dc", 1)).families == ()
-    rat = real_loss(config("rat-bptt", 10))
+    rat = real_loss(config("rat-bptt", 10), 10)
     assert (rat.images, rat.relative_clip, rat.sharpness, rat.second_order_rate) == (Adam(0.001), 2.0, None, True)
     assert (rat.iota, rat.T) == (16, 50)
     assert through_training(config("rat-bptt", 10), 18) == RealLoss()
     at = config("at-bptt", 10)
-    assert replace(real_loss(at), images=rat.images, second_order_rate=True, rate=rat.rate) == rat
-    assert real_loss(at).images == Adam(0.02)
+    assert replace(real_loss(at, 10), images=rat.images, second_order_rate=True, rate=rat.rate) == rat
+    assert real_loss(at, 10).images == Adam(0.02)
     assert through_training(at, 18, 7) == RealLoss(Adam(0.001), Adaptive(4, 300, 18), 7)
     thirds = replace(at, baseline=replace(at.baseline, window_stages="thirds", window_radius=3, inner_lr=0.01))
     assert through_training(thirds, 18) == RealLoss(Adam(0.01), Adaptive(3, 300))

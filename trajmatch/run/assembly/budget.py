@@ -42,6 +42,8 @@ def held_bytes(config: Config, device: torch.device, num_parameters: int, num_pi
     iterates = 0.0 if method.condenses else _matching(config, m.differentiated_steps, m.restart_step)
     if method.through_training:
         iterates = max(iterates, _through_training(config, b.differentiated_steps or m.differentiated_steps))
+    # Students that go on are in the state and its two anchors, and once more while one of them is replaced.
+    iterates += 4 * (b.students or 0) * (2 if b.inner == "momentum" else 1) if method.through_training else 0
     iterates += 8  # and the segment, the adjoint, gradients on their way
     copies = 30  # state, two anchors, all with moments and average; noise, hypergradients
     on_cpu = data_bytes if device.type == "cpu" else 0.0

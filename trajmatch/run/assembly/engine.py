@@ -116,7 +116,7 @@ def real_loss_engine(
     take on the device. Raises ValueError for what can't be had here.
     """
     engine, shape, parts = training_engine(config, network, device), synthetic[1:], config.micro_batch
-    largest = max(config.matching.batch or synthetic[0], real[0])
+    largest = max(config.baseline.inner_batch or config.matching.batch or synthetic[0], real[0])
     if parts is None and config.memory is not None:
         num_parameters = sum(p.numel() for p in network.parameters())
         held = held_bytes(config, device, num_parameters, prod(synthetic), data_bytes)

@@ -147,7 +147,8 @@ def real_loss_steps(setup: Setup, _: list[Trajectory]) -> Steps:
     compute = _compute(setup, setup.real_loss_engine((batches.size, batches.nbytes)), AS_EXPERTS)
     how = through_training(setup.config, batches.epoch, compute.engine.micro_batch)
     student = engines.student(setup.network, compute.engine)
-    return Steps(ThroughTraining(setup, real_loss(setup.config), student, batches, how), compute)
+    n = setup.config.ipc * setup.material.condensed * setup.config.factor**2
+    return Steps(ThroughTraining(setup, real_loss(setup.config, n), student, batches, how), compute)
 
 
 @dataclass(frozen=True)
@@ -229,12 +230,13 @@ def condensation(config: Config) -> Condensation:
     return Condensation(GRADIENTS, images, seen, updates, network, method.parts, interval, config.factor)
 
 
-def real_loss(config: Config) -> Rule:
+def real_loss(config: Config, n: int) -> Rule:
     """The rule of steps on the loss on real images: an outer step's, with lengths and an optimiser of its own, and no
     ascent."""
     about, b = rule(config), config.baseline
     images, lengths = Adam(b.lr_images or 0.001), (b.inner_steps or about.T, b.differentiated_steps or about.iota)
-    return replace(about, T=lengths[0], iota=lengths[1], images=images, sharpness=None, since=b.since or 0)
+    about = replace(about, T=lengths[0], iota=lengths[1], images=images, sharpness=None, since=b.since or 0)
+    return about if b.inner_batch is None else replace(about, batch=min(b.inner_batch, n))
 
 
 def through_training(config: Config, epoch: int, chunk: int | None = None) -> RealLoss:
