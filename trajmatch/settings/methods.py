@@ -135,10 +135,10 @@ AUTOMATIC: dict[str, Fill] = {
     "baseline.window_stages": "accuracy",
     "baseline.lr_images": 0.02,
 }
-# SATM for a third of the steps; then the loss on real images, through a training with the optimiser of scores. With
+# SATM for a part of the steps; then the loss on real images, through a training with the optimiser of scores. With
 # many images its first steps are those of satm-contra, and students go on from step to step (docs/LOG.md).
 REFINED: dict[str, Fill] = {
-    "baseline.since": lambda c: c.steps // 3,
+    "baseline.since": lambda c: (2 if many(c) else 1) * c.steps // 3,  # of much cheaper steps, then
     "matching.ascent": lambda c: "previous" if many(c) else "fresh",
     "matching.segments": lambda c: 2 if many(c) else 1,
     "matching.concurrent_from": lambda c: 2 * (c.baseline.since or 0) // 3 if many(c) else 0,
@@ -149,7 +149,7 @@ REFINED: dict[str, Fill] = {
     "baseline.differentiated_steps": all_or_half,
     "baseline.inner_batch": lambda c: c.evaluation.batch if c.baseline.students else None,
     "baseline.batch": 50,
-    "baseline.lr_images": 0.01,
+    "baseline.lr_images": lambda c: 0.03 if many(c) else 0.01,
     "outer.relative_clip": 2.0,
 }
 

@@ -111,8 +111,8 @@ def test_with_many_images_satm_bptt_learns_labels_and_keeps_its_students() -> No
         resolve(Config(method="satm-bptt", ipc=ipc, steps=60, matching=Matching(inner_steps=8))) for ipc in (1, 5)
     )
     m, b = many.matching, many.baseline
-    assert (b.since, b.students, b.inner_steps, b.differentiated_steps) == (20, 10, 8, 8)
-    assert (m.ascent, m.segments, m.concurrent_from, many.outer.labels) == ("previous", 2, 13, "learned")
+    assert (b.since, b.students, b.inner_steps, b.differentiated_steps, b.lr_images) == (40, 10, 8, 8, 0.03)
+    assert (m.ascent, m.segments, m.concurrent_from, many.outer.labels) == ("previous", 2, 26, "learned")
     assert through_training(many, 1) == RealLoss(momentum=0.9, kept=Kept(10, 1000))
     assert [real_loss(many, n).batch for n in (50, 1000)] == [50, 256], "as a network of a score has them"
     assert few.baseline.students == 0
