@@ -18,7 +18,8 @@ class Baseline:
     """Real images of each class in a step; None is 50 for satm-bptt, and 256 for others."""
     since: ranges.CountOrNone | None = None
     """Outer step from which satm-bptt differentiates the loss on real images, after training on the synthetic ones; the
-    steps before it match segments of experts, as satm does. None is a third of the steps, or two thirds from five images per class on."""
+    steps before it match segments of experts, as satm does. None is a third of the steps, or
+    two thirds from five images per class on."""
     inner_steps: ranges.Count | None = None
     """Inner steps of that training in an outer step; None is twice --matching.inner-steps for satm-bptt with new
     networks, and --matching.inner-steps elsewhere."""
