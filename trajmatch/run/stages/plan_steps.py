@@ -33,7 +33,7 @@ LONG_ENOUGH, WARM = 4.0, 2
 # Seconds after which a kind of step is measured no further, whatever it has come to: a plan answers in two minutes.
 PATIENCE = 15.0
 # Inner steps of the short steps that tell how long a whole one would take, before one is taken.
-SHORT = (2, 4)
+SHORT = (1, 3)
 # What the pictures, the report and the records of a run take on disk, beside what is counted.
 PAGES = 200e3
 
@@ -213,7 +213,7 @@ def too_long(loop: Loop) -> list[Phase]:
     if longest < 2 * PATIENCE:
         return []
     LOGGER.info(
-        f"distill: a step would take {duration(longest)} here, so its time follows from steps of {SHORT[0]} and "
+        f"distill: a step would take {duration(longest)} here, so its time follows from steps of at most "
         f"{SHORT[1]} inner steps, all of them differentiated"
     )
     return found
@@ -222,17 +222,20 @@ def too_long(loop: Loop) -> list[Phase]:
 def by_short_steps(loop: Loop, part: Part) -> float | None:
     """The seconds of a part's whole step that follow from its short ones; None where it is short itself."""
     few, more = SHORT
-    shorter, short = shortened(part.take, few), shortened(part.take, more)
-    if shorter is None or short is None:
+    if shortened(part.take, more) is None:
         return None
-    seconds = []
-    for take in (shorter, shorter, short):  # the first one compiles
-        at_part(loop, part._replace(take=take))
+    whole = part.take.real_loss if isinstance(part.take, Refined) else part.take
+    assert isinstance(whole, Matching | ThroughTraining)
+    seconds: list[float] = []
+    for T in (few, few, more):  # the first one compiles
+        short = shortened(part.take, T)
+        assert short is not None
+        at_part(loop, part._replace(take=short))
         before = loop.checkpoint.seconds
         loop.step()
         seconds.append(loop.checkpoint.seconds - before)
-    whole = part.take.real_loss if isinstance(part.take, Refined) else part.take
-    assert isinstance(whole, Matching | ThroughTraining)
+        if T < more and sum(seconds) > PATIENCE:  # there is no time for more
+            return seconds[-1] * whole.rule.T / few
     return seconds[2] + (whole.rule.T - more) * max(0.0, seconds[2] - seconds[1]) / (more - few)
 
 
