@@ -234,7 +234,7 @@ def by_short_steps(loop: Loop, part: Part) -> float | None:
         before = loop.checkpoint.seconds
         loop.step()
         seconds.append(loop.checkpoint.seconds - before)
-        if T < more and sum(seconds) > PATIENCE:  # there is no time for more
+        if len(seconds) < 3 and sum(seconds) > PATIENCE:  # there is no time for more
             return seconds[-1] * whole.rule.T / few
     return seconds[2] + (whole.rule.T - more) * max(0.0, seconds[2] - seconds[1]) / (more - few)
 
