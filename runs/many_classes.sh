@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# Many classes: Tiny ImageNet's, or a part of them, at 32 pixels (CIFAR-100's shape), ten of them at 64, and as a stream.
+# From the repository's root: runs/many_classes.sh DATA [OUTPUT FOLDER]. DATA is Tiny ImageNet as `trajmatch --data`
+# takes it. Finished runs are kept, and interrupted ones go on: interrupt it and start it again.
+#
+# BUDGET seconds of outer steps for each run (180), SEEDS of distillation (2), ORDERS of classes (2), WORKERS at once (one
+# per core), EXPERTS (10), METHODS (all), STEPS of the stream's classes (10), PARTS: which of "32px-ipc1 32px-ipc10 64px
+# stream" (all). With 100 classes a night on two cores.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+data=${1:?the folder of Tiny ImageNet}
+out=${2:-runs/many}
+python=${PYTHON:-python3}
+budget=${BUDGET:-180} seeds=${SEEDS:-2} orders=${ORDERS:-2} experts=${EXPERTS:-10} class_steps=${STEPS:-10}
+workers=(${WORKERS:+--workers "$WORKERS"})
+methods=(random dm mtt datm satm satm-bptt)
+[ -z "${METHODS:-}" ] || read -ra methods <<< "$METHODS"
+source runs/parts.sh
+choose_parts 32px-ipc1 32px-ipc10 64px stream
+mkdir -p "$out"
+
+# 12 epochs: segments of ten images per class start before epoch 8 and take two. $1: a name, then flags of the images.
+pool() {
+    local name=$1
+    "$python" -m trajmatch experts cifar10-small --data "$data" --experts "$experts" --expert.epochs 12 \
+        --out "$out/experts-$name" "${@:2}"
+    "$python" -m trajmatch experts cifar10-small --data "$data" --experts "$experts" --expert.epochs 12 \
+        --out "$out/flat-$name" --flat "${@:2}"
+}
+
+# The table of before stays until there is another. $1: a name, $2: that of its experts.
+compare() {
+    "$python" -m benchmarks.compare_methods --data "$data" --out "$out/$1" --budget "$budget" --seeds "$seeds" "${workers[@]}" \
+        --preset cifar10-small --expert.epochs 12 --experts "$out/experts-$2" --flat-experts "$out/flat-$2" \
+        --methods "${methods[@]}" "${@:3}" | tee "$out/$1.txt.new"
+    mv "$out/$1.txt.new" "$out/$1.txt"
+}
+
+stream() {
+    "$python" -m trajmatch continual cifar10-small --data "$data" --images.size 32 --ipc 3 --class-steps "$class_steps" \
+        --orders "$orders" --evaluation.epochs 300 --out "$out/stream-$class_steps-$1" "${@:2}"
+}
+
+small=(--images.size 32)
+for part in $parts; do
+    case $part in
+    32px-ipc1)
+        pool 32px "${small[@]}"
+        compare "$part" 32px "${small[@]}" --ipc 1 --matching.inner-steps 30 --matching.batch 50 --matching.last-epoch 4
+        ;;
+    # Half of the 1,000 images in an inner step: what it holds is in the table's memory.
+    32px-ipc10)
+        pool 32px "${small[@]}"
+        compare "$part" 32px "${small[@]}" --ipc 10 --matching.inner-steps 20 --matching.batch 500 --matching.last-epoch 8 \
+            --outer.step-size 0.03 --outer.snapshots 2
+        ;;
+    64px)
+        names=$("$python" -c "
+import sys
+from trajmatch.data.images import load
+print(*load(sys.argv[1], size=4).classes[:10], sep='\n')" "$data")
+        mapfile -t names <<< "$names"
+        large=(--images.size 64 --images.classes "${names[@]}" --network.depth 4)
+        pool 64px "${large[@]}"
+        compare "$part" 64px "${large[@]}" --ipc 1 --matching.inner-steps 30 --matching.last-epoch 4
+        ;;
+    # With an image rate for the few images of a step, and the memory in the steps after it (docs/results.md).
+    stream)
+        training=(--experts 3 --expert.epochs 8 --matching.inner-steps 20 --matching.last-epoch 4 --steps 100)
+        stream dm --method dm --steps 400
+        stream mtt --method mtt "${training[@]}" --outer.lr-images 10
+        for who in experts students both; do
+            stream "mtt-$who" --method mtt "${training[@]}" --outer.lr-images 10 --replay "$who" --replay-weight 0.25
+        done
+        "$python" -m trajmatch compare "$out/stream-$class_steps"-* --out "$out/streams-$class_steps"
+        ;;
+    esac
+done
