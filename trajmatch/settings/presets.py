@@ -62,7 +62,7 @@ def images() -> Config:
 
 
 def cifar10_16px() -> Config:
-    """CIFAR-10 shrunk to 16 pixels, ConvNetD3 of width 32, one image per class: six minutes on two cores.
+    """CIFAR-10 shrunk to 16 pixels, ConvNetD3 of width 32, one image per class: three to six minutes on two cores.
 
     Needs --data. M, T, T+ and the experts' rate and batch are those of SATM and MTT; the rest is ours.
     """
