@@ -35,14 +35,13 @@ def rate(memory: Sequence[Kept]) -> float:
 def on_sets(setup: Setup, memory: Sequence[Kept], seen: Sequence[int], networks: int, place: Path) -> list[float]:
     """Accuracies on test images of all classes seen, of new networks trained on the whole memory."""
     X, Y = memory_of([(classes, *one.seen) for classes, one in memory], seen)
-    train = partial(_tested, setup, seen, rate(memory), lambda number: (X, Y))
-    return _accuracies(setup, memory, seen, (len(X), networks), place / SCORES, train)
+    return _accuracies(setup, memory, seen, (len(X), networks), place / SCORES, lambda number: (X, Y))
 
 
 def on_random(setup: Setup, memory: Sequence[Kept], seen: Sequence[int], networks: int, place: Path) -> list[float]:
     """The same of networks trained on as many random real images of each class as a set has: random_memory's."""
-    train, images = partial(random_memory, setup, seen, rate(memory)), setup.config.ipc * len(seen)
-    return _accuracies(setup, memory, seen, (images, networks), place / RANDOM_SCORES, train)
+    counts, images = (setup.config.ipc * len(seen), networks), partial(_drawn, _of(setup, seen))
+    return _accuracies(setup, memory, seen, counts, place / RANDOM_SCORES, images)
 
 
 def random_memory(setup: Setup, seen: Sequence[int], eta: float, number: int) -> float:
@@ -53,24 +52,32 @@ def random_memory(setup: Setup, seen: Sequence[int], eta: float, number: int) ->
     meets (seed "continual"). Real images are seen through the input space of all training images. Raises ValueError
     where a class has fewer training images than --ipc.
     """
-    known = Setup(setup.config, replace(setup.material, dataset=of_classes(setup.dataset, seen)))
-    source = partial(generator, setup.config.seed, "random real images")
-    return _tested(setup, seen, eta, lambda i: random_set(known, source(i)), number)
+    known = _of(setup, seen)
+    return _tester(known, eta)(*_drawn(known, number), number)
 
 
-def _tested(
-    setup: Setup, seen: Sequence[int], eta: float, images: Callable[[int], tuple[Tensor, Tensor]], number: int
-) -> float:
-    """Accuracy of network `number`, trained on its images (n, c, h, w) and labels (n, C)."""
-    config, material, device = setup.config, setup.material, setup.device
-    known = of_classes(material.dataset, seen)
-    this = Setup(config, replace(material, dataset=known))
-    recipe = setup.evaluation_training(eta)
-    x, y = material.space.forward(known.test.x).to(device), known.test.y.to(device)
-    X, Y = images(number)
-    seed = derive(config.seed, "continual", number)
-    with one_thread(), deterministic(config.deterministic, device):
-        return train_and_test(this.make(), X.to(device), Y.to(device), recipe, x, y, seed, this.engine)
+def _of(setup: Setup, seen: Sequence[int]) -> Setup:
+    """The same for the classes seen alone."""
+    return Setup(setup.config, replace(setup.material, dataset=of_classes(setup.dataset, seen)))
+
+
+def _drawn(known: Setup, number: int) -> tuple[Tensor, Tensor]:
+    """Random real images (n, c, h, w) of network `number`, and their labels (n, C)."""
+    return random_set(known, generator(known.config.seed, "random real images", number))
+
+
+def _tester(known: Setup, eta: float) -> Callable[[Tensor, Tensor, int], float]:
+    """What trains a network on images (n, c, h, w) with labels (n, C), and tests it; its number decides its draws."""
+    config, device, test = known.config, known.device, known.dataset.test
+    recipe, make = known.evaluation_training(eta), known.make()
+    x, y = known.material.space.forward(test.x).to(device), test.y.to(device)
+
+    def tested(X: Tensor, Y: Tensor, number: int) -> float:
+        seed = derive(config.seed, "continual", number)
+        with one_thread(), deterministic(config.deterministic, device):
+            return train_and_test(make, X.to(device), Y.to(device), recipe, x, y, seed, known.engine)
+
+    return tested
 
 
 def _accuracies(
@@ -79,18 +86,20 @@ def _accuracies(
     seen: Sequence[int],
     counts: tuple[int, int],
     path: Path,
-    train: Callable[[int], float],
+    images: Callable[[int], tuple[Tensor, Tensor]],
 ) -> list[float]:
     """The accuracies of a step's networks: those that its file holds, and new ones, each written when it is there.
 
-    counts: of the images that each is trained on, and of the networks.
+    counts: of the images that each is trained on, and of the networks. images: those of a network, with their labels.
     """
-    images, networks = counts
+    many, networks = counts
     belongs = {"set": identities(path.parent, len(memory)), "data": setup.material.content}
     held = held_scores(path, belongs) if path.exists() else []
-    lr = setup.evaluation_training(rate(memory)).lr
-    about: dict[str, Any] = {"images": images, "classes": list(seen), "rate": lr, BELONGS: belongs}
+    if len(held) >= networks:
+        return held[:networks]
+    tested, lr = _tester(_of(setup, seen), rate(memory)), setup.evaluation_training(rate(memory)).lr
+    about: dict[str, Any] = {"images": many, "classes": list(seen), "rate": lr, BELONGS: belongs}
     for number in range(len(held), networks):
-        held.append(train(number))
+        held.append(tested(*images(number), number))
         write_record(path, {"accuracy": held, **about})
-    return held[:networks]
+    return held

@@ -17,6 +17,7 @@ from trajmatch.core.student import Student, in_parts
 from trajmatch.core.vector import Layout, functional
 from trajmatch.data.networks.convnet import build, embedding
 from trajmatch.data.straight import Straight
+from trajmatch.data.synthetic import one_hot
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.machine.processes import cores
 from trajmatch.machine.ranks import peers
@@ -134,8 +135,8 @@ class ThroughTraining:
     def __call__(self, state: OuterState) -> tuple[OuterState, Record, list[Choice]]:
         seed, step = condensing_seed(self.setup), int(state.steps)
         real = self.batches.draw(generator(seed, "real", step))
-        classes = torch.eye(self.setup.dataset.num_classes)
-        labels = classes.repeat_interleave(torch.tensor([len(r) for r in real]), 0)
+        classes = torch.arange(len(real)).repeat_interleave(torch.tensor([len(r) for r in real]))
+        labels = one_hot(classes, self.setup.dataset.num_classes)
         given = torch.cat(real), labels.to(self.setup.device, non_blocking=True)
         fresh = fresh_weights(self.setup, step)
         return (*real_loss_step(self.rule, self.student, fresh, state, given, seed, self.how), [])
