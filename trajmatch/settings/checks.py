@@ -109,8 +109,8 @@ def _check_through_training(config: Config, method: Method) -> None:
     T, iota = b.inner_steps or config.matching.inner_steps, b.differentiated_steps
     if iota is not None and iota > T:
         raise ValueError(f"--baseline.differentiated-steps is {iota} and must be at most the {T} inner steps")
-    wrong = {"adam": "--baseline.inner adam"}.get(b.inner) or {"adaptive": "--baseline.window adaptive"}.get(b.window)
-    if b.students and wrong:
+    if b.students and (b.inner == "adam" or b.window == "adaptive"):
+        wrong = "--baseline.inner adam" if b.inner == "adam" else "--baseline.window adaptive"
         raise ValueError(f"--baseline.students is {b.students} and must be 0 with {wrong}, which needs new networks")
     if b.since is not None and b.since > config.steps:
         raise ValueError(f"--baseline.since is {b.since} and must be at most --steps, {config.steps}")

@@ -78,7 +78,7 @@ def over_a_fifth_of_the_steps(config: Config) -> float:
 OPEN: dict[str, Fill] = {
     "outer.seed": lambda c: c.seed,
     "baseline.batch": 256,
-    "baseline.since": None,
+    "baseline.since": None,  # here, for the first steps' segments depend on it
     "baseline.students": 0,
     "baseline.inner": "sgd",
     "baseline.window": "random",
