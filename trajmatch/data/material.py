@@ -17,6 +17,7 @@ from trajmatch.data.tensors import read_tensors, save_tensors
 from trajmatch.data.whitening import InputSpace
 from trajmatch.machine.holding import Held
 from trajmatch.machine.litter import MATERIAL, remove_litter
+from trajmatch.machine.memory import give_back_freed
 from trajmatch.machine.owner import me
 
 
@@ -87,6 +88,8 @@ def shared(material: Material, folder: Path) -> Iterator[Path]:
         header |= {"passes": 0 if material.replay is None else material.replay.passes}
         # Without checksums: it lives as long as this command, and every worker would read all of it to check it.
         save_tensors(path, tensors, header, unchecked=True)
+        tensors.clear()
+        give_back_freed()  # while workers run, each needs what it can get
         yield path
     finally:
         with Held():

@@ -33,6 +33,9 @@ def keep_freed_memory() -> bool:
 
 def peak_memory_mb() -> float:
     """Largest resident size of this process so far, in MB (10^6 bytes)."""
+    # On Linux getrusage counts what the parent held when it started this process; the kernel's own record does not.
+    if (peak := _resident_peak_mb()) is not None:
+        return peak
     # Kilobytes on Linux, bytes on macOS.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1e-6 if sys.platform == "darwin" else 1.024e-3)
 
@@ -53,15 +56,39 @@ def peak_over_base(compute: Callable[[], Any], device: torch.device) -> float:
         compute()
         return peak_memory_mb() - largest
     _forget_peak()
-    held = int(_PAGES.read_text("ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    held = resident_mb()
     compute()
-    lines = _STATUS.read_text("ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1.024e-3 - held
+    return peak_memory_mb() - held
+
+
+def resident_mb() -> float:
+    """Resident size of this process in MB (10^6 bytes); its largest so far where the system has no record of it."""
+    try:
+        return int(_PAGES.read_text("ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    except OSError:
+        return peak_memory_mb()
+
+
+def give_back_freed() -> None:
+    """Give the memory of freed blocks back to the system, where its allocator can (glibc's)."""
+    gc.collect()
+    try:
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    except (OSError, TypeError):  # no C library by that name, as on Windows
+        return
+    if trim is not None:
+        trim(0)
+
+
+def _resident_peak_mb() -> float | None:
+    """Largest resident size of this process in MB, as Linux records it; None where there is no such record."""
+    try:
+        lines = _STATUS.read_text("ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1.024e-3 for line in lines if line.startswith("VmHWM")), None)
 
 
 def _forget_peak() -> None:
-    gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
-    if trim is not None:
-        trim(0)
+    give_back_freed()
     _CLEAR.write_text("5", "ascii")

@@ -18,7 +18,7 @@ import torch
 
 from trajmatch.machine import holding
 from trajmatch.machine.interrupts import SIGNALS
-from trajmatch.machine.memory import keep_freed_memory, peak_memory_mb
+from trajmatch.machine.memory import keep_freed_memory, peak_memory_mb, resident_mb
 from trajmatch.machine.orphans import begin, end_with_parent
 from trajmatch.machine.precision import precision, set_precision
 from trajmatch.machine.torchrun import local_rank, local_world
@@ -98,7 +98,10 @@ def _work(function: Callable[..., Any], index: int, arguments: tuple[Any, ...]) 
 
 
 class Peak:
-    """The largest memory that workers reached, summed over as many of them as ran at once."""
+    """The most memory that this process and its workers had at once, in MB; 0 while none has ended.
+
+    It is an upper bound: each worker counts with the largest size that one of them reached, shared pages included.
+    """
 
     def __init__(self) -> None:
         self.mb = 0.0
@@ -139,7 +142,7 @@ def run_tasks(
             for future in finished:
                 result, memory = future.result()
                 if peak is not None:
-                    peak.mb = max(peak.mb, memory * workers)
+                    peak.mb = max(peak.mb, resident_mb() + memory * workers)
                 yield waiting.pop(future), result
 
 

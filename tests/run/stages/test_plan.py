@@ -130,9 +130,17 @@ def test_a_step_is_averaged_over_a_run_whose_segments_become_more(monkeypatch: p
     assert loop.take == Loop.take
 
 
-@pytest.mark.parametrize("method", ["satm", "contra", "at-bptt", "satm-bptt"])
+@pytest.mark.parametrize(
+    ("method", "flags", "most"),
+    [("satm", (), 1), ("contra", (), 1), ("at-bptt", (), 1), ("satm-bptt", (), 1), ("contra", ("--ranks", 2), 1),
+     ("satm", ("--ranks", 2, "--matching.segments", 2), 2)],
+)  # fmt: skip
 def test_steps_that_are_too_long_are_not_taken_whole(
-    method: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    method: str,
+    flags: tuple[object, ...],
+    most: int,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     lengths = []
 
@@ -148,9 +156,9 @@ def test_steps_that_are_too_long_are_not_taken_whole(
     spied(plan_steps.Matching)
     spied(plan_steps.ThroughTraining)
     monkeypatch.setattr(plan_steps, "PATIENCE", 0.0)
-    succeed(*words("plan", "--method", method, "--matching.inner-steps", 40))
+    succeed(*words("plan", "--method", method, "--matching.inner-steps", 40, *flags))
     found = capsys.readouterr()
-    assert set(lengths) == {1}, "there is no time for more"
+    assert set(lengths) == set(range(1, most + 1)), "there is no time for more"
     assert "distill: a step would take" in found.err
     assert "so its time follows from steps of at most 3 inner steps, all of them differentiated" in found.err
     assert "in all" in found.out
@@ -272,6 +280,20 @@ def test_what_would_travel_is_what_travels(experts: Path, tmp_path: Path, monkey
     assert counted.calls == 2
     assert (counted.sent, counted.received) == (found["sent"], found["received"])
     assert counted.sent > 0
+
+
+@pytest.mark.parametrize("method", ["satm", "contra"])
+def test_as_much_travels_in_a_short_step(
+    method: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = words("plan", "--method", method, "--matching.segments", 3, "--matching.inner-steps", 12, "--ranks", 2)
+    succeed(*given)
+    whole = [line for line in capsys.readouterr().out.splitlines() if "in a step rank 0 sends" in line]
+    monkeypatch.setattr(plan_steps, "PATIENCE", 0.0)
+    succeed(*given)
+    found = capsys.readouterr()
+    assert "a step would take" in found.err
+    assert whole == [line for line in found.out.splitlines() if "in a step rank 0 sends" in line] != []
 
 
 def test_a_plan_of_ranks(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,18 +13,20 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from trajmatch.core.vector import Layout
 from trajmatch.data.material import Material, opened, shared
 from trajmatch.data.networks.convnet import build
 from trajmatch.machine.determinism import deterministic
 from trajmatch.machine.litter import scratch_folder
-from trajmatch.machine.memory import peak_memory_mb
+from trajmatch.machine.memory import peak_memory_mb, resident_mb
 from trajmatch.machine.messages import LOGGER
 from trajmatch.machine.processes import Peak, Report, processes, run_tasks
 from trajmatch.machine.progress import duration
 from trajmatch.methods import engines
-from trajmatch.methods.training import accuracy, train
+from trajmatch.methods.experts import Real
+from trajmatch.methods.training import Forward, accuracy, train
 from trajmatch.pages.tables import as_text
 from trajmatch.run.assembly.engine import training_engine
 from trajmatch.run.assembly.letters import evaluation_rate, evaluation_training, expert_training
@@ -165,11 +167,18 @@ def _probe(material: Path, config: Config, where: str, n: int | None, report: Re
     begin = time.perf_counter() - began
     steps = train(student.gradient, theta, x, y, replace(recipe, lr=1e-9, epochs=10**9, lr_drop=None), 0)
     # A number that is read is waited for, also where a GPU computes it.
-    step, few = per_step(float(now.theta[0]) for now in steps), min(len(test.x), 2000)
-    tested = time.perf_counter()
-    accuracy(forward, theta, test.x[:few], test.y[:few])
-    now = time.perf_counter()
-    return Probed(step, begin, (now - tested) / few, now - began)
+    if n is None:
+        _seconds_tested(forward, theta, test)  # as an expert is before its first step: memory depends on the order
+    step = per_step(float(now.theta[0]) for now in steps)
+    tested = [_seconds_tested(forward, theta, split) for split in ((test, training) if n is None else (test,))]
+    return Probed(step, begin, tested[0], time.perf_counter() - began)
+
+
+def _seconds_tested(forward: Forward, theta: Tensor, split: Real) -> float:
+    """Seconds that a test takes for each of the first images of a split."""
+    few, began = min(len(split.x), 2000), time.perf_counter()
+    accuracy(forward, theta, split.x[:few], split.y[:few])
+    return (time.perf_counter() - began) / few
 
 
 def _probes(setup: Setup, path: Path, workers: int, threads: int, n: int | None, peak: Peak) -> tuple[Probed, float]:
@@ -190,6 +199,15 @@ def _on_sets(setup: Setup, path: Path, workers: int, peak: Peak) -> tuple[Probed
     return probed, start, probed.begin + e.epochs * ceil(n / e.batch) * probed.step
 
 
+def _reached(peak: Peak, workers: int, base: float, more: float = 0.0) -> tuple[float, float]:
+    """MB that this process reaches with its workers, and that another rank does, which has no images of its own.
+
+    base: MB of this process before it had any. more: MB that the probes did not hold.
+    """
+    memory = max(peak.mb, peak_memory_mb()) + more
+    return memory, memory - (resident_mb() - base if workers > 1 else 0.0)
+
+
 def _experts(setup: Setup, path: Path, count: int, ranks: int, base: float) -> Stage:
     e, dataset, peak = setup.config.expert, setup.dataset, Peak()
     workers = min(count, processes(e.workers, setup.device.type))
@@ -200,10 +218,10 @@ def _experts(setup: Setup, path: Path, count: int, ranks: int, base: float) -> S
     rows = 1 + (e.epochs if e.save_every is None else e.epochs * steps // e.save_every)
     held = 4e-6 * Layout.of(setup.network).size * rows  # an expert's snapshots, until they are written
     # Written, they are stacked and turned into bytes: three copies.
-    memory, here = peak.mb + 3 * held * workers, peak_memory_mb()
+    memory, other = _reached(peak, workers, base, 3 * held * workers)
     seconds = [start + ceil(ceil(count / n) / workers) * (probed.begin + one) for n in (1, ranks)]
-    shared = Shared(seconds[1], (base if workers > 1 else here) + memory)
-    return Stage("experts", seconds[0], here + memory, count * (held if e.storage == "float32" else held / 2), shared)
+    shared = Shared(seconds[1], other)
+    return Stage("experts", seconds[0], memory, count * (held if e.storage == "float32" else held / 2), shared)
 
 
 def _evaluate(setup: Setup, path: Path, ranks: int, base: float) -> Stage:
@@ -222,9 +240,9 @@ def _evaluate(setup: Setup, path: Path, ranks: int, base: float) -> Stage:
     if e.whole_epochs:
         probed_whole, _ = _probes(setup, path, 1, 1, None, peak)
         whole = e.whole_epochs * ceil(len(dataset.train) / config.expert.batch) * probed_whole.step
-    memory = peak_memory_mb()
-    shared = Shared(2 * start + seconds * part + whole, (base if workers > 1 else memory) + peak.mb)
-    return Stage("evaluate", 2 * start + seconds + whole, memory + peak.mb, shared=shared)
+    memory, other = _reached(peak, workers, base)
+    shared = Shared(2 * start + seconds * part + whole, other)
+    return Stage("evaluate", 2 * start + seconds + whole, memory, shared=shared)
 
 
 def _foreign(setup: Setup, path: Path, ranks: int, base: float) -> Stage:
@@ -238,6 +256,5 @@ def _foreign(setup: Setup, path: Path, ranks: int, base: float) -> Stage:
         sum(start + ceil(ceil(count / m) / workers) * (training + len(on) * probed.test) for count, on in rounds)
         for m in (1, ranks)
     ]
-    memory = peak_memory_mb()
-    shared = Shared(seconds[1], (base if workers > 1 else memory) + peak.mb)
-    return Stage(f"evaluate on {e.foreign}", seconds[0], memory + peak.mb, shared=shared)
+    memory, other = _reached(peak, workers, base)
+    return Stage(f"evaluate on {e.foreign}", seconds[0], memory, shared=Shared(seconds[1], other))

@@ -91,7 +91,7 @@ def distill(setup: Setup, loop: Loop, ranks: int) -> tuple[Stage, Traffic]:
     config = setup.config
     torch.set_num_threads(loop.compute.threads)
     phases, more_mb = too_long(loop), 0.0
-    if phases:
+    if briefly := bool(phases):
         first, more_mb = max(p.seconds for p in phases), iterates_mb(setup)
     else:
         loop.step()
@@ -99,7 +99,7 @@ def distill(setup: Setup, loop: Loop, ranks: int) -> tuple[Stage, Traffic]:
         # Of long steps the first one is all there is time for: what it compiled counts in every step then.
         few = config.steps <= 5 or first >= 2 * PATIENCE
         phases = [Phase(1.0, loop.compute.segments, first)] if few else seconds_of_step(loop)
-    traffic = _traffic(loop, ranks)
+    traffic = _traffic(loop, ranks, briefly)
     loop.save()
     loop.keep(loop.checkpoint.state)
     done = loop.checkpoint.step
@@ -118,14 +118,23 @@ def distill(setup: Setup, loop: Loop, ranks: int) -> tuple[Stage, Traffic]:
     return Stage("distill", first + rest * one, memory, disk / 1e6, shared), traffic
 
 
-def _traffic(loop: Loop, ranks: int) -> Traffic:
-    """What rank 0 sends and receives in a step of all segments, counted on a step."""
+def _traffic(loop: Loop, ranks: int, briefly: bool) -> Traffic:
+    """What rank 0 sends and receives in a step of all segments, counted on a step.
+
+    briefly: count a step of one or two inner steps, for a whole one takes too long. As much travels in it: weights
+    and derivatives do, of no inner step but the last and, where trajectory 2 starts within 1, the one it starts from.
+    """
     take, segments = loop.take, loop.compute.segments
     if not isinstance(take, Matching) or ranks == 1:
         return Traffic()
-    each = Counted(take.rule, ranks)
+    rule = take.rule
+    if briefly:
+        T, tau = (2, 1) if 0 < rule.tau < rule.T else (1, 0)
+        rule = replace(rule, T=T, iota=T, tau=tau)
+    each = Counted(rule, ranks)
     if not take.rule.together:
-        loop.take = replace(take, schedule=replace(take.schedule, segments=segments, since=0), each=each)
+        schedule = replace(take.schedule, segments=segments, since=0)
+        loop.take = replace(take, rule=rule, schedule=schedule, each=each)
         loop.step()
         loop.take = take
     size = Layout.of(take.setup.network).size

@@ -248,9 +248,9 @@ class Run:
             "step_size": sets.load(self.folder).eta,
             "accuracy": accuracy,
             "seconds": seconds,
-            "peak_memory_mb": max(round(peak_memory_mb() + self.peak.mb, 1), held.get("peak_memory_mb", 0.0)),
-            "memory_how": "largest resident size of this process plus that of its worker processes while they ran "
-            "at once, shared pages counted in each; over all calls on this folder",
+            "peak_memory_mb": max(round(max(peak_memory_mb(), self.peak.mb), 1), held.get("peak_memory_mb", 0.0)),
+            "memory_how": "largest resident size of this process, or of this process with its worker processes while "
+            "they ran at once, shared pages counted in each; over all calls on this folder",
             "cores": cores(),
             **summary_of.compression(self.setup, self.folder, synthetic),
             "real_images": real,  # with the validation images
