@@ -218,9 +218,9 @@ def _experts(setup: Setup, path: Path, count: int, ranks: int, base: float) -> S
     rows = 1 + (e.epochs if e.save_every is None else e.epochs * steps // e.save_every)
     held = 4e-6 * Layout.of(setup.network).size * rows  # an expert's snapshots, until they are written
     # Written, they are stacked and turned into bytes: three copies.
-    memory, other = _reached(peak, workers, base, 3 * held * workers)
+    memory, elsewhere = _reached(peak, workers, base, 3 * held * workers)
     seconds = [start + ceil(ceil(count / n) / workers) * (probed.begin + one) for n in (1, ranks)]
-    shared = Shared(seconds[1], other)
+    shared = Shared(seconds[1], elsewhere)
     return Stage("experts", seconds[0], memory, count * (held if e.storage == "float32" else held / 2), shared)
 
 
@@ -240,8 +240,8 @@ def _evaluate(setup: Setup, path: Path, ranks: int, base: float) -> Stage:
     if e.whole_epochs:
         probed_whole, _ = _probes(setup, path, 1, 1, None, peak)
         whole = e.whole_epochs * ceil(len(dataset.train) / config.expert.batch) * probed_whole.step
-    memory, other = _reached(peak, workers, base)
-    shared = Shared(2 * start + seconds * part + whole, other)
+    memory, elsewhere = _reached(peak, workers, base)
+    shared = Shared(2 * start + seconds * part + whole, elsewhere)
     return Stage("evaluate", 2 * start + seconds + whole, memory, shared=shared)
 
 
@@ -256,5 +256,5 @@ def _foreign(setup: Setup, path: Path, ranks: int, base: float) -> Stage:
         sum(start + ceil(ceil(count / m) / workers) * (training + len(on) * probed.test) for count, on in rounds)
         for m in (1, ranks)
     ]
-    memory, other = _reached(peak, workers, base)
-    return Stage(f"evaluate on {e.foreign}", seconds[0], memory, shared=Shared(seconds[1], other))
+    memory, elsewhere = _reached(peak, workers, base)
+    return Stage(f"evaluate on {e.foreign}", seconds[0], memory, shared=Shared(seconds[1], elsewhere))
