@@ -100,7 +100,7 @@ def by_number(config: Config, open_: Collection[str], images: int, classes: int,
         found.append(Choice("steps", steps, fewer if steps < STEPS else "as each shows the network few images"))
     if method.experts:
         found += _experts(config, open_, ceil(images / config.expert.batch))
-        if "outer.step_size" in open_ and method.steps == "matching":
+        if "outer.step_size" in open_ and method.matches:
             found.append(Choice("outer.step_size", None, "the experts decide it, when they are trained"))
     return found
 

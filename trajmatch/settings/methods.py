@@ -181,6 +181,11 @@ class Method:
         return self.steps == "none"
 
     @property
+    def matches(self) -> bool:
+        """Whether there are steps that match segments of experts."""
+        return self.steps in ("matching", "matching, then real loss")
+
+    @property
     def condenses(self) -> bool:
         """Whether no step matches trajectories."""
         return self.steps in ("condensation", "real loss")

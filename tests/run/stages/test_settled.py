@@ -95,6 +95,17 @@ def test_choices_are_told_and_found_again(photos: Path, done: Path, tmp_path: Pa
     assert "--expert.epochs is 20 there and 21 here" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("method", "decided"), [("satm-bptt", True), ("dm", False)])
+def test_experts_decide_the_first_step_size_where_any_step_matches_them(
+    method: str, decided: bool, photos: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    words = ["--data", str(photos), *QUICK, *STEPS, "--out", str(tmp_path / "r"), "--method", method]
+    assert main(["distill", *words]) == 0
+    said = capsys.readouterr().err
+    assert ("chosen: --outer.step-size open (the experts decide it" in said) is decided
+    assert ("first step size " in said) is decided
+
+
 def test_experts_of_a_run_are_those_of_the_same_command(
     photos: Path, done: Path, tmp_path: Path, capsys: Captured
 ) -> None:

@@ -35,7 +35,7 @@ from trajmatch.run.stages.first_rate import first_step_size
 from trajmatch.run.stages.pictures import picture
 from trajmatch.run.stages.segments import sharing
 from trajmatch.run.stages.start import first_images, first_state
-from trajmatch.run.stages.steps import STEPS, Matching
+from trajmatch.run.stages.steps import STEPS, matching_of
 from trajmatch.settings.config import Config
 from trajmatch.settings.flat import DISTILL_FIELDS, flatten, settings
 from trajmatch.settings.methods import METHODS
@@ -186,9 +186,10 @@ class Loop:
                 self.compute = replace(self.compute, threads=loaded.threads)
             self.checkpoint = Checkpoint(state, anchor, older, loaded.seconds, about, self.compute.threads)
         else:
-            if config.outer.step_size is None and isinstance(self.take, Matching):
+            matching = matching_of(self.take)
+            if config.outer.step_size is None and matching is not None:
                 torch.set_num_threads(self.compute.threads)
-                eta = first_step_size(self.take, self.first)
+                eta = first_step_size(matching, self.first)
                 self.first = self.first._replace(eta=torch.full_like(self.first.eta, eta))
             self.checkpoint = Checkpoint(self.first, self.first, self.first, 0.0, about, self.compute.threads)
         truncate_metrics(folder / METRICS, self.checkpoint.step)

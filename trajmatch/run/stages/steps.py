@@ -169,6 +169,12 @@ class Refined:
         return self.real_loss(state)
 
 
+def matching_of(take: Take) -> Matching | None:
+    """The steps among these that match segments; None where there are none."""
+    found = take.matching if isinstance(take, Refined) else take
+    return found if isinstance(found, Matching) else None
+
+
 def refined_steps(setup: Setup, trajectories: list[Trajectory]) -> Steps:
     """Segments of the experts are matched, and then the loss on real images is differentiated. Raises ValueError."""
     first, then = matching_steps(setup, trajectories), real_loss_steps(setup, [])
