@@ -96,6 +96,7 @@ def seconds_per_step(about: Comparison, name: str, ipc: int) -> float:
     with TemporaryDirectory() as scratch:
         loop = Loop(setup, trajectories, Path(scratch))
         torch.set_num_threads(1)
+        loop.prepare()
         return sum(phase.weight * phase.seconds for phase in seconds_of_step(loop))
 
 

@@ -172,7 +172,7 @@ class Loop:
         check_segments(config, trajectories)
         self.kept_steps = set(snapshot_steps(config))
         steps = STEPS[METHODS[config.method].steps](setup, trajectories)
-        self.take, self.compute = steps.take, steps.compute
+        self.take, self.compute, self.prepare = steps.take, steps.compute, steps.prepare
         self.made_with = set_settings(flatten(setup.config))
         self.first = first_state(setup, trajectories)
         about = distill_settings(setup, len(trajectories))

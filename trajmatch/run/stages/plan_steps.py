@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from math import ceil
 from pathlib import Path
@@ -90,7 +90,8 @@ def distill(setup: Setup, loop: Loop, ranks: int) -> tuple[Stage, Traffic]:
     """Real outer steps, and what rank 0 sends and receives in one. The first one compiles what is to be compiled."""
     config = setup.config
     torch.set_num_threads(loop.compute.threads)
-    phases, more_mb = too_long(loop), 0.0
+    once, more_mb = _seconds(loop.prepare), 0.0
+    phases = too_long(loop)
     if briefly := bool(phases):
         first, more_mb = max(p.seconds for p in phases), iterates_mb(setup)
     else:
@@ -114,8 +115,14 @@ def distill(setup: Setup, loop: Loop, ranks: int) -> tuple[Stage, Traffic]:
     rest, memory = max(0, config.steps - 1), peak_memory_mb() + more_mb
     one = sum(p.weight * p.seconds for p in phases)
     many = sum(p.weight * p.seconds * part for p, part in zip(phases, share, strict=True)) + traffic.seconds
-    shared = Shared(first + rest * many, min(memory, rank_mb(setup, loop.compute)))
-    return Stage("distill", first + rest * one, memory, disk / 1e6, shared), traffic
+    shared = Shared(once + first + rest * many, min(memory, rank_mb(setup, loop.compute)))
+    return Stage("distill", once + first + rest * one, memory, disk / 1e6, shared), traffic
+
+
+def _seconds(prepare: Callable[[], None]) -> float:
+    began = time.monotonic()
+    prepare()
+    return time.monotonic() - began
 
 
 def _traffic(loop: Loop, ranks: int, briefly: bool) -> Traffic:

@@ -40,6 +40,11 @@ class RealBatches:
         """Batches that have together as many images as there are."""
         return -(-len(self.images.y) // self.size)
 
+    def prepare(self) -> None:
+        """Map all images into the input space now, where they are to be kept: the first `draw` would do it."""
+        if self.kept:
+            self._seen  # noqa: B018 (computed once, and kept)
+
     def draw(self, source: torch.Generator) -> list[Tensor]:
         """For each class, random images of it, (B, c, h, w)."""
         drawn = [torch.randperm(len(members), generator=source)[: self.batch] for members in self.members]

@@ -52,10 +52,11 @@ Take = Callable[[OuterState], tuple[OuterState, Record, list[Choice]]]
 
 @dataclass(frozen=True)
 class Steps:
-    """What takes an outer step, and how it computes."""
+    """What takes an outer step, how it computes, and what the first one would do for all of them."""
 
     take: Take
     compute: Compute
+    prepare: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -117,9 +118,9 @@ def condensation_steps(setup: Setup, _: list[Trajectory]) -> Steps:
         return (*condensation_step(about, forward, layout, student, fresh, state, real, seed, features), [])
 
     if by_features:  # features and derivatives of gradients are torch's own
-        return Steps(take, _compute(setup, engines.EAGER, "a step goes through one network"))
+        return Steps(take, _compute(setup, engines.EAGER, "a step goes through one network"), batches.prepare)
     idle = "" if about.families or not METHODS[setup.config.method].augments else AS_DC
-    return Steps(take, _compute(setup, setup.engine, f"{AS_EXPERTS}{idle}"))
+    return Steps(take, _compute(setup, setup.engine, f"{AS_EXPERTS}{idle}"), batches.prepare)
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,8 @@ def real_loss_steps(setup: Setup, _: list[Trajectory]) -> Steps:
     how = through_training(setup.config, batches.epoch, compute.engine.micro_batch)
     student = engines.student(setup.network, compute.engine)
     n = setup.config.ipc * setup.material.condensed * setup.config.factor**2
-    return Steps(ThroughTraining(setup, real_loss(setup.config, n), student, batches, how), compute)
+    take = ThroughTraining(setup, real_loss(setup.config, n), student, batches, how)
+    return Steps(take, compute, batches.prepare)
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,7 @@ def refined_steps(setup: Setup, trajectories: list[Trajectory]) -> Steps:
     first, then = matching_steps(setup, trajectories), real_loss_steps(setup, [])
     assert isinstance(first.take, Matching)
     assert isinstance(then.take, ThroughTraining)
-    return Steps(Refined(first.take, then.take, setup.config.baseline.since or 0), first.compute)
+    return Steps(Refined(first.take, then.take, setup.config.baseline.since or 0), first.compute, then.prepare)
 
 
 # By what a method's steps are (settings/methods.py). A method whose images stand still takes none.
