@@ -27,6 +27,7 @@ from trajmatch.run.stages.plan_ranks import (
     step_share,
 )
 from trajmatch.run.stages.plan_steps import Phase, per_step
+from trajmatch.run.stages.real_batches import RealBatches
 from trajmatch.settings.config import Config, Matching
 
 
@@ -162,6 +163,28 @@ def test_steps_that_are_too_long_are_not_taken_whole(
     assert "distill: a step would take" in found.err
     assert "so its time follows from steps of at most 3 inner steps, all of them differentiated" in found.err
     assert "in all" in found.out
+
+
+@pytest.mark.parametrize("patience", [15.0, 0.0])
+@pytest.mark.parametrize("method", ["dm", "rat-bptt", "satm-bptt"])
+def test_what_is_done_once_is_counted_once(
+    method: str, patience: float, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    prepare, draw = RealBatches.prepare, RealBatches.draw
+
+    def drawn(self: RealBatches, source: torch.Generator) -> list[torch.Tensor]:
+        assert "_seen" in vars(self), "the plan has prepared what a first step would be slow for"
+        return draw(self, source)
+
+    monkeypatch.setattr(RealBatches, "draw", drawn)
+    monkeypatch.setattr(RealBatches, "prepare", lambda self: (done.append("once"), prepare(self))[1])
+    monkeypatch.setattr(plan_steps, "_seconds", lambda prepare: (prepare(), 3600.0)[1])
+    monkeypatch.setattr(plan_steps, "PATIENCE", patience)
+    succeed(*words("plan", "--method", method))
+    assert done == ["once"]
+    (row,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("distill"))
+    assert " 1:00" in row
 
 
 def test_a_long_step_follows_from_two_short_ones(monkeypatch: pytest.MonkeyPatch) -> None:

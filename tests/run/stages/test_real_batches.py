@@ -51,6 +51,19 @@ def test_images_are_mapped_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(mapped) == 16
 
 
+def test_what_is_prepared_is_not_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    mapped, forward = [], InputSpace.forward
+    monkeypatch.setattr(InputSpace, "forward", lambda space, x: (mapped.append(len(x)), forward(space, x))[1])
+    real = batches("zca", 20)
+    real.prepare()
+    assert len(mapped) == 16
+    real.draw(generator(7, "real", 0))
+    assert len(mapped) == 16
+    monkeypatch.setattr(real_batches, "KEPT_BYTES", 0.0)
+    batches("zca", 20).prepare()
+    assert len(mapped) == 16, "what is not to be kept is mapped when it is drawn"
+
+
 def test_too_many_images_are_mapped_batch_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = batches("zca", 20).draw(generator(7, "real", 3))
     monkeypatch.setattr(real_batches, "KEPT_BYTES", 4.0 * X.numel() - 1)
