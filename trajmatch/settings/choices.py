@@ -15,7 +15,7 @@ from trajmatch.settings.methods import METHODS
 # Settings that the images decide, where no preset is named and no flag or file gives them.
 OPEN = (
     "images.size", "network.depth", "steps", "expert.epochs", "expert.save_every", "matching.inner_steps",
-    "matching.expert_epochs", "matching.last_epoch", "outer.step_size",
+    "matching.expert_epochs", "matching.last_epoch", "outer.step_size", "baseline.batch",
 )  # fmt: skip
 # Settings whose unit is an epoch where they are given without --expert.save-every.
 IN_EPOCHS = ("matching.expert_epochs", "matching.first_epoch", "matching.last_epoch", "matching.window_start")
@@ -30,6 +30,8 @@ SEGMENTS = 3
 PIECES, MOST_SNAPSHOTS = 8, 100
 # Fewest epochs of an expert that sees so many steps in them, and most of one that sees few.
 EPOCHS, ENOUGH, MOST_EPOCHS = 4, 4000, 400
+# Most real images in a step of satm-bptt, of all classes together: its 50 of each, of up to 100 classes.
+REAL = 5000
 # Outer steps where they show the network no more images of SIDE pixels than so many, and fewest.
 STEPS, SHOWN, FEWEST_STEPS = 500, 100, 200
 
@@ -98,6 +100,9 @@ def by_number(config: Config, open_: Collection[str], images: int, classes: int,
         steps = max(FEWEST_STEPS, min(STEPS, 10 * round(STEPS * SHOWN / shown / 10)))
         fewer = f"each shows the network as much as {shown:.0f} images of {SIDE} pixels"
         found.append(Choice("steps", steps, fewer if steps < STEPS else "as each shows the network few images"))
+    if "baseline.batch" in open_ and method.matches and method.through_training and 50 * classes > REAL:
+        each = max(1, REAL // classes)
+        found.append(Choice("baseline.batch", each, f"real images of each of {classes} classes in a step"))
     if method.experts:
         found += _experts(config, open_, ceil(images / config.expert.batch))
         if "outer.step_size" in open_ and method.matches:
