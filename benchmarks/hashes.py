@@ -43,6 +43,8 @@ CONDENSING = ["--baseline.batch", "16", "--baseline.updates", "2", "--baseline.e
 def arguments(method: str, folder: Path, ipc: int) -> list[str]:
     """The command of one small run."""
     more = CONDENSING if method in ("dc", "dsa", "dm", "mdc", "rat-bptt", "at-bptt") else []
+    if method == "satm-bptt":  # short runs match segments alone
+        more = ["--baseline.since", str(STEPS // 3)]
     return ["run", "digits-ipc1", "--method", method, "--ipc", str(ipc), "--out", str(folder), *SMALL, *more]
 
 

@@ -6,6 +6,7 @@ from trajmatch.settings.checks import resolve
 from trajmatch.settings.choices import chosen
 from trajmatch.settings.config import Config
 from trajmatch.settings.kinds import with_setting
+from trajmatch.settings.methods import MATCHED
 from trajmatch.settings.minutes import FIT, MOST, Measured, fitting, networks
 from trajmatch.settings.presets import preset
 
@@ -28,7 +29,7 @@ def test_a_run_takes_no_longer_than_there_is_time_and_most_of_it(seconds: float)
     # Beside the other settings as they were given: what a method fills in follows from the steps.
     found = resolve(chosen(preset("images"), fitting(CONFIG, FIT, MEASURED, seconds, workers=2)))
     assert 0.7 * seconds < taken(found) <= 0.9 * seconds + 1 or found.steps == MOST
-    assert found.baseline.since == found.steps // 3
+    assert found.baseline.since == max(found.steps // 3, min(found.steps, MATCHED))
 
 
 def test_more_time_is_more_of_everything() -> None:

@@ -19,7 +19,7 @@ class Baseline:
     since: ranges.CountOrNone | None = None
     """Outer step from which satm-bptt differentiates the loss on real images, after training on the synthetic ones; the
     steps before it match segments of experts, as satm does. None is a third of the steps, or
-    two thirds from five images per class on."""
+    two thirds from five images per class on, and in short runs up to 80 of them."""
     inner_steps: ranges.Count | None = None
     """Inner steps of that training in an outer step; None is twice --matching.inner-steps for satm-bptt with new
     networks, and --matching.inner-steps elsewhere."""

@@ -19,6 +19,8 @@ AVERAGED_SHARE = 0.2
 SATM_NOISE = 0.05
 # Images per class from which satm-bptt keeps its students: measured at 1 and at 10.
 MANY = 5
+# Fewest steps of satm-bptt that match segments, where a run has so many (docs/LOG.md).
+MATCHED = 80
 
 # A value, or what gives it from a configuration in which all settings that stand earlier in `OPEN` are filled in.
 Fill = Any | Callable[[Config], Any]
@@ -60,6 +62,14 @@ def where_there_is_an_ascent(config: Config) -> float:
 def if_all_are_differentiated(name: str) -> Callable[[Config], str]:
     """An estimator that differentiates every step, and the truncated sweep where fewer are to be."""
     return lambda c: name if c.matching.differentiated_steps == c.matching.inner_steps else "truncated"
+
+
+def first_part(config: Config) -> int:
+    """Steps that match segments, before the loss on real images: of many images' much cheaper steps twice as many.
+
+    In short runs all, or MATCHED of them: until then a set learns more from its experts.
+    """
+    return max((2 if many(config) else 1) * config.steps // 3, min(config.steps, MATCHED))
 
 
 def half_of_the_window(config: Config) -> int:
@@ -138,7 +148,7 @@ AUTOMATIC: dict[str, Fill] = {
 # SATM for a part of the steps; then the loss on real images, through a training with the optimiser of scores. With
 # many images its first steps are those of satm-contra, and students go on from step to step (docs/LOG.md).
 REFINED: dict[str, Fill] = {
-    "baseline.since": lambda c: (2 if many(c) else 1) * c.steps // 3,  # of much cheaper steps, then
+    "baseline.since": first_part,
     "matching.ascent": lambda c: "previous" if many(c) else "fresh",
     "matching.segments": lambda c: 2 if many(c) else 1,
     "matching.concurrent_from": lambda c: 2 * (c.baseline.since or 0) // 3 if many(c) else 0,

@@ -88,7 +88,7 @@ def test_an_interrupted_run_goes_on_to_the_identical_set(
 def test_satm_bptt_is_satm_and_then_the_loss_on_real_images(tmp_path: Path) -> None:
     """Each of its steps, found by the two kinds of steps that it is made of, from the states of its own checkpoints."""
     words = command("distill", "--steps", 6, *FEW[:4], "--outer.relative-clip", 2.0, "--matching.batch", 10)
-    real = ["--method", "satm-bptt", "--baseline.lr-images", 0.02]
+    real = ["--method", "satm-bptt", "--baseline.since", 2, "--baseline.lr-images", 0.02]
     succeed(*words, *real, "--out", tmp_path / "r")
     succeed(*words, "--method", "satm", "--steps", 2, "--out", tmp_path / "satm")
     found, first = rows(tmp_path / "r"), rows(tmp_path / "satm")
@@ -97,7 +97,9 @@ def test_satm_bptt_is_satm_and_then_the_loss_on_real_images(tmp_path: Path) -> N
     # The loss on ten classes of real images, of networks that have learned little: about log 10.
     assert all(1.0 < row["loss"] < 4.0 for row in found[2:])
     chosen = resolve(
-        Config(method="satm-bptt", steps=6, matching=Matching(inner_steps=6), baseline=Baseline(lr_images=0.02))
+        Config(
+            method="satm-bptt", steps=6, matching=Matching(inner_steps=6), baseline=Baseline(since=2, lr_images=0.02)
+        )
     )
     b = chosen.baseline
     assert (b.since, b.inner_steps, b.differentiated_steps, b.batch) == (2, 12, 6, 50)
@@ -106,13 +108,21 @@ def test_satm_bptt_is_satm_and_then_the_loss_on_real_images(tmp_path: Path) -> N
     assert how == RealLoss(momentum=0.9)
 
 
+@pytest.mark.parametrize(
+    ("ipc", "steps", "since"),
+    [(1, 6, 6), (1, 80, 80), (1, 90, 80), (1, 240, 80), (1, 250, 83), (5, 90, 80), (5, 150, 100), (1, 10_000, 3333)],
+)
+def test_short_runs_of_satm_bptt_match_segments(ipc: int, steps: int, since: int) -> None:
+    assert resolve(Config(method="satm-bptt", ipc=ipc, steps=steps)).baseline.since == since
+
+
 def test_with_many_images_satm_bptt_learns_labels_and_keeps_its_students() -> None:
     few, many = (
-        resolve(Config(method="satm-bptt", ipc=ipc, steps=60, matching=Matching(inner_steps=8))) for ipc in (1, 5)
+        resolve(Config(method="satm-bptt", ipc=ipc, steps=150, matching=Matching(inner_steps=8))) for ipc in (1, 5)
     )
     m, b = many.matching, many.baseline
-    assert (b.since, b.students, b.inner_steps, b.differentiated_steps, b.lr_images) == (40, 10, 8, 8, 0.03)
-    assert (m.ascent, m.segments, m.concurrent_from, many.outer.labels) == ("previous", 2, 26, "learned")
+    assert (b.since, b.students, b.inner_steps, b.differentiated_steps, b.lr_images) == (100, 10, 8, 8, 0.03)
+    assert (m.ascent, m.segments, m.concurrent_from, many.outer.labels) == ("previous", 2, 66, "learned")
     assert through_training(many, 1) == RealLoss(momentum=0.9, kept=Kept(10, 1000))
     assert [real_loss(many, n).batch for n in (50, 1000)] == [50, 256], "as a network of a score has them"
     assert few.baseline.students == 0
@@ -124,9 +134,9 @@ def test_with_many_images_satm_bptt_learns_labels_and_keeps_its_students() -> No
 def test_students_that_go_on_are_found_again(
     method: str, stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    goes_on(
-        ["--method", method, "--baseline.students", 2, "--baseline.oldest", 12, *FEW[:4]], stop, tmp_path, monkeypatch
-    )
+    since = ["--baseline.since", 2] if method == "satm-bptt" else []
+    words = ["--method", method, *since, "--baseline.students", 2, "--baseline.oldest", 12, *FEW[:4]]
+    goes_on(words, stop, tmp_path, monkeypatch)
     held = read_tensors(tmp_path / "r" / "checkpoint.safetensors")["state.network"]
     assert len(held) == 2
     assert (held != 0).any(-1).all(), "both have had their turn"
@@ -136,7 +146,12 @@ def test_students_that_go_on_are_found_again(
 def test_satm_bptt_goes_on_to_the_identical_set_from_either_side_of_the_change(
     stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    goes_on(["--method", "satm-bptt", *FEW[:4], "--outer.labels", "learned"], stop, tmp_path, monkeypatch)
+    goes_on(
+        ["--method", "satm-bptt", "--baseline.since", 2, *FEW[:4], "--outer.labels", "learned"],
+        stop,
+        tmp_path,
+        monkeypatch,
+    )
 
 
 def goes_on(flags: list[object], stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
