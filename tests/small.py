@@ -12,7 +12,7 @@ from typing import Any
 from trajmatch.run.cli import main
 
 FLAGS = [
-    "digits-ipc1", "--method", "satm", "--network.width", "8", "--expert.epochs", "3", "--expert.workers", "1",
+    "digits-ipc1", "--network.width", "8", "--expert.epochs", "3", "--expert.workers", "1",
     "--matching.inner-steps", "6", "--matching.expert-epochs", "1", "--matching.last-epoch", "3",
     "--matching.augment", "color_crop_cutout_scale_rotate", "--evaluation.epochs", "4", "--evaluation.networks", "2",
     "--evaluation.random-draws", "2", "--evaluation.validation-networks", "1", "--evaluation.workers", "1",

@@ -78,12 +78,12 @@ def test_fewer_steps_where_each_takes_longer() -> None:
 
 @pytest.mark.parametrize(("classes", "batch"), [(10, 50), (100, 50), (101, 49), (200, 25), (1000, 5), (20_000, 1)])
 def test_a_step_takes_no_more_real_images_where_there_are_many_classes(classes: int, batch: int) -> None:
-    assert IMAGES.method == "satm-bptt"
-    assert settled(IMAGES, (), 400_000, classes).baseline.batch == batch
-    given = with_setting(IMAGES, "baseline.batch", 60)
+    config = with_setting(IMAGES, "method", "satm-bptt")
+    assert settled(config, (), 400_000, classes).baseline.batch == batch
+    given = with_setting(config, "baseline.batch", 60)
     assert settled(given, ("baseline.batch",), 400_000, classes).baseline.batch == 60
     for method in ("satm", "dm"):  # the first takes none, the others as many as are published
-        assert settled(with_setting(IMAGES, "method", method), (), 400_000, classes).baseline.batch == 256
+        assert settled(with_setting(config, "method", method), (), 400_000, classes).baseline.batch == 256
 
 
 def test_methods_without_experts_have_none_to_choose() -> None:

@@ -6,7 +6,6 @@ from trajmatch.settings.checks import resolve
 from trajmatch.settings.choices import chosen
 from trajmatch.settings.config import Config
 from trajmatch.settings.kinds import with_setting
-from trajmatch.settings.methods import MATCHED
 from trajmatch.settings.minutes import FIT, MOST, Measured, fitting, networks
 from trajmatch.settings.presets import preset
 
@@ -26,10 +25,9 @@ def taken(config: Config, measured: Measured = MEASURED, before: Config = CONFIG
 
 @pytest.mark.parametrize("seconds", [150.0, 300.0, 720.0, 1500.0, 6000.0])
 def test_a_run_takes_no_longer_than_there_is_time_and_most_of_it(seconds: float) -> None:
-    # Beside the other settings as they were given: what a method fills in follows from the steps.
-    found = resolve(chosen(preset("images"), fitting(CONFIG, FIT, MEASURED, seconds, workers=2)))
+    found = chosen(CONFIG, fitting(CONFIG, FIT, MEASURED, seconds, workers=2))
     assert 0.7 * seconds < taken(found) <= 0.9 * seconds + 1 or found.steps == MOST
-    assert found.baseline.since == max(found.steps // 3, min(found.steps, MATCHED))
+    assert resolve(found) == found
 
 
 def test_more_time_is_more_of_everything() -> None:

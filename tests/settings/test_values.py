@@ -369,10 +369,7 @@ def test_a_home_folder_is_found_in_files_and_behind_an_equals_sign(tmp_path: Pat
         ("--matching.vasso-decay 0.3", "--matching.vasso-decay has no effect with --matching.sharpness sam"),
         ("--outer.lr-labels 1", "--outer.lr-labels has no effect with --outer.labels hard"),
         ("--network.name lenet --network.depth 1", "--network.depth has no effect with --network.name lenet"),
-        (
-            "--method satm --baseline.lr 1 --baseline.batch 3",
-            "--baseline.batch, --baseline.lr have no effect with --method satm",
-        ),
+        ("--baseline.lr 1 --baseline.batch 3", "--baseline.batch, --baseline.lr have no effect with --method satm"),
         ("--method dm --matching.inner-steps 5", "--matching.inner-steps has no effect with --method dm"),
         ("--method random --steps 7", "--steps has no effect with --method random"),
         ("--method dm --expert.epochs 90", "--expert.epochs has no effect with --method dm"),

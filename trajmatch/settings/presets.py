@@ -9,10 +9,6 @@ from trajmatch.settings.evaluation import Evaluation
 from trajmatch.settings.inputs import Images, Network
 from trajmatch.settings.published import CELLS, needs, preset_of, row
 
-# The method of presets of one image per class: two points above satm on the digits, on photographs and on CIFAR-10 at
-# 16 pixels (docs/results.md).
-FIRST: MethodName = "satm-bptt"
-
 
 def digits_ipc1() -> Config:
     """The embedded 8 x 8 digits, one image per class: about two minutes on two cores. Every number is ours.
@@ -21,7 +17,6 @@ def digits_ipc1() -> Config:
     """
     return Config(
         data="digits",
-        method=FIRST,
         ipc=1,
         steps=250,
         experts="10",
@@ -39,7 +34,6 @@ def digits_ipc10() -> Config:
     one = digits_ipc1()
     return replace(
         one,
-        method="satm",  # 95.8 %, and satm-bptt 94.0
         ipc=10,
         steps=200,
         network=replace(one.network, width=32),
@@ -56,7 +50,6 @@ def images() -> Config:
     """
     return Config(
         data="",
-        method=FIRST,
         ipc=1,
         steps=500,
         experts="10",
@@ -75,7 +68,6 @@ def cifar10_16px() -> Config:
     """
     return Config(
         data="cifar10",
-        method=FIRST,
         ipc=1,
         steps=500,
         experts="10",
@@ -94,13 +86,7 @@ def cifar10_small() -> Config:
     Needs --data. M, T, T+ and the experts' rate and batch are those of SATM and MTT; the rest is ours.
     """
     small = cifar10_16px()
-    return replace(
-        small,
-        method="satm",  # at 32 pixels satm-bptt was not measured
-        images=replace(small.images, size=None),
-        expert=replace(small.expert, epochs=8),
-        steps=1000,
-    )
+    return replace(small, images=replace(small.images, size=None), expert=replace(small.expert, epochs=8), steps=1000)
 
 
 def cifar10_ipc1_cpu() -> Config:
@@ -134,21 +120,18 @@ NAMES = (*PRESETS, *PUBLISHED)
 DEFAULT, ANY_IMAGES = "digits-ipc1", "images"
 
 
-def preset(name: str, method: MethodName | None = None) -> Config:
+def preset(name: str, method: MethodName = "satm") -> Config:
     """The configuration of a preset; a published one has other numbers for each method.
-
-    method: None is the preset's own, and satm where it is a published one.
 
     Raises ValueError with suggestions for a name that is none.
     """
     if name in PUBLISHED:
-        return preset_of(*PUBLISHED[name], method or "satm")
+        return preset_of(*PUBLISHED[name], method)
     if name not in PRESETS:
         near = get_close_matches(name, NAMES, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(NAMES)}"
         raise ValueError(f"'{name}' is not a preset; {hint}")
-    config = PRESETS[name]()
-    return config if method is None else replace(config, method=method)
+    return replace(PRESETS[name](), method=method)
 
 
 def about(name: str) -> str:
