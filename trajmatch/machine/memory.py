@@ -74,7 +74,7 @@ def give_back_freed() -> None:
     gc.collect()
     try:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    except (OSError, TypeError):  # no C library by that name, as on Windows
+    except OSError:  # a program that was linked without a C library to ask
         return
     if trim is not None:
         trim(0)

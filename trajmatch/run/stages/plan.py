@@ -166,9 +166,9 @@ def _probe(material: Path, config: Config, where: str, n: int | None, report: Re
     theta = theta.to(place)
     begin = time.perf_counter() - began
     steps = train(student.gradient, theta, x, y, replace(recipe, lr=1e-9, epochs=10**9, lr_drop=None), 0)
-    # A number that is read is waited for, also where a GPU computes it.
     if n is None:
         _seconds_tested(forward, theta, test)  # as an expert is before its first step: memory depends on the order
+    # A number that is read is waited for, also where a GPU computes it.
     step = per_step(float(now.theta[0]) for now in steps)
     tested = [_seconds_tested(forward, theta, split) for split in ((test, training) if n is None else (test,))]
     return Probed(step, begin, tested[0], time.perf_counter() - began)
