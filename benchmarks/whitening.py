@@ -1,4 +1,4 @@
-"""How far whitening by a low rank is from ZCA: `python -m benchmarks.whitening --data DATA --size 64 --classes 10`.
+"""How far whitening by a low rank is from ZCA: `python -m benchmarks.whitening --data DATA`.
 
 Images of more than 3 x 32 x 32 numbers are whitened along their leading directions, and by one scale along all others
 (data/low_rank.py). What comes of it is computed exactly here, from all directions that have a variance, and stands
