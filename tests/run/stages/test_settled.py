@@ -79,6 +79,14 @@ def test_choices_are_recorded(done: Path) -> None:
     }  # fmt: skip
 
 
+def test_what_has_no_effect_is_not_recorded_as_chosen(photos: Path, tmp_path: Path) -> None:
+    scored = "--evaluation.networks 1 --evaluation.random-draws 0 --evaluation.epochs 2 --evaluation.foreign none"
+    flags = ["--method", "dm", "--steps", "2", *scored.split(), "--evaluation.validation-networks", "0"]
+    assert main(["run", "--data", str(photos), *flags, "--out", str(tmp_path / "r")]) == 0
+    chosen = json.loads((tmp_path / "r" / "summary.json").read_text())["chosen"]
+    assert set(chosen) == {"images.size", "network.depth", "baseline.batch", "outer.step_size"}
+
+
 def test_choices_are_told_and_found_again(photos: Path, done: Path, tmp_path: Path, capsys: Captured) -> None:
     words = ["--data", str(photos), *QUICK, *STEPS, "--out", str(tmp_path / "r")]
     assert main(["distill", *words, "--expert.epochs", "20"]) == 0

@@ -8,6 +8,7 @@ from trajmatch.data.file_names import METRICS, SET
 from trajmatch.pages.step_log import read_metrics
 from trajmatch.run.assembly.setup import Setup
 from trajmatch.settings.config import Config
+from trajmatch.settings.heeded import idle
 from trajmatch.settings.kinds import get
 
 
@@ -31,8 +32,9 @@ def told(setup: Setup) -> dict[str, Any]:
 
 
 def chosen(config: Config, folder: Path, keys: Collection[str]) -> dict[str, Any]:
-    """Settings that nobody gave, by name; the first step size as it was found."""
-    found = {key: get(config, key) for key in sorted(keys)}
+    """Settings that nobody gave, by name, where they have an effect; the first step size as it was found."""
+    without = {key for of in idle("run", config, None, sorted(keys)).values() for key in of}
+    found = {key: get(config, key) for key in sorted(keys) if key not in without}
     if (rows := read_metrics(folder / METRICS)[0]) and found.get("outer.step_size", 0) is None:
         found["outer.step_size"] = float(f"{rows[0]['step_size']:.6g}")  # which was a float32
     return found
