@@ -15,7 +15,8 @@ class Baseline:
     """Learning rate of the images; None is 1 for dm, 0.1 for dc, dsa and mdc, and of Adam 0.001 for rat-bptt, 0.02 for
     at-bptt, and for satm-bptt 0.01, or 0.03 from five images per class on."""
     batch: ranges.Count | None = None
-    """Real images of each class in a step; None is 50 for satm-bptt, and 256 for others."""
+    """Real images of each class in a step; None is 50 for satm-bptt, fewer on a folder of
+    more than 100 classes, and 256 for others."""
     since: ranges.CountOrNone | None = None
     """Outer step from which satm-bptt differentiates the loss on real images, after training on the synthetic ones; the
     steps before it match segments of experts, as satm does. None is a third of the steps, or

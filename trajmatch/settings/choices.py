@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from trajmatch.settings.config import Config
 from trajmatch.settings.kinds import flag, with_setting
-from trajmatch.settings.methods import METHODS
+from trajmatch.settings.methods import METHODS, OF_A_CLASS
 
 # Settings that the images decide, where no preset is named and no flag or file gives them.
 OPEN = (
@@ -30,7 +30,7 @@ SEGMENTS = 3
 PIECES, MOST_SNAPSHOTS = 8, 100
 # Fewest epochs of an expert that sees so many steps in them, and most of one that sees few.
 EPOCHS, ENOUGH, MOST_EPOCHS = 4, 4000, 400
-# Most real images in a step of satm-bptt, of all classes together: its 50 of each, of up to 100 classes.
+# Most real images in a step of satm-bptt, of all classes together: its usual number of each, of up to 100 classes.
 REAL = 5000
 # Outer steps where they show the network no more images of SIDE pixels than so many, and fewest.
 STEPS, SHOWN, FEWEST_STEPS = 500, 100, 200
@@ -100,7 +100,7 @@ def by_number(config: Config, open_: Collection[str], images: int, classes: int,
         steps = max(FEWEST_STEPS, min(STEPS, 10 * round(STEPS * SHOWN / shown / 10)))
         fewer = f"each shows the network as much as {shown:.0f} images of {SIDE} pixels"
         found.append(Choice("steps", steps, fewer if steps < STEPS else "as each shows the network few images"))
-    if "baseline.batch" in open_ and method.matches and method.through_training and 50 * classes > REAL:
+    if "baseline.batch" in open_ and method.matches and method.through_training and OF_A_CLASS * classes > REAL:
         each = max(1, REAL // classes)
         found.append(Choice("baseline.batch", each, f"real images of each of {classes} classes in a step"))
     if method.experts:

@@ -21,6 +21,8 @@ SATM_NOISE = 0.05
 MANY = 5
 # Fewest steps of satm-bptt that match segments, where a run has so many (docs/LOG.md).
 MATCHED = 80
+# Real images of each class in a later step of satm-bptt.
+OF_A_CLASS = 50
 
 # A value, or what gives it from a configuration in which all settings that stand earlier in `OPEN` are filled in.
 Fill = Any | Callable[[Config], Any]
@@ -158,7 +160,7 @@ REFINED: dict[str, Fill] = {
     "baseline.inner_steps": lambda c: c.matching.inner_steps if c.baseline.students else 2 * c.matching.inner_steps,
     "baseline.differentiated_steps": all_or_half,
     "baseline.inner_batch": lambda c: c.evaluation.batch if c.baseline.students else None,
-    "baseline.batch": 50,
+    "baseline.batch": OF_A_CLASS,
     "baseline.lr_images": lambda c: 0.03 if many(c) else 0.01,
     "outer.relative_clip": 2.0,
 }
