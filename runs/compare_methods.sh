@@ -22,13 +22,6 @@ experts() {
     "$python" -m trajmatch experts "$1" --data "$data" --out "$out/experts-$1" --expert.epochs "$2" "${@:3}"
 }
 
-# The table of before stays until there is another.
-compare() {
-    "$python" -m benchmarks.compare_methods --data "$data" --out "$out/$1" --budget "$budget" --seeds "$seeds" \
-        --engine compiled "${workers[@]}" "${@:2}" | tee "$out/$1.txt.new"
-    mv "$out/$1.txt.new" "$out/$1.txt"
-}
-
 for part in $parts; do
     case $part in
     16px-*)
@@ -37,22 +30,22 @@ for part in $parts; do
         # TESLA with the labels of its method, and with those of its commands for CIFAR.
         pool=(--preset cifar10-16px --expert.epochs 22 --experts "$out/experts-cifar10-16px"
             --flat-experts "$out/flat-cifar10-16px" --methods random mtt ftd tesla "tesla --outer.labels hard" datm
-            satm satm-fi satm-da contra satm-contra)
+            satm satm-fi satm-da contra satm-contra satm-bptt)
         ;;
     esac
     case $part in
     # T+ and the image learning rates are chosen on validation images (docs/LOG.md).
-    16px-ipc1) compare "$part" "${pool[@]}" --ipc 1 --matching.last-epoch 4 ;;
+    16px-ipc1) side_by_side "$out/$part" "${pool[@]}" --ipc 1 --matching.last-epoch 4 ;;
     # T as published for ten images per class (SATM); the rest is chosen on training images (docs/LOG.md).
     16px-ipc10)
-        compare "$part" "${pool[@]}" --ipc 10 --matching.inner-steps 30 --matching.last-epoch 10 --matching.batch 25 \
-            --outer.lr-images 1000 --outer.step-size 0.03 --outer.snapshots 2
+        side_by_side "$out/$part" "${pool[@]}" --ipc 10 --matching.inner-steps 30 --matching.last-epoch 10 \
+            --matching.batch 25 --outer.lr-images 1000 --outer.step-size 0.03 --outer.snapshots 2
         ;;
     small-ipc1)
         # Segments start before epoch 4 and take two.
         experts cifar10-small 5
-        compare "$part" --preset cifar10-small --expert.epochs 5 --experts "$out/experts-cifar10-small" --ipc 1 --matching.last-epoch 4 \
-            --methods random mtt tesla satm satm-contra
+        side_by_side "$out/$part" --preset cifar10-small --expert.epochs 5 --experts "$out/experts-cifar10-small" \
+            --ipc 1 --matching.last-epoch 4 --methods random mtt tesla satm satm-contra satm-bptt
         ;;
     esac
 done

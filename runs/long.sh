@@ -13,7 +13,7 @@ out=${2:-runs/compare}
 python=${PYTHON:-python3}
 budget=${BUDGET:-2400} steps=${STEPS:-10000} seeds=${SEEDS:-2}
 workers=(${WORKERS:+--workers "$WORKERS"})
-methods=(mtt satm datm "satm --matching.radius 1" "satm --matching.radius 3" satm-fi at-bptt satm-contra contra)
+methods=(mtt satm datm "satm --matching.radius 1" "satm --matching.radius 3" satm-fi at-bptt satm-contra contra satm-bptt)
 # METHODS: names of methods without flags, separated by spaces.
 [ -z "${METHODS:-}" ] || read -ra methods <<< "$METHODS"
 source runs/parts.sh
@@ -24,12 +24,9 @@ experts() {
     "$python" -m trajmatch experts cifar10-16px --data "$data" --out "$out/$1" --expert.epochs 22 "${@:2}"
 }
 
-# The table of before stays until there is another.
 compare() {
-    "$python" -m benchmarks.compare_methods --data "$data" --out "$out/long-$1" --budget "$budget" --most-steps "$steps" \
-        --seeds "$seeds" "${workers[@]}" --preset cifar10-16px --expert.epochs 22 --experts "$out/experts-cifar10-16px" \
-        --flat-experts "$out/flat-cifar10-16px" --outer.snapshots 10 --methods "${methods[@]}" "${@:2}" | tee "$out/long-$1.txt.new"
-    mv "$out/long-$1.txt.new" "$out/long-$1.txt"
+    side_by_side "$out/long-$1" --most-steps "$steps" --preset cifar10-16px --expert.epochs 22 --outer.snapshots 10 \
+        --experts "$out/experts-cifar10-16px" --flat-experts "$out/flat-cifar10-16px" --methods "${methods[@]}" "${@:2}"
 }
 
 experts experts-cifar10-16px

@@ -10,3 +10,11 @@ choose_parts() {
         fi
     done
 }
+
+# side_by_side FOLDER FLAG...: a comparison of methods, by what the script has set at its head. The table of before,
+# FOLDER.txt, stays until there is another.
+side_by_side() {
+    "$python" -m benchmarks.compare_methods --data "$data" --out "$1" --budget "$budget" --seeds "$seeds" \
+        "${workers[@]}" "${@:2}" | tee "$1.txt.new"
+    mv "$1.txt.new" "$1.txt"
+}

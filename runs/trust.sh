@@ -3,14 +3,16 @@
 # architectures, continual learning. CIFAR-10 at 16 pixels, from the runs and experts of runs/compare_methods.sh.
 # From the repository's root: runs/trust.sh DATA [OUTPUT FOLDER]. Finished parts are kept: interrupt it and start it again.
 #
-# BUDGET seconds of outer steps for each run (180), SEEDS of distillation (3), ORDERS of classes (3), PARTS: which of
-# "baselines-ipc1 baselines-ipc10 transfer ranking sizes search continual replay" (all). LR: image rate of replay (10).
+# BUDGET seconds of outer steps for each run (180), SEEDS of distillation (3), ORDERS of classes (3), WORKERS at once (one
+# per core), PARTS: which of "baselines-ipc1 baselines-ipc10 transfer ranking sizes search continual replay" (all). LR:
+# image rate of replay (10).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 data=${1:?the folder of CIFAR-10}
 out=${2:-runs/compare}
 python=${PYTHON:-python3}
 budget=${BUDGET:-180} seeds=${SEEDS:-3} orders=${ORDERS:-3}
+workers=(${WORKERS:+--workers "$WORKERS"})
 one=$out/16px-ipc1 ten=$out/16px-ipc10
 trajmatch=("$python" -m trajmatch)
 source runs/parts.sh
@@ -27,11 +29,8 @@ few=(random dm mtt satm satm-contra)
 # Streams that run beside others end with this script.
 trap 'jobs -p | xargs -r kill' EXIT
 
-# The table of before stays until there is another.
 compare() {
-    "$python" -m benchmarks.compare_methods --data "$data" --out "$1" --budget "$budget" --seeds "$seeds" \
-        --experts "$out/experts-cifar10-16px" --expert.epochs 22 --engine compiled "${@:2}" | tee "$1.txt.new"
-    mv "$1.txt.new" "$1.txt"
+    side_by_side "$1" --experts "$out/experts-cifar10-16px" --expert.epochs 22 "${@:2}"
 }
 
 # $1: a method, $2: folder of the comparison with one or ten images per class. Baselines lie in a folder beside it.
