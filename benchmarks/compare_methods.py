@@ -5,7 +5,8 @@ after another, and the number of steps follows, so that a run can be repeated to
 as they were after the number of steps that the slowest method reaches: equal outer steps. Finished runs are kept, so
 that the comparison can be made in pieces. Each run is an ordinary run folder.
 
-With --validate, scores are of 10,000 training images: that is how settings are chosen. Test images are for the end.
+With --validate, scores are of 10,000 training images, or with --images.hold-out of the validation images, which no
+method sees: that is how settings are chosen. Test images are for the end.
 """
 
 import os
@@ -66,7 +67,8 @@ from trajmatch.run.stages.trials import set_trials
 from trajmatch.settings.config import Config
 from trajmatch.settings.methods import METHODS
 
-# Training images that settings are chosen by: on 2,000, two sets of equal worth differ by more than a point.
+# Training images that settings are chosen by, where no images are held out: on 2,000, two sets of equal worth differ by
+# more than a point.
 CHOICE = 10_000
 
 
@@ -78,14 +80,22 @@ def material(about: Comparison) -> Material:
 
 @lru_cache(maxsize=1)
 def splits(about: Comparison) -> dict[str, tuple[Tensor, Tensor]]:
-    """Test images and some training images in the input space, once in each process."""
+    """Test images, and those that settings are chosen by, in the input space, once in each process."""
     found = material(about)
     train, index = found.dataset.train, torch.randperm(len(found.dataset.train), generator=generator(0, "choice"))
-    chosen = {
-        "test": found.dataset.test,
-        "choice": Images(train.x[index[:CHOICE]], train.y[index[:CHOICE]]),
-    }
+    some = Images(train.x[index[:CHOICE]], train.y[index[:CHOICE]])
+    chosen = {"test": found.dataset.test, "choice": found.dataset.validation if held_out(found) else some}
     return {name: (found.space.forward(split.x), split.y) for name, split in chosen.items()}
+
+
+def held_out(found: Material) -> bool:
+    """Whether there are validation images that are not among the training images."""
+    return found.dataset.held_out and len(found.dataset.validation) > 0
+
+
+def chosen_by(about: Comparison) -> str:
+    """The images that settings are chosen by, in words."""
+    return "held-out validation" if held_out(material(about)) else f"{CHOICE} training"
 
 
 def seconds_per_step(about: Comparison, name: str, ipc: int) -> float:
@@ -141,7 +151,7 @@ def score(about: Comparison, config: Config, of: SyntheticSet | Snapshot, split:
 
 
 def score_set(about: Comparison, config: Config, folder: Path, networks: range) -> dict[str, Any]:
-    """Scores of the last images, of those at equal steps, and of every snapshot on training images with one network."""
+    """Scores of the last images, of those at equal steps, and of every snapshot, on images for choices."""
     split = "choice" if about.validate else "test"
     last, curve = sets.load(folder), []
     result: dict[str, Any] = {"accuracy": score(about, config, last, split, networks)}
@@ -208,11 +218,11 @@ def compare(about: Comparison) -> None:
     results = results_of(about, plan(about))
     rows = summarise(results)
     origin = {**made(results, earlier), "budget": about.budget}
-    scored = f"{CHOICE} training" if about.validate else "test"
+    scored = chosen_by(about) if about.validate else "test"
     print(f"{origin}, accuracies on {scored} images, load now {os.getloadavg()[0]:.1f}\n")
     print(measure.table(rows, COLUMNS))
     write_json(about.table, {"about": origin, "rows": rows, "results": results})
-    pictures.accuracy_against_seconds(results, about.table.with_suffix(".png"))
+    pictures.accuracy_against_seconds(results, about.table.with_suffix(".png"), chosen_by(about))
 
 
 def main(words: list[str] | None = None) -> int:

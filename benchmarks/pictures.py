@@ -35,10 +35,11 @@ def _colour(row: dict[str, Any]) -> str:
     return "0.55" if row["engine"] == "eager" else "C0" if row["precision"] == "float32" else "C1"
 
 
-def accuracy_against_seconds(results: Sequence[dict[str, Any]], path: Path) -> None:
-    """Accuracy of the snapshots on training images against seconds of distillation; one panel for each size.
+def accuracy_against_seconds(results: Sequence[dict[str, Any]], path: Path, images: str = "training") -> None:
+    """Accuracy of the snapshots against seconds of distillation; one panel for each size.
 
-    results: as `compare_methods` makes them; curves of one method are averaged over seeds.
+    results: as `compare_methods` makes them; curves of one method are averaged over seeds. images: those that the
+    snapshots were scored on, in words.
     """
     sizes = sorted({r["ipc"] for r in results})
     figure, beside = panels(len(sizes), 5.5, 4.2)
@@ -50,6 +51,6 @@ def accuracy_against_seconds(results: Sequence[dict[str, Any]], path: Path) -> N
                 seconds = [statistics.fmean(p[1] for p in point) for point in points]
                 accuracies = [100 * statistics.fmean(p[2] for p in point) for point in points]
                 axes.plot(seconds, accuracies, "o-", label=name, markersize=3)
-        titled(axes, f"{ipc} per class", "seconds of distillation", "accuracy on training images, %")
+        titled(axes, f"{ipc} per class", "seconds of distillation", f"accuracy on {images} images, %")
         axes.legend(fontsize=7)
     path.write_bytes(png(figure))

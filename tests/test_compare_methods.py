@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from benchmarks import compare_methods, measure, summary
@@ -279,3 +280,14 @@ def test_scripts_work_in_a_new_folder_and_keep_a_table_when_refused(tmp_path: Pa
     refusing = 'case "$*" in *compare_methods*) exit 2;; esac'
     assert script(name, tmp_path, refusing, PARTS=part).returncode == 2
     assert text.read_text() == "a table\n"
+
+
+def test_settings_are_chosen_by_images_that_no_method_sees_where_there_are_some(tmp_path: Path) -> None:
+    about = comparison(tmp_path)
+    dataset = compare_methods.material(about).dataset
+    assert torch.equal(compare_methods.splits(about)["choice"][1], dataset.validation.y)
+    assert compare_methods.chosen_by(about) == "held-out validation"
+    inside = replace(about, set=(*about.set, "--images.no-hold-out"))
+    train = compare_methods.material(inside).dataset.train
+    assert sorted(compare_methods.splits(inside)["choice"][1].tolist()) == sorted(train.y.tolist())
+    assert compare_methods.chosen_by(inside) == "10000 training"

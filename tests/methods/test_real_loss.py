@@ -63,6 +63,18 @@ def test_the_derivative_is_autograds(end: int, iota: int) -> None:
     assert relative_error(d.eta, deta) < 1e-9
 
 
+def test_real_images_are_mirrored_before_their_loss_is_differentiated() -> None:
+    before, flip = new_state(state().X, state().Y, 0.1), RealLoss(families=("flip",))
+    half = draw(9, ("flip",), generator(5, "real augmentation", 0)).u[:, 0] < 0.5
+    assert 0 < half.sum() < 9
+    mirrored = torch.stack([x.flip(2) if turn else x for x, turn in zip(REAL[0], half, strict=True)])
+    after, record = real_loss_step(RULE, STUDENT, S, before, REAL, 5, flip)
+    wanted, told = real_loss_step(RULE, STUDENT, S, before, (mirrored, REAL[1]), 5)
+    assert torch.equal(after.X, wanted.X)
+    assert torch.equal(record.loss, told.loss)
+    assert not torch.equal(after.X, real_loss_step(RULE, STUDENT, S, before, REAL, 5)[0].X)
+
+
 def test_windows_end_anywhere_they_fit_and_follow_the_step() -> None:
     ends = [window_end(RULE, 3, step) for step in range(200)]
     assert set(ends) == {2, 3, 4, 5, 6}

@@ -150,6 +150,7 @@ def test_a_torch_dataset_in_python(tmp_path: Path) -> None:
         (("run", "--ipc", "1000"), "--ipc"),
         (("run", "--matching.augment", "crop_zoom"), "--matching.augment is 'crop_zoom', and 'zoom' is not a family"),
         (("run", "--expert.augment", "zoom"), "--expert.augment is 'zoom'"),
+        (("run", "--method", "rat-bptt", "--baseline.augment", "zoom"), "--baseline.augment is 'zoom'"),
         (("run", "--evaluation.augment", "none_flip"), "--evaluation.augment is 'none_flip', and 'none' is not"),
         (("run", "--network.depth", "5"), "network.depth"),
         (("evaluate", "nowhere"), "no distilled set"),

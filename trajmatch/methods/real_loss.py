@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from trajmatch.core.augment import augment, draw
 from trajmatch.core.descent import Adam
 from trajmatch.core.draws import generator
 from trajmatch.core.hypergradient import Hypergradient
@@ -66,6 +67,7 @@ class RealLoss:
               new network in every step.
     adaptive: AT-BPTT's window in place of the random one.
     chunk:    real images at a time; None takes as many as have the pixels of CHUNK images of 32 x 32.
+    families: of augmentation of the real images; none leaves them as they are.
     """
 
     adam: Adam | None = None
@@ -73,6 +75,7 @@ class RealLoss:
     chunk: int | None = None
     momentum: float = 0.0
     kept: Kept | None = None
+    families: tuple[str, ...] = ()
 
     def inner(self, eta: Tensor) -> Inner:
         """The inner optimiser at the state's step size."""
@@ -218,6 +221,7 @@ def real_loss_step(
     else:
         thetas = _window(rule, problem, fresh, state, seed, how, progress)
     Y = probabilities(rule, state)
+    real = _augmented(real, how, seed, int(state.steps))
     loss, d = real_loss_gradient(problem, thetas, state.X, Y, inner, real, thetas.first, how.chunk)
     after = descend(rule, state, d.X, d.Y, d.eta)
     if how.adam is not None:  # whose rate is fixed: the step size is for networks that learn from the set by SGD
@@ -228,6 +232,13 @@ def real_loss_step(
     norm = d.X.norm()
     healthy = torch.isfinite(loss) & torch.isfinite(norm) & after.X.isfinite().all() & is_valid_rate(after.eta)
     return after, Record(loss, None, norm, state.eta, None, healthy)
+
+
+def _augmented(real: tuple[Tensor, Tensor], how: RealLoss, seed: int, step: int) -> tuple[Tensor, Tensor]:
+    """The real images (B, c, h, w) of an outer step under one draw of augmentation, with their labels (B, C)."""
+    if not how.families:
+        return real
+    return augment(real[0], draw(len(real[0]), how.families, generator(seed, "real augmentation", step))), real[1]
 
 
 def _going_on(

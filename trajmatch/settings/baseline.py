@@ -17,6 +17,9 @@ class Baseline:
     batch: ranges.Count | None = None
     """Real images of each class in a step; None is 50 for satm-bptt, fewer on a folder of
     more than 100 classes, and 256 for others."""
+    augment: ranges.Families = "none"
+    """Families of augmentation of the real images whose loss is differentiated, joined by '_', or none: one is drawn
+    for each outer step, and its parameters for each image."""
     since: ranges.CountOrNone | None = None
     """Outer step from which satm-bptt differentiates the loss on real images, after training on the synthetic ones; the
     steps before it match segments of experts, as satm does. None is a third of the steps, or

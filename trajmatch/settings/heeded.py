@@ -48,7 +48,8 @@ RULES = (
            "matching.keep_every"),
     Heeded("baseline.*", lambda c, m: m.condenses or m.through_training),
     Heeded("baseline.updates baseline.epochs baseline.lr", lambda c, m: m.trains_networks),
-    Heeded("baseline.window* baseline.inner* baseline.differentiated_steps baseline.students baseline.oldest",
+    Heeded("baseline.window* baseline.inner* baseline.differentiated_steps baseline.students baseline.oldest "
+           "baseline.augment",
            lambda c, m: m.through_training),
     Heeded("baseline.oldest", lambda c, m: bool(c.baseline.students), "--baseline.students 0"),
     Heeded("baseline.since", lambda c, m: m.through_training and m.steps != "real loss"),

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trajmatch.core.augment import families
 from trajmatch.core.inner import Memory
 from trajmatch.data import images
 from trajmatch.data.fitted import fit_once
@@ -167,6 +168,7 @@ def check(config: Config) -> None:
     letters.rule(config)
     letters.expert_training(config)
     letters.evaluation_training(config, 1.0)
+    families(config.baseline.augment, "--baseline.augment")
     if config.memory is not None:
         parse_memory(config.memory)
 

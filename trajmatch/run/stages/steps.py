@@ -257,11 +257,12 @@ def through_training(config: Config, epoch: int, chunk: int | None = None) -> Re
     iota = b.differentiated_steps or config.matching.differentiated_steps
     adam = Adam(b.inner_lr) if b.inner == "adam" else None
     momentum = b.inner_momentum if b.inner == "momentum" else 0.0
+    seen = families(b.augment, "--baseline.augment")
     if b.students:
-        return RealLoss(chunk=chunk, momentum=momentum, kept=Kept(b.students, b.oldest))
+        return RealLoss(chunk=chunk, momentum=momentum, kept=Kept(b.students, b.oldest), families=seen)
     if b.window == "random":
-        return RealLoss(adam, None, chunk, momentum)
+        return RealLoss(adam, None, chunk, momentum, families=seen)
     assert iota is not None, "resolve() has filled it in"
     radius = max(1, iota // 4) if b.window_radius is None else b.window_radius
     adaptive = Adaptive(radius, config.steps, epoch if b.window_stages == "accuracy" else None)
-    return RealLoss(adam, adaptive, chunk, momentum)
+    return RealLoss(adam, adaptive, chunk, momentum, families=seen)
