@@ -229,6 +229,15 @@ def test_a_low_rank_against_the_dense_decomposition(monkeypatch: pytest.MonkeyPa
     assert float(found[1]) / 100 == pytest.approx(error, rel=0.15)
 
 
+@pytest.mark.parametrize("n", [3, 5, 10])
+def test_the_error_of_a_low_rank_is_a_number_where_few_large_images_are_nearly_black(n: int) -> None:
+    white = torch.rand(n, 3, 33, 33, generator=torch.Generator().manual_seed(n)) < 0.002
+    told = whitening.fitted("zca", 255 * white.to(torch.uint8))[1]
+    found = re.search(r"is ([0-9.]+)% off", told)
+    assert found is not None, told
+    assert float(found[1]) < 1
+
+
 def test_images_of_64_pixels_have_a_low_rank_no_larger_than_the_basis_of_32(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 

@@ -134,9 +134,8 @@ def test_ema_clip_and_scale() -> None:
     still = before._replace(image_moments=torch.zeros_like(before.image_moments))
     clipped = outer_step(replace(MTT, clip=1e-3), STUDENT, still, [SEGMENT], SEED)[0]
     assert float((clipped.X - still.X).norm()) == pytest.approx(3.0 * 1e-3, rel=1e-9)
-    adam = outer_step(replace(MTT, images=Adam(0.01)), STUDENT, still._replace(steps=0 * still.steps), [SEGMENT], SEED)[
-        0
-    ]
+    first = still._replace(taken=0 * still.taken)
+    adam = outer_step(replace(MTT, images=Adam(0.01)), STUDENT, first, [SEGMENT], SEED)[0]
     assert float((adam.X - still.X).abs().max()) == pytest.approx(0.01, rel=1e-3)  # the first step of Adam is its rate
 
 

@@ -125,7 +125,7 @@ def test_what_is_kept_is_all_where_the_end_is_not_known() -> None:
 def test_adam_on_images_of_one_norm() -> None:
     before = state()
     at = before._replace(X=brought_to(before.X, 3.0), image_moments=torch.zeros_like(before.image_moments))
-    at = at._replace(steps=0 * at.steps)
+    at = at._replace(taken=0 * at.taken)
     rule = replace(MTT, images=Adam(0.05), norm=3.0)
     found = [at]
     X = torch.nn.Parameter(at.X.clone())

@@ -15,6 +15,7 @@ from trajmatch.core.draws import generator
 from trajmatch.core.inner_optimisers import gradient_norm, trained
 from trajmatch.core.student import micro_batched
 from trajmatch.core.vector import functional
+from trajmatch.methods import real_loss
 from trajmatch.methods.outer import Rule, descend, inner_problem
 from trajmatch.methods.real_loss import (
     GAIN,
@@ -196,6 +197,27 @@ def test_a_diverged_training_is_an_unhealthy_step_and_no_error() -> None:
     before = new_state(state().X, state().Y, 1e30)
     _, record = real_loss_step(RULE, STUDENT, S, before, REAL, 5, RealLoss(adaptive=Adaptive(radius=1, steps=9)))
     assert not bool(record.healthy)
+
+
+def test_labels_that_overflow_are_an_unhealthy_step() -> None:
+    rule = replace(RULE, labels="learned", label=Momentum(float("inf"), 0.0))
+    after, record = real_loss_step(rule, STUDENT, S, new_state(state().X, state().Y, 0.1), REAL, 5)
+    assert not after.Y.isfinite().all()
+    assert not bool(record.healthy)
+
+
+def test_the_stages_of_a_window_begin_where_the_loss_on_real_images_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    stages = []
+
+    def seen(norms: Tensor, iota: int, radius: int, stage: int, source: torch.Generator) -> tuple[int, int]:
+        stages.append(stage)
+        return adaptive_window(norms, iota, radius, stage, source)
+
+    monkeypatch.setattr(real_loss, "adaptive_window", seen)
+    how, rule = RealLoss(adaptive=Adaptive(radius=1, steps=3)), replace(RULE, since=6)
+    for step in (6, 7, 8):
+        real_loss_step(rule, STUDENT, S, state()._replace(steps=torch.tensor(step)), REAL, 5, how)
+    assert stages == [0, 1, 2]
 
 
 def test_the_loss_on_real_images_does_not_depend_on_how_many_are_taken_at_once() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.oracles import F64, random, relative_error
 from trajmatch.core.augment import augment, draw, families
-from trajmatch.core.descent import Momentum
+from trajmatch.core.descent import Adam, Momentum, new_moments
 from trajmatch.core.draws import generator
 from trajmatch.core.loss import cross_entropy
 from trajmatch.core.sharpness import SAM, VaSSO
@@ -249,6 +249,18 @@ def test_the_guard_refuses_a_step_of_a_large_loss_and_changes_no_other(K: int, r
     assert float(refused.loss) == loss
     moved = {name for name in OuterState._fields if not torch.equal(getattr(free, name), getattr(before, name))}
     assert moved >= {"X", "eta", "average", "image_moments", "rate_moments"}  # all of which the guard held
+
+
+def test_adam_counts_none_of_the_steps_that_the_guard_left_out() -> None:
+    rule = replace(MTT, images=Adam(0.01), guard=0.0)
+    before = after = state(rule)._replace(image_moments=new_moments(state(rule).X))
+    for _ in range(10):
+        after = step(rule, 1, after)[0]
+    assert_equal_states(after, before, "steps")
+    segment, open_ = [SEGMENTS[0]], replace(rule, guard=None)
+    late = outer_step(open_, STUDENT, after._replace(steps=before.steps), segment, SEED)[0]
+    assert int(late.taken) == int(before.taken) + 1
+    assert_equal_states(late, outer_step(open_, STUDENT, before, segment, SEED)[0])
 
 
 @pytest.mark.parametrize("rule", [MTT, TEACHER, replace(SATM, sharpness=VaSSO(0.4), labels="learned", ema=0.9)])

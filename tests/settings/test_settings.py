@@ -9,7 +9,8 @@ import yaml
 
 from trajmatch.run.folder import check_claim, claim
 from trajmatch.run.stages.experts import shard_of
-from trajmatch.settings.checks import resolve
+from trajmatch.settings.baseline import Baseline
+from trajmatch.settings.checks import needed_snapshots, resolve
 from trajmatch.settings.config import Config, Expert, Matching
 from trajmatch.settings.config_file import read_config
 from trajmatch.settings.flat import DISTILL_FIELDS, EXPERT_FIELDS, difference, flags, flatten, nest, settings
@@ -41,11 +42,44 @@ def test_every_ablation_is_one_option() -> None:
         ({"radius": -1.0}, r"--matching\.radius is -1\.0 and must be at least 0"),
         ({"smoothing": float("nan")}, r"--matching\.smoothing is nan"),
         ({"last_epoch": 60}, r"--expert\.epochs is 50 and must be at least 61"),
+        (
+            {"last_epoch": 50, "expert_epochs": 1, "path": "straight"},
+            r"--expert\.epochs is 50 and must be at least 51: segments start anywhere before epoch 50",
+        ),
     ],
 )
 def test_ranges_of_matching(matching: dict[str, object], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         resolve(Config(matching=Matching(**matching)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("baseline", "says"),
+    [
+        ({"inner_steps": 5}, r"--matching\.differentiated-steps is 16 and must be at most the 5 of --baseline\.inner"),
+        (
+            {"differentiated_steps": 51},
+            r"--baseline\.differentiated-steps is 51 and must be at most the 50 of --matching",
+        ),
+        ({"inner_steps": 9, "differentiated_steps": 10}, r"is 10 and must be at most the 9 of --baseline\.inner-steps"),
+    ],
+)
+@pytest.mark.parametrize("students", [0, 3])
+def test_no_more_steps_are_differentiated_than_there_are(baseline: dict[str, int], says: str, students: int) -> None:
+    with pytest.raises(ValueError, match=says):
+        resolve(Config(method="rat-bptt", baseline=Baseline(students=students, **baseline)))
+
+
+def test_the_closed_form_is_of_matched_segments_alone() -> None:
+    rate = Matching(rate="closed-form")
+    assert resolve(Config(method="satm-bptt", matching=rate)).matching.rate == "closed-form"
+    with pytest.raises(ValueError, match=r"--matching\.rate is closed-form, which is of matched segments"):
+        resolve(Config(method="rat-bptt", matching=rate))
+
+
+def test_a_straight_path_of_long_segments_needs_no_epoch_more() -> None:
+    chosen = Matching(last_epoch=49, expert_epochs=2, path="straight")
+    assert needed_snapshots(resolve(Config(matching=chosen)).matching) == 50
 
 
 def test_other_ranges() -> None:

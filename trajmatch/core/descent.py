@@ -1,6 +1,7 @@
 """Outer optimisers as pure steps: moments in, moments out, so that a state can be saved, resumed and compared."""
 
 from dataclasses import dataclass
+from math import log
 from typing import NamedTuple
 
 import torch
@@ -24,8 +25,8 @@ class Momentum:
     lr: float
     mu: float = 0.5
 
-    def step(self, value: Tensor, d: Tensor, moments: Tensor, count: int) -> Step:
-        """One descent along d; `count` is the number of steps taken before."""
+    def step(self, value: Tensor, d: Tensor, moments: Tensor, count: Tensor | int) -> Step:
+        """One descent along d; `count` () is the number of steps taken before, which momentum needs not know."""
         v = self.mu * moments[0] + d
         return Step(value - self.lr * v, torch.stack((v, moments[1])))
 
@@ -39,12 +40,19 @@ class Adam:
     beta2: float = 0.999
     epsilon: float = 1e-8
 
-    def step(self, value: Tensor, d: Tensor, moments: Tensor, count: int) -> Step:
-        """One descent along d; `count` is the number of steps taken before."""
+    def step(self, value: Tensor, d: Tensor, moments: Tensor, count: Tensor | int) -> Step:
+        """One descent along d; `count` () is the number of steps taken before, of those that moved the moments."""
         m = self.beta1 * moments[0] + (1 - self.beta1) * d
         v = self.beta2 * moments[1] + (1 - self.beta2) * d.square()
-        m_hat, v_hat = m / (1 - self.beta1 ** (count + 1)), v / (1 - self.beta2 ** (count + 1))
+        m_hat, v_hat = (x / _share(beta, count, x.dtype) for x, beta in ((m, self.beta1), (v, self.beta2)))
         return Step(value - self.lr * m_hat / (v_hat.sqrt() + self.epsilon), torch.stack((m, v)))
+
+
+def _share(beta: float, count: Tensor | int, dtype: torch.dtype) -> Tensor | float:
+    """1 - beta^(count + 1): what the weights of a moment sum to. Of a tensor on its device, so that no GPU waits."""
+    if isinstance(count, int):
+        return 1 - beta ** (count + 1)
+    return -torch.expm1((count.to(dtype) + 1) * log(beta))
 
 
 def brought_to(X: Tensor, norm: float) -> Tensor:

@@ -16,6 +16,7 @@ _SEARCHED = 10_000  # images among which directions are looked for; their varian
 _PASSES = 4  # over these images; the spectrum of photographs falls slowly, and fewer leave twice the error
 _SPARE = 64  # directions beyond r that are carried along, so that the last ones of r converge too
 _PROBES = 16  # random vectors that measure what is left out, to about a percent
+_SOLVED = 1e-12  # share of a squared residual that is noise: products are float32
 _ITERATIONS = 12  # of conjugate gradients: enough for a condition of 10, and 64 pixels have 2
 _ENTRIES = 2**23  # pixels that are made floating-point at once: 32 MB
 
@@ -78,13 +79,17 @@ def _error(x: Tensor, mean: Tensor, basis: Tensor, rest: float, eps: float) -> f
 
 
 def _solved(product: Product, right: Tensor) -> Tensor:
-    """Solutions of A w = v for the columns v of `right`, by conjugate gradients."""
+    """Solutions of A w = v for the columns v of `right`, by conjugate gradients.
+
+    A column whose solution is found stands still: what is left of it is noise, along which A need not be positive.
+    """
     found, left = torch.zeros_like(right), right.clone()
     step, size = right.clone(), right.square().sum(0)
-    tiny = torch.finfo(right.dtype).tiny
+    tiny, enough = torch.finfo(right.dtype).tiny, _SOLVED * size
     for _ in range(_ITERATIONS):
         moved = product(step)
-        along = size / (step * moved).sum(0).clamp(min=tiny)
+        curved = (step * moved).sum(0)
+        along = torch.where((curved > 0) & (size > enough), size / curved.clamp(min=tiny), 0.0)
         found += along * step
         left -= along * moved
         before, size = size, left.square().sum(0)

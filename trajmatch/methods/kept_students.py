@@ -52,13 +52,10 @@ def of_student(students: Tensor, turn: Turn, begun: Tensor, T: int, train: Calla
     """The iterate from which a student takes its turn.
 
     students: (count, *iterate) as the state keeps them, or empty before the first step. begun: the iterate of new
-    weights. train: (iterate, number) -> the iterate after T more inner steps, which are not differentiated. A student
-    whose training has diverged begins anew too.
+    weights. train: (iterate, number) -> the iterate after T more inner steps, which are not differentiated.
     """
     if students.dim() > 1 and not turn.anew:
-        at = students[turn.student]
-        if bool(at.isfinite().all()):
-            return at
+        return students[turn.student]
     at = begun
     for number in range(turn.age // T):
         at = train(at, number)

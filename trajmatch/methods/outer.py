@@ -58,7 +58,7 @@ class Rule:
     alpha:      share of the weights, those that are nearest to their target, that the matching loss leaves out.
     norm:       norm that every image is brought to after the step; None leaves it free.
     factor:     tiles along each side of an image, each of which a network sees as an image; 1 cuts nothing.
-    since:      outer steps that were taken before the optimiser of X took its first.
+    since:      outer steps that were taken before the first of these.
     memory:     constant images that an inner step takes beside the synthetic ones; None is none.
     """
 
@@ -261,13 +261,13 @@ def _closed_form(one: Matched, eta: Tensor) -> Tensor:
 
 def descend(rule: Rule, state: OuterState, direction: Tensor, dY: Tensor, deta: Tensor) -> OuterState:
     """Step X against the direction, learned logits against their derivative, and log eta against eta dL/deta."""
-    count = int(state.steps)
+    count = state.taken
     if rule.clip is not None:
         direction = direction * (rule.clip / direction.norm().clamp_min(1e-30)).clamp_max(1.0)
     mean = state.norm
     if rule.relative_clip is not None:
         direction, mean = clipped(direction, mean, rule.relative_clip)
-    moved, image_moments = rule.images.step(state.X, direction, state.image_moments, count - rule.since)
+    moved, image_moments = rule.images.step(state.X, direction, state.image_moments, count)
     # Not `if`: reading the scale would make a GPU wait.
     X = torch.where(state.scale == 1, moved, state.X + state.scale * (moved - state.X))
     X = X if rule.norm is None else brought_to(X, rule.norm)
@@ -281,6 +281,7 @@ def descend(rule: Rule, state: OuterState, direction: Tensor, dY: Tensor, deta: 
         rate_moments=rate_moments,
         norm=mean,
         steps=state.steps + 1,
+        taken=count + 1,
     )
     if rule.labels != "learned":
         return after

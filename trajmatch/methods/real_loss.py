@@ -43,7 +43,7 @@ class Adaptive:
     """AT-BPTT's window.
 
     radius: most inner steps by which the window's length differs from iota (`d`).
-    steps:  outer steps of the run.
+    steps:  outer steps that have such a window.
     epoch:  outer steps in which as many real images are drawn as there are, where stages end by accuracies; None ends
             them after a third and two thirds of the steps.
     """
@@ -231,6 +231,7 @@ def real_loss_step(
         after = after._replace(parts=progress.packed(share_right(student, theta, *real, how.chunk)))
     norm = d.X.norm()
     healthy = torch.isfinite(loss) & torch.isfinite(norm) & after.X.isfinite().all() & is_valid_rate(after.eta)
+    healthy = healthy & after.Y.isfinite().all()
     return after, Record(loss, None, norm, state.eta, None, healthy)
 
 
@@ -290,6 +291,6 @@ def _window(
     # The weights on the way are those that the window is chosen by and differentiated at.
     thetas = trained(*at, rule.T, range(0, rule.T, rule.interval), seen)
     found = torch.stack(norms).nan_to_num(0.0, 0.0, 0.0)  # of a training that diverged: the loss will say so
-    stage = adaptive.stage(step) if progress is None else progress.stage
+    stage = adaptive.stage(step - rule.since) if progress is None else progress.stage
     source = generator(seed, "window", step)
     return thetas.part(*adaptive_window(found, rule.iota, adaptive.radius, stage, source))

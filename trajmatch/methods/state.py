@@ -26,6 +26,8 @@ class OuterState(NamedTuple):
              that go on from step to step (methods/kept_students.py); else empty.
     norm:    () running mean of the direction's norm after clipping, where the clip is relative to this mean; else 0.
     parts:   what mdc knows of the leading parts (methods/multisize.py), else empty.
+    taken:   () steps of the optimiser of X since its moments were new, without those that a guard left out; condensation
+             counts none.
     """
 
     X: Tensor
@@ -41,6 +43,7 @@ class OuterState(NamedTuple):
     network: Tensor = torch.empty(0)
     norm: Tensor = torch.zeros(())
     parts: Tensor = torch.empty(0)
+    taken: Tensor = torch.zeros((), dtype=torch.int64)
 
 
 class Record(NamedTuple):
@@ -83,6 +86,7 @@ def new_state(X: Tensor, Y: Tensor, eta: float) -> OuterState:
         network=X.new_empty(0),
         norm=torch.zeros_like(step_size),
         parts=X.new_empty(0),
+        taken=torch.zeros((), dtype=torch.int64, device=X.device),
     )
 
 

@@ -28,8 +28,8 @@ class Baseline:
     """Inner steps of that training in an outer step; None is twice --matching.inner-steps for satm-bptt with new
     networks, and --matching.inner-steps elsewhere."""
     differentiated_steps: ranges.Count | None = None
-    """How many inner steps of that training are differentiated; None is half of them for satm-bptt with new networks,
-    all with --baseline.students, and --matching.differentiated-steps for rat-bptt and at-bptt."""
+    """How many inner steps of that training are differentiated; None is for satm-bptt all with --baseline.students and
+    half of them without, and --matching.differentiated-steps for rat-bptt and at-bptt."""
     updates: ranges.Count | None = None
     """Image updates for each network of dc, dsa and mdc; None is 1, 10, 20, 30, 40 or 50, from 1, 2, 20, 30, 40 or 50
     images per class on."""

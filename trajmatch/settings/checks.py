@@ -65,12 +65,22 @@ def _check_epochs(config: Config) -> None:
             f"--matching.last-epoch is {m.last_epoch} and must be above --matching.first-epoch, {m.first_epoch}"
         )
     _check_window(m)
-    needed = m.last_epoch - 1 + m.expert_epochs
+    needed = needed_snapshots(m)
     if config.expert.save_every is None and needed > config.expert.epochs:
+        between = " anywhere" if m.path == "straight" else ""
         raise ValueError(
-            f"--expert.epochs is {config.expert.epochs} and must be at least {needed}: segments start before epoch "
-            f"{m.last_epoch} (--matching.last-epoch) and take {m.expert_epochs} (--matching.expert-epochs)"
+            f"--expert.epochs is {config.expert.epochs} and must be at least {needed}: segments start{between} before "
+            f"epoch {m.last_epoch} (--matching.last-epoch) and take {m.expert_epochs} (--matching.expert-epochs)"
         )
+
+
+def needed_snapshots(m: Matching) -> int:
+    """The number of the last snapshot that an expert must have.
+
+    A segment on a straight path may start between T+ - 1 and T+, and is cut where the path ends: by less than a whole
+    one, so that only one of M = 1 could be left with nothing.
+    """
+    return m.last_epoch - 1 + m.expert_epochs + (m.path == "straight" and m.expert_epochs == 1)
 
 
 def _check_without_experts(config: Config) -> None:
@@ -106,12 +116,22 @@ def _check_through_training(config: Config, method: Method) -> None:
     b = config.baseline
     if not method.through_training:
         return
-    T, iota = b.inner_steps or config.matching.inner_steps, b.differentiated_steps
-    if iota is not None and iota > T:
-        raise ValueError(f"--baseline.differentiated-steps is {iota} and must be at most the {T} inner steps")
+    T = b.inner_steps or config.matching.inner_steps
+    group = "matching" if b.differentiated_steps is None else "baseline"
+    iota = b.differentiated_steps or config.matching.differentiated_steps or 1
+    if iota > T:
+        name = "matching" if b.inner_steps is None else "baseline"
+        raise ValueError(
+            f"--{group}.differentiated-steps is {iota} and must be at most the {T} of --{name}.inner-steps"
+        )
     if b.students and (b.inner == "adam" or b.window == "adaptive"):
         wrong = "--baseline.inner adam" if b.inner == "adam" else "--baseline.window adaptive"
         raise ValueError(f"--baseline.students is {b.students} and must be 0 with {wrong}, which needs new networks")
+    if not method.matches and config.matching.rate == "closed-form":
+        raise ValueError(
+            f"--matching.rate is closed-form, which is of matched segments, and must be exact or fixed with --method "
+            f"{config.method}"
+        )
     if b.since is not None and b.since > config.steps:
         raise ValueError(f"--baseline.since is {b.since} and must be at most --steps, {config.steps}")
 
@@ -121,8 +141,8 @@ def check_heeded(base: Config, config: Config) -> None:
     method = METHODS[config.method]
     if not method.condenses:
         return
-    names = ["lr_images", "optimiser"]
-    names += ["ema", "clip", "relative_clip", "image_norm", "guard"] if method.steps == "condensation" else []
+    names = ["lr_images", "optimiser", "guard"]
+    names += ["ema", "clip", "relative_clip", "image_norm"] if method.steps == "condensation" else []
     for name in names:
         value = getattr(config.outer, name)
         if value != getattr(base.outer, name):

@@ -5,9 +5,11 @@ Every choice is a setting, its value and the reason in words. The numbers were f
 """
 
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 from math import ceil, log2
 from typing import Any, NamedTuple
 
+from trajmatch.settings.checks import needed_snapshots
 from trajmatch.settings.config import Config
 from trajmatch.settings.kinds import flag, with_setting
 from trajmatch.settings.methods import METHODS, OF_A_CLASS
@@ -119,7 +121,7 @@ def _experts(config: Config, open_: Collection[str], per_epoch: int) -> list[Cho
     segment, first = STRETCH * m.inner_steps, max(m.first_epoch + 1, m.window_start or 0)
     epochs = e.epochs
     if "expert.epochs" in open_:
-        given = (m.last_epoch - 1) + m.expert_epochs
+        given = needed_snapshots(m)
         least = (
             given * (e.save_every or per_epoch) if {"matching.expert_epochs", "matching.last_epoch"} - {*open_} else 0
         )
@@ -146,6 +148,7 @@ def _experts(config: Config, open_: Collection[str], per_epoch: int) -> list[Cho
         why = f"segments of {M * unit} expert steps, for the {T} of --matching.inner-steps"
         found.append(Choice("matching.expert_epochs", M, why))
     if "matching.last_epoch" in open_:
-        last = max(first, min(m.first_epoch + max(1, round(segment / 2 / unit)), rows - M + 1))
+        behind = needed_snapshots(replace(m, expert_epochs=M, last_epoch=0))
+        last = max(first, min(m.first_epoch + max(1, round(segment / 2 / unit)), rows - behind))
         found.append(Choice("matching.last_epoch", last, f"segments start within the first {last * unit} steps"))
     return found

@@ -70,7 +70,7 @@ RULES = (
     Heeded("matching.waypoints", lambda c, m: c.matching.path == "straight", "--matching.path {c.matching.path}"),
     Heeded("matching.window_steps", lambda c, m: c.matching.window_start != c.matching.last_epoch,
            "a window that does not grow, whose --matching.window-start is --matching.last-epoch"),
-    Heeded("matching.keep_every", lambda c, m: c.matching.estimator in ("adjoint", "truncated"),
+    Heeded("matching.keep_every", lambda c, m: c.matching.estimator != "unrolled",
            "--matching.estimator {c.matching.estimator}"),
     Heeded("outer.lr_labels outer.momentum_labels", lambda c, m: c.outer.labels == "learned",
            "--outer.labels {c.outer.labels}"),

@@ -209,6 +209,8 @@ def test_the_published_loops_and_rates() -> None:
     assert (rat.images, rat.relative_clip, rat.sharpness, rat.second_order_rate) == (Adam(0.001), 2.0, None, True)
     assert (rat.iota, rat.T) == (16, 50)
     assert through_training(config("rat-bptt", 10), 18) == RealLoss()
+    since = config("rat-bptt", 10, baseline=Baseline(since=7))
+    assert real_loss(since, 10).since == 0, "no step of rat-bptt matches segments"
     at = config("at-bptt", 10)
     assert replace(real_loss(at, 10), images=rat.images, second_order_rate=True, rate=rat.rate) == rat
     assert real_loss(at, 10).images == Adam(0.02)

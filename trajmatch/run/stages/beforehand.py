@@ -21,6 +21,7 @@ from trajmatch.methods.selection import SELECTIONS
 from trajmatch.run.assembly.engine import Compute
 from trajmatch.run.assembly.setup import Setup
 from trajmatch.run.stages.steps import STEPS
+from trajmatch.settings.checks import needed_snapshots
 from trajmatch.settings.config import Config
 from trajmatch.settings.methods import METHODS
 
@@ -69,14 +70,9 @@ def training_steps(setup: Setup) -> int:
     return e.epochs * ceil(len(setup.dataset.train) / e.batch)
 
 
-def needed_snapshots(config: Config) -> int:
-    """The number of the last snapshot that a segment may end at."""
-    return config.matching.last_epoch - 1 + config.matching.expert_epochs
-
-
 def check_segments(config: Config, trajectories: Sequence[Trajectory]) -> None:
     """Raise ValueError for an expert that is shorter than the segments reach."""
-    needed = needed_snapshots(config)
+    needed = needed_snapshots(config.matching)
     for trajectory in trajectories:
         if trajectory.num_rows <= needed:
             raise ValueError(
@@ -87,7 +83,7 @@ def check_segments(config: Config, trajectories: Sequence[Trajectory]) -> None:
 
 def _check_planned(setup: Setup) -> None:
     """Refuse snapshots so far apart that the experts would be shorter than the segments reach."""
-    every, needed = setup.config.expert.save_every, needed_snapshots(setup.config)
+    every, needed = setup.config.expert.save_every, needed_snapshots(setup.config.matching)
     if every is None or (last := training_steps(setup) // every) >= needed:
         return
     raise ValueError(

@@ -6,6 +6,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from trajmatch.data.checksums import remedy
@@ -16,6 +17,7 @@ from trajmatch.machine.messages import LOGGER
 from trajmatch.methods.state import OuterState
 from trajmatch.pages.step_log import read_log
 from trajmatch.settings.flat import difference
+from trajmatch.settings.methods import METHODS
 
 # The states of a checkpoint, by the names under which their tensors are kept.
 STATES = ("state", "anchor", "older")
@@ -81,10 +83,20 @@ def load_checkpoint(path: Path, settings: Mapping[str, Any], like: OuterState | 
         what = "the images are others" if what.startswith("--data ") else what
         raise ValueError(f"{path} belongs to a run with other settings: {what}; choose another --out")
     tensors, are_logits = read_tensors(path), held.get("outer.labels") == "learned"
+    _count_steps(tensors, held)
     # A checkpoint of a release that kept one state to roll back to has no older one.
     names = ("state", "anchor", "older" if "older.X" in tensors else "anchor")
     state, anchor, older = (_state(path, name, tensors, like, are_logits) for name in names)
     return Checkpoint(state, anchor, older, header["seconds"], settings, threads)
+
+
+def _count_steps(tensors: dict[str, Tensor], held: Mapping[str, Any]) -> None:
+    """Add the optimiser's count of its steps to states of a release that took it to be the number of outer steps."""
+    since = (held.get("baseline.since") or 0) if METHODS[held["method"]].matches else 0
+    for name in STATES:
+        if f"{name}.steps" in tensors and f"{name}.taken" not in tensors:
+            steps = tensors[f"{name}.steps"]
+            tensors[f"{name}.taken"] = torch.where(steps < since, steps, steps - since)
 
 
 def _is_seconds(value: Any) -> bool:

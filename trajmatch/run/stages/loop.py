@@ -112,8 +112,9 @@ def distill(setup: Setup, trajectories: list[Trajectory], folder: Path, feed: Fe
 
 
 def guarded(folder: Path, guard: float) -> int:
-    """How many steps of a run's log the guard has left out."""
-    return sum(row["loss"] is None or row["loss"] > guard for row in read_metrics(folder / METRICS)[0])
+    """How many steps of a run's log the guard has left out, of those that match segments of experts."""
+    matched = (row for row in read_metrics(folder / METRICS)[0] if row["experts"])
+    return sum(row["loss"] is None or row["loss"] > guard for row in matched)
 
 
 def lost_step_size(eta: float, first: float) -> str | None:

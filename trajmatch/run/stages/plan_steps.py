@@ -21,11 +21,11 @@ from trajmatch.machine.memory import peak_memory_mb
 from trajmatch.machine.messages import LOGGER
 from trajmatch.machine.progress import duration
 from trajmatch.run.assembly.setup import Setup
-from trajmatch.run.stages.beforehand import needed_snapshots
 from trajmatch.run.stages.loop import Loop, delivered, snapshot_steps
 from trajmatch.run.stages.plan_ranks import Counted, Shared, Stage, Traffic, chunk_traffic, rank_mb, step_share
 from trajmatch.run.stages.start import USUAL
 from trajmatch.run.stages.steps import Matching, Refined, Take, ThroughTraining
+from trajmatch.settings.checks import needed_snapshots
 from trajmatch.settings.config import Config
 
 # Seconds that each kind of step is measured for, at least three of them, after the first two.
@@ -73,7 +73,7 @@ def expert_like(setup: Setup, folder: Path) -> Trajectory:
     _, theta = build(setup.make(), 0)
     source = generator(0, "plan")
     rows = [theta]
-    for _ in range(needed_snapshots(setup.config)):
+    for _ in range(needed_snapshots(setup.config.matching)):
         rows.append(rows[-1] + 0.01 * torch.randn(theta.shape, generator=source))
     path = folder / "expert.safetensors"
     save_trajectory(path, rows, {"index": 0, "settings": {}})

@@ -167,7 +167,8 @@ class Refined:
         if step < self.since:
             return self.matching(state)
         if step == self.since:  # another optimiser, and norms of another loss
-            state = state._replace(image_moments=new_moments(state.X), norm=torch.zeros_like(state.norm))
+            anew = {"norm": torch.zeros_like(state.norm), "taken": torch.zeros_like(state.taken)}
+            state = state._replace(image_moments=new_moments(state.X), **anew)
         return self.real_loss(state)
 
 
@@ -244,8 +245,15 @@ def real_loss(config: Config, n: int) -> Rule:
     ascent."""
     about, b = rule(config), config.baseline
     images, lengths = Adam(b.lr_images or 0.001), (b.inner_steps or about.T, b.differentiated_steps or about.iota)
-    about = replace(about, T=lengths[0], iota=lengths[1], images=images, sharpness=None, since=b.since or 0)
+    about = replace(
+        about, T=lengths[0], iota=lengths[1], images=images, sharpness=None, since=differentiated_from(config)
+    )
     return about if b.inner_batch is None else replace(about, batch=min(b.inner_batch, n))
+
+
+def differentiated_from(config: Config) -> int:
+    """The first outer step on the loss on real images: 0 where no step before it matches segments."""
+    return (config.baseline.since or 0) if METHODS[config.method].matches else 0
 
 
 def through_training(config: Config, epoch: int, chunk: int | None = None) -> RealLoss:
@@ -264,5 +272,7 @@ def through_training(config: Config, epoch: int, chunk: int | None = None) -> Re
         return RealLoss(adam, None, chunk, momentum, families=seen)
     assert iota is not None, "resolve() has filled it in"
     radius = max(1, iota // 4) if b.window_radius is None else b.window_radius
-    adaptive = Adaptive(radius, config.steps, epoch if b.window_stages == "accuracy" else None)
+    adaptive = Adaptive(
+        radius, config.steps - differentiated_from(config), epoch if b.window_stages == "accuracy" else None
+    )
     return RealLoss(adam, adaptive, chunk, momentum, families=seen)
