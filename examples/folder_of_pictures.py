@@ -29,7 +29,7 @@ def write_pictures(folder: Path) -> None:
     digits = load("digits", hold_out=False)
     for split, images in (("train", digits.train), ("test", digits.test)):
         for name in NAMES:
-            (folder / split / name).mkdir(parents=True)
+            (folder / split / name).mkdir(parents=True, exist_ok=True)
         for i, (pixels, label) in enumerate(zip(images.x, images.y.tolist(), strict=True)):
             Image.fromarray(pixels[0].numpy()).save(folder / split / NAMES[label] / f"{i:04d}.png")
 

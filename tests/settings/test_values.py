@@ -420,6 +420,10 @@ def test_the_table_of_what_has_no_effect_names_settings_that_there_are() -> None
         "trajmatch evaluate": ["outer.lr_images"],
         "--networks": ["evaluation.random_draws"],
     }
+    assert idle("evaluate", Config(experts="3"), Evaluate(), ["experts"]) == {
+        "trajmatch evaluate, which trains none": ["experts"]
+    }
+    assert idle("evaluate", Config(experts="runs/r/experts"), Evaluate(), ["experts"]) == {}
 
 
 def test_a_flag_that_stands_twice_is_said(caplog: Logged) -> None:

@@ -26,8 +26,8 @@ class OuterState(NamedTuple):
              that go on from step to step (methods/kept_students.py); else empty.
     norm:    () running mean of the direction's norm after clipping, where the clip is relative to this mean; else 0.
     parts:   what mdc knows of the leading parts (methods/multisize.py), else empty.
-    taken:   () steps of the optimiser of X since its moments were new, without those that a guard left out; condensation
-             counts none.
+    taken:   () steps of the optimiser of X since its moments were new, without those that a guard left out.
+             Condensation counts none.
     """
 
     X: Tensor

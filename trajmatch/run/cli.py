@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from io import StringIO
 from pathlib import Path
 
+from trajmatch.data.file_names import CONFIG
 from trajmatch.machine import torchrun
 from trajmatch.machine.messages import heard
 from trajmatch.run.assembly.set_file import base_configuration
@@ -15,7 +16,7 @@ from trajmatch.run.verbs import VERBS, Call, kept, prepare
 from trajmatch.settings import command_line as line
 from trajmatch.settings.config import Config
 from trajmatch.settings.flat import parsed
-from trajmatch.settings.presets import ANY_IMAGES, DEFAULT, preset
+from trajmatch.settings.presets import ANY_IMAGES, DEFAULT, NAMES, preset
 from trajmatch.settings.words import UsageError, check_words
 
 
@@ -119,6 +120,10 @@ def _understood(verb: str, rest: list[str]) -> Call:
 
 def _from_preset(verb: str, call: Call) -> Call:
     """The command with the settings of a preset, changed by file and flags, and the folder that they work in."""
+    if call.name is not None and call.name not in NAMES and Path(call.name).exists():
+        done = Path(call.name, CONFIG).is_file()
+        instead = f"trajmatch evaluate {call.name} scores its set" if done else f"--data {call.name} names images"
+        raise UsageError(f"'{call.name}' is no preset but a path; {instead}")
     base, config, given, own, left = line.settings_of(verb, call.name, call.rest, VERBS[verb].options)
     # A stream's folder is named for its data, not for the file of its settings.
     name = call.name or (Path(given).stem if given and verb != "continual" else None)
@@ -134,7 +139,10 @@ def _from_set(verb: str, call: Call) -> Call:
     if {"-h", "--help"} & set(call.rest):
         line.configuration(program, preset(DEFAULT), call.rest, own)
     path = line.place(call.name)
-    asked = line.configuration(program, parsed(base_configuration(path), str(path)), call.rest, own)
+    base = parsed(base_configuration(path), str(path))
+    asked = line.configuration(program, base, call.rest, own)
+    if asked.config.method != base.method:
+        raise ValueError(f"--method is {asked.config.method}, and {path} was made by {base.method}: leave it out")
     asked = line.put_back(asked, line.tell_idle(verb, call.rest, asked))
     prepare()
     return call._replace(place=path, config=asked.config, own=asked.options)

@@ -134,7 +134,7 @@ def _experts(config: Config, open_: Collection[str], per_epoch: int) -> list[Cho
     if "matching.inner_steps" in open_ and segment > longest:
         T = max(1, longest // STRETCH)
         of = f"a segment can have {longest} of an expert's {steps} steps"
-        found.append(Choice("matching.inner_steps", T, f"{of}, {STRETCH} for each of them"))
+        found.append(Choice("matching.inner_steps", T, f"{of}, and each inner step has {STRETCH}"))
     segment = min(STRETCH * T, longest)
     every = e.save_every
     if "expert.save_every" in open_:
@@ -145,10 +145,16 @@ def _experts(config: Config, open_: Collection[str], per_epoch: int) -> list[Cho
     if "matching.expert_epochs" in open_:
         room = rows + 1 - (first if "matching.last_epoch" in open_ else last)
         M = max(1, min(round(segment / unit), room))
-        why = f"segments of {M * unit} expert steps, for the {T} of --matching.inner-steps"
+        why = f"segments of {_counted(M * unit, 'expert step')}, for the {T} of --matching.inner-steps"
         found.append(Choice("matching.expert_epochs", M, why))
     if "matching.last_epoch" in open_:
         behind = needed_snapshots(replace(m, expert_epochs=M, last_epoch=0))
         last = max(first, min(m.first_epoch + max(1, round(segment / 2 / unit)), rows - behind))
-        found.append(Choice("matching.last_epoch", last, f"segments start within the first {last * unit} steps"))
+        found.append(
+            Choice("matching.last_epoch", last, f"segments start within the first {_counted(last * unit, 'step')}")
+        )
     return found
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"

@@ -123,7 +123,8 @@ def _name_of(data: str) -> str:
     """What --data is called in the name of a folder."""
     if data.startswith("hf:"):
         return re.sub(r"[^\w.]+", "-", data.split("/")[-1].removeprefix("hf:"))
-    return Path(data).stem or "images"
+    named = Path(data).stem
+    return (Path(data).resolve().name if named in ("", "..") else named) or "images"
 
 
 def place(name: str | None) -> Path:

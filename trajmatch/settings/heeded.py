@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from trajmatch.settings.config import Config
 from trajmatch.settings.methods import METHODS, Method, complete
+from trajmatch.settings.ranges import is_count
 
 SHARPNESS = "--matching.sharpness {c.matching.sharpness}"
 
@@ -124,6 +125,8 @@ def _of_verb(verb: str, options: Any, key: str) -> str | None:
 def _of_settings(verb: str, full: Config, options: Any, key: str) -> str | None:
     if verb == "evaluate" and key.startswith("network.") and getattr(options, "networks", None):
         return None
+    if verb in DONE and key == "experts" and is_count(full.experts) and verb != "experts":
+        return f"trajmatch {verb}, which trains none"
     if verb in DONE and not key.startswith(("network.", "expert.flat_", "evaluation.")):
         return None
     method = METHODS[full.method]

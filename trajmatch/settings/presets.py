@@ -129,7 +129,7 @@ def preset(name: str, method: MethodName = "satm") -> Config:
         return preset_of(*PUBLISHED[name], method)
     if name not in PRESETS:
         near = get_close_matches(name, NAMES, n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(NAMES)}"
+        hint = f"did you mean {near[0]}?" if near else "trajmatch presets lists them"
         raise ValueError(f"'{name}' is not a preset; {hint}")
     return replace(PRESETS[name](), method=method)
 

@@ -49,7 +49,7 @@ def test_a_stream_and_that_it_goes_on_to_the_same_result(
     random = found["random"]
     assert [len(step) for order in random["accuracy"] for step in order] == [1] * 4
     assert random["mean"] == pytest.approx([sum(order[j][0] for order in random["accuracy"]) / 2 for j in range(2)])
-    assert "random: of 1 more networks, each on as many random real images, at the same rate" in out
+    assert "random: of 1 more network, each on as many random real images, at the same rate" in out
     assert f"{random['mean'][1]:.2%} +- {random['std'][1]:.2%}" in out
     beside = json.loads((tmp_path / "whole" / "order-1" / "step-1" / "random-scores.json").read_text())
     own = json.loads((tmp_path / "whole" / "order-1" / "step-1" / "scores.json").read_text())

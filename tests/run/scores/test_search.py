@@ -148,8 +148,12 @@ def test_no_correlation_is_no_number_and_can_be_written() -> None:
         (["--real-momentum", "nan"], "--real-momentum is nan and must be"),
         (["--depths", "--widths", "4"], "--depths is empty and must have at least one value"),
         (["--widths", "8", "0"], "--widths has 0 and must be at least 1"),
-        (["--depths", "5"], "5 poolings need sides"),
+        (
+            ["--depths", "5"],
+            "--depths has 5, whose poolings need sides that 32 divides, and the images are 8 x 8: leave",
+        ),
         (["--ipc", "3"], "--ipc is 3, and"),
+        (["--method", "mtt"], "was made by random: leave it out"),
         (["--depths", "1", "--widths", "4", "--norms", "none", "--poolings", "avg"], "1 network"),
         (["--depths", "1", "1", "--widths", "4", "--norms", "none", "--poolings", "avg"], "1 network"),
     ],

@@ -122,6 +122,23 @@ def test_experts_of_a_run_are_those_of_the_same_command(
     assert "is an expert trained with other settings" not in capsys.readouterr().err
 
 
+def test_experts_that_are_named_decide_how_long_experts_are_trained(
+    photos: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    words = ["--data", str(photos), *QUICK, *STEPS]
+    trained = tmp_path / "experts"
+    assert main(["experts", *words, "--expert.epochs", "9", "--out", str(trained)]) == 0
+    capsys.readouterr()
+    named = ["--experts", str(trained), "--out"]
+    assert main(["distill", *words, *named, str(tmp_path / "r")]) == 0
+    said = capsys.readouterr().err
+    assert f"chosen: --expert.epochs 9 (as the experts in {trained} have it)" in said
+    assert yaml.safe_load((tmp_path / "r" / "config.yaml").read_text())["expert"]["epochs"] == 9
+    assert main(["distill", *words, "--expert.epochs", "8", *named, str(tmp_path / "s")]) == 2
+    said = capsys.readouterr().err
+    assert "--expert.epochs is 9 there and 8 here; ask for what is there, or choose another folder" in said
+
+
 def test_a_folder_of_something_else_is_refused_before_images_are_read(
     photos: Path, tmp_path: Path, capsys: Captured
 ) -> None:

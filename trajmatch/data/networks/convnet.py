@@ -63,13 +63,16 @@ def convnet(
     shrink = 1 if pooling == "none" else 2**depth
     if h % shrink or w % shrink:
         raise ValueError(
-            f"network.depth: {depth} poolings need sides that {shrink} divides, and the images are {h} x {w}; "
-            "choose a smaller --network.depth or another --images.size"
+            f"--network.depth is {depth}, whose poolings need sides that {shrink} divides, and the images are "
+            f"{h} x {w}; choose a smaller depth or another --images.size"
         )
     # The last norm sees the map before the last pooling; on a 1 x 1 map it would return its shift alone.
     normed = 1 if pooling == "none" else 2 ** (depth - 1)
     if norm == "instance" and (h // normed) * (w // normed) < 2:
-        raise ValueError(f"network.depth: {depth} shrinks {h} x {w} images to one pixel, where instance norm is zero")
+        raise ValueError(
+            f"--network.depth is {depth}, which shrinks {h} x {w} images to one pixel, where instance norm is zero; "
+            "choose a smaller depth"
+        )
     layers: list[nn.Module] = []
     for i in range(depth):
         layers += [nn.Conv2d(width if i else c, width, 3, padding=1 if i else pad), norm_layer(norm, width), nn.ReLU()]

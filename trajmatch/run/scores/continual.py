@@ -16,7 +16,7 @@ from trajmatch.data.material import Material, Replay
 from trajmatch.data.synthetic import SyntheticSet
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.machine.lock import Lock
-from trajmatch.machine.messages import LOGGER, hushed
+from trajmatch.machine.messages import LOGGER, counted, hushed
 from trajmatch.machine.processes import Report
 from trajmatch.machine.shares import run_over_ranks
 from trajmatch.measure.continual import beside_old, class_steps, curve, memory_of, of_classes, passes
@@ -38,7 +38,7 @@ from trajmatch.settings.methods import METHODS
 from trajmatch.settings.options import Continual
 from trajmatch.settings.ranges import is_count
 
-ALSO = "; random: of {} more networks, each on as many random real images, at the same rate"
+ALSO = "; random: of {}, each on as many random real images, at the same rate"
 
 
 def continual(config: Config, options: Continual, folder: Path, command: str) -> Path:
@@ -186,7 +186,7 @@ def _told(
     seen = [sum(len(group) for group in steps[0][: j + 1]) for j in range(len(steps[0]))]
     replay = {"replay": options.replay, "replay_weight": options.replay_weight} if options.replay != "none" else {}
     beside = {"random": curve(by_random)} if options.random_networks else {}
-    also = ALSO.format(options.random_networks) if beside else ""
+    also = ALSO.format(counted(options.random_networks, "more network")) if beside else ""
     result: dict[str, Any] = {
         "method": config.method,
         **replay,
@@ -197,7 +197,7 @@ def _told(
         "orders": steps,
         **curve(rows),
         **beside,
-        "n": f"{len(rows)} orders x {len(rows[0][0])} networks",
+        "n": f"{counted(len(rows), 'order')} x {counted(len(rows[0][0]), 'network')}",
         "how": f"accuracy on the test images of all classes seen ({len(material.dataset.test)} of all "
         f"{material.dataset.num_classes} classes) of networks trained from scratch on the whole memory{by}; "
         f"networks after each step: {len(rows[0][0])}, orders of classes: {len(rows)}; mean and population "

@@ -44,7 +44,11 @@ def space(options: Search, shape: tuple[int, int, int], num_classes: int) -> lis
     if len(found) < 2:
         raise ValueError(f"--depths, --widths, --norms and --poolings make {len(found)} network: there is no order")
     for network in found:
-        build(factory(network, shape, num_classes), 0)
+        try:
+            build(factory(network, shape, num_classes), 0)
+        except ValueError as error:
+            what = str(error).split("; ")[0].replace("--network.depth is", "--depths has")
+            raise ValueError(f"{what}: leave it out") from None
     return found
 
 

@@ -113,8 +113,9 @@ def open_experts(setup: Setup, folder: Path, count: int | None = None) -> list[T
         if foreign:
             wanted = {**foreign_settings(setup), "statistics": trajectory.header["settings"].get("statistics")}
         if (what := difference(trajectory.header["settings"], wanted)) is not None:
-            what = "the images are others" if what.startswith("--data") else what
-            raise ValueError(f"{path} is an expert trained with other settings: {what}; choose another folder")
+            instead = "" if what.startswith("--data") else "ask for what is there, or "
+            what = what if instead else "the images are others"
+            raise ValueError(f"{path} is an expert trained with other settings: {what}; {instead}choose another folder")
         parameters = Layout.of(setup.network).size
         if (held := trajectory.header["parameters"]) != parameters:
             raise ValueError(

@@ -54,9 +54,9 @@ def run_experts(
     config: Config, folder: Path, peak: Peak, source: Any = None, left: Left = NOTHING_LEFT
 ) -> list[Trajectory]:
     """Train experts into a folder; those it already holds are kept. left: settings that the images decide."""
-    config, material = settled(config, left, folder.parent if folder.name == "experts" else folder, source)
-    config = resolve(config)
-    check(config)
+    place = folder.parent if folder.name == "experts" else folder
+    config, material = settled(config, left, place, source, ("images", "network", "expert"))
+    check(config := resolve(config))
     count = count_or_folder(config.experts)
     if isinstance(count, Path):
         raise ValueError(f"--experts is '{count}' and must be a number here: how many experts to train")

@@ -5,9 +5,10 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from trajmatch.data.file_names import CONFIG
+from trajmatch.data.file_names import CONFIG, EXPERT
 from trajmatch.data.material import Material
 from trajmatch.data.reading.sides import shorter_side
+from trajmatch.data.trajectories import Trajectory
 from trajmatch.machine.messages import LOGGER
 from trajmatch.machine.processes import processes
 from trajmatch.run.assembly.setup import check, device, load_material
@@ -15,22 +16,23 @@ from trajmatch.run.folder import check_claim
 from trajmatch.run.stages.experts import count_or_folder
 from trajmatch.run.stages.plan import plan
 from trajmatch.settings.checks import resolve
-from trajmatch.settings.choices import SIDE, Left, by_number, by_size, chosen
+from trajmatch.settings.choices import SIDE, Choice, Left, by_number, by_size, chosen
 from trajmatch.settings.config import Config
 from trajmatch.settings.config_file import read_config
 from trajmatch.settings.kinds import checked, with_setting
+from trajmatch.settings.methods import METHODS
 from trajmatch.settings.minutes import Measured, fitting
 
 
 def settled(
-    config: Config, left: Left, folder: Path | None = None, source: Any = None
+    config: Config, left: Left, folder: Path | None = None, source: Any = None, told: tuple[str, ...] = ("",)
 ) -> tuple[Config, Material | None]:
     """The configuration with its open settings settled, and the images where they have been read for that.
 
     left: the open settings, and the minutes that there are for a run. folder: of the run; what its config.yaml says is
     taken, so that a command that is given again goes on. source: the images where --data does not name them.
 
-    Every choice is told in a line. Raises ValueError.
+    Every choice is told in a line, where its setting begins with a word of `told`. Raises ValueError.
     """
     open_, began = left.keys, time.monotonic()
     if not open_:
@@ -39,6 +41,8 @@ def settled(
         return _as_before(config, open_, folder), None
     if folder is not None and folder.name != "experts":
         check_claim(folder, config)
+    own = of_experts(config, open_)
+    config, open_ = chosen(config, own), open_ - {choice.key for choice in own}
     _check_at_once(config, open_)
     side = None
     if "images.size" in open_ and config.data.strip():
@@ -50,12 +54,22 @@ def settled(
     material = load_material(config, source)
     dataset = material.dataset
     more = by_number(config, open_, len(dataset.train), dataset.num_classes, dataset.shape[-1])
-    for choice in (*choices, *more):
-        LOGGER.info(choice.line())
+    for choice in (*own, *choices, *more):
+        if choice.key.startswith(told):
+            LOGGER.info(choice.line())
     config = chosen(config, more)
     if left.minutes is None:
         return config, material
-    return _in_time(config, material, left, began), material
+    return _in_time(config, material, left._replace(keys=open_), began), material
+
+
+def of_experts(config: Config, open_: Collection[str]) -> list[Choice]:
+    """The open settings that experts in a folder were trained with, where --experts names one that holds some."""
+    if not METHODS[config.method].experts or isinstance(where := count_or_folder(config.experts), int):
+        return []
+    first = min(where.glob(EXPERT.format("*")), default=None)
+    held = {} if first is None else Trajectory.open(first).header.get("settings", {})
+    return [Choice(key, held[key], f"as the experts in {where} have it") for key in sorted(open_) if key in held]
 
 
 def _in_time(config: Config, material: Material, left: Left, began: float) -> Config:
