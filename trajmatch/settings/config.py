@@ -202,7 +202,7 @@ class Config:
     """Cut each synthetic image into this many tiles along each side (`f`), each of which a network sees enlarged to a
     whole image: f^2 images at the bytes of one (IDC). All mini-batches count the images that a network sees."""
     method: MethodName = "satm"
-    """The method: section 5 of docs/method.md says what makes each of them."""
+    """The method; section 5 of docs/method.md, in the repository, says what makes each of them."""
     steps: ranges.CountOrNone = 300
     """Outer steps of the distillation."""
     experts: ranges.Words = "10"
