@@ -54,13 +54,6 @@ def test_a_flag_that_is_nearly_one(words: list[str], says: str, capsys: Captured
     assert capsys.readouterr().err == f"trajmatch: {says}\n"
 
 
-def test_a_flag_that_is_like_none_is_left_to_the_parser(capsys: Captured) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["run", "--xyz"])
-    assert ended.value.code == 2
-    assert "--xyz" in capsys.readouterr().err
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="a pipe of POSIX")
 @pytest.mark.parametrize("words", [["presets"], ["run", "--help"]])
 def test_who_has_read_enough_ends_the_command_quietly(words: list[str]) -> None:

@@ -18,6 +18,8 @@ from trajmatch.settings.config import Config
 from trajmatch.settings.diagnoses import NAMES as DIAGNOSES
 from trajmatch.settings.inputs import Images
 from trajmatch.settings.presets import NAMES, about
+from trajmatch.settings.typed import check_typed
+from trajmatch.settings.words import HELP
 
 
 class Call(NamedTuple):
@@ -194,7 +196,9 @@ def _diagnose(call: Call) -> int:
 
 def _report(call: Call) -> int:
     if call.rest:
-        return _usage(call, "report [FOLDER|PRESET]\n\nWrite report.html of a run folder again.")
+        if not HELP & set(call.rest):
+            check_typed(line.Nothing, "trajmatch report", call.rest)  # it knows no flag
+        return _print(["usage: trajmatch report [FOLDER|PRESET]\n\nWrite report.html of a run folder again."])
     from trajmatch.machine.lock import Lock
     from trajmatch.pages.report import write_report
 
@@ -218,7 +222,9 @@ def _push(call: Call) -> int:
 
 def _presets(call: Call) -> int:
     if call.name is None and call.rest:
-        return _usage(call, "presets [PRESET [--method METHOD]]\n\nList the presets, or show all of one.")
+        if not HELP & set(call.rest):
+            raise line.UsageError(f"{call.rest[0]} is of one preset: name it first, trajmatch presets PRESET")
+        return _print(["usage: trajmatch presets [PRESET [--method METHOD]]\n\nList the presets, or show all of one."])
     if call.name is None:
         return _print(f"{known:<20} {about(known)}" for known in NAMES)
     import yaml
@@ -234,12 +240,6 @@ def _print(lines: Iterable[Any]) -> int:
     for one in lines:
         print(one)
     return 0
-
-
-def _usage(call: Call, text: str) -> int:
-    """Say how a verb without a parser is called: asked for, or because it was called otherwise."""
-    print(f"usage: trajmatch {text}")
-    return 0 if call.rest[0] in ("-h", "--help") else 2
 
 
 VERBS = {

@@ -5,7 +5,6 @@ import logging
 import re
 import shlex
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -14,17 +13,20 @@ from trajmatch.settings.choices import NOTHING_LEFT, OPEN, Left, left_open
 from trajmatch.settings.config import Config
 from trajmatch.settings.config_file import read_config
 from trajmatch.settings.heeded import idle
-from trajmatch.settings.kinds import checked, flag, get, kinds, merged, nearest, with_setting
+from trajmatch.settings.kinds import checked, flag, get, kinds, merged, with_setting
 from trajmatch.settings.minutes import FIT
 from trajmatch.settings.presets import ANY_IMAGES, DEFAULT, NAMES, PUBLISHED, preset
 from trajmatch.settings.ranges import number, whole_number
+from trajmatch.settings.typed import check_typed
 from trajmatch.settings.words import (
     EVALUATES,
+    HELP,
     UsageError,
     data_of,
     expand_home,
     flags_of,
     given_keys,
+    refuse_own,
     without_config,
     written_out,
 )
@@ -102,9 +104,7 @@ def _check_own(verb: str, rest: Sequence[str]) -> None:
     """Refuse what `trajmatch evaluate` alone does."""
     for name, word in flags_of(rest):
         if name.removeprefix("--") in EVALUATES:
-            raise UsageError(
-                f"{word} is of trajmatch evaluate, which scores a set in this way; {verb} does not heed it"
-            )
+            refuse_own(word, verb)
 
 
 def default_folder(name: str | None, base: Config, config: Config) -> Path:
@@ -160,7 +160,7 @@ def name_first(rest: list[str]) -> tuple[str | None, list[str]]:
 
 
 def configuration(program: str, base: Config, rest: list[str], own: type = Nothing) -> Asked:
-    """The preset, changed by the file, changed by the flags. Raises ValueError; exits 2 on a flag that is none."""
+    """The preset, changed by the file, changed by the flags. Raises ValueError; exits 0 where help is asked for."""
     rest, given = without_config(written_out(rest))
     if given is not None:
         path = expand_home(given, "--config")
@@ -185,12 +185,13 @@ def _flat(record: type) -> Any:
 
 
 def parse(record: type, program: str, rest: list[str], default: Any, about: str) -> Any:
-    """A dataclass from flags. Raises ValueError; exits 2 on a flag that is none, or a value of another type."""
+    """A dataclass from flags. Raises ValueError; exits 0 where help is asked for, whatever stands beside it."""
     import tyro
     from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-    _check_lists(record, default, rest)
-    _check_names(record, rest)
+    helping = bool(HELP & set(rest))
+    if not helping:
+        check_typed(record, program, rest)
     registry = ConstructorRegistry()
 
     @registry.primitive_rule
@@ -207,27 +208,8 @@ def parse(record: type, program: str, rest: list[str], default: Any, about: str)
             str_from_instance=lambda value: [str(value)],
         )
 
-    return tyro.cli(record, args=rest, prog=program, default=default, description=about, registry=registry)
-
-
-def _check_lists(record: type, default: Any, rest: Sequence[str]) -> None:
-    """Raise UsageError for a list of nothing, which would mean the default, where a verb does not refuse it itself."""
-    lists = [key for key, of in kinds(record).items() if of.several]
-    lists = [key for key in lists if not key.startswith("options.") or not get(default, key)]
-    refused = {flag(key.removeprefix("options.").removeprefix("config.")) for key in lists}
-    for word, after in pairwise([*rest, "--"]):
-        if word.replace("_", "-") in refused and after.startswith("--"):
-            raise UsageError(f"{word} needs at least one value")
-
-
-def _check_names(record: type, rest: Sequence[str]) -> None:
-    """Raise UsageError for a flag that there is not, where one is called nearly so."""
-    known = {key.removeprefix("options.").removeprefix("config."): key for key in kinds(record)}
-    for name, word in flags_of(rest):
-        key = name.removeprefix("--").replace("-", "_")
-        near = None if key in (*known, "help") else nearest(key, (*known, *EVALUATES))
-        if near:
-            raise UsageError(f"there is no flag {word}; did you mean {flag(near)}?")
+    words = ["--help"] if helping else rest
+    return tyro.cli(record, args=words, prog=program, default=default, description=about, registry=registry)
 
 
 DESCRIPTION = "[PRESET] names where the settings start; --config FILE reads settings from YAML; flags change both."

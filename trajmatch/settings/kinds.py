@@ -27,7 +27,7 @@ class Plain(str):
     __slots__ = ()
 
     def __repr__(self) -> str:
-        return str(self) if _as_number(number, self) is not None else super().__repr__()
+        return str(self) if is_number(self) else super().__repr__()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +143,11 @@ def _as_number(read: Any, value: Any) -> Any:
         return None
 
 
+def is_number(text: str) -> bool:
+    """Whether a text is a number, whole or not."""
+    return _as_number(number, text) is not None
+
+
 def _fraction(value: Any) -> float | None:
     """A number with fractions, None where it is none; a whole number beyond all of them is infinite."""
     try:
@@ -163,10 +168,7 @@ def _called(of: Kind, value: Any) -> str:
         near = get_close_matches(str(value), of.choices, n=1, cutoff=0.6)
         own = ", or MODULE:NAME, code of your own" if any(isinstance(x, Choice) for x in of.limits) else ""
         return f"one of {', '.join(of.choices)}{own}" + (f"; did you mean {near[0]}?" if near else "")
-    if of.base is int:
-        whole = _fraction(value) is not None or _as_number(number, value) is not None
-        return "a whole number" if whole else "a number"
-    return {float: "a number", bool: "true or false", Path: "a path"}.get(of.base, "words")
+    return {int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}.get(of.base, "words")
 
 
 def checked(record: R, prefix: str = "") -> R:

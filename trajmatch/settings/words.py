@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import NoReturn
 
 from trajmatch.settings.config import Config
 from trajmatch.settings.config_file import read_config
@@ -26,6 +27,7 @@ SHORT: Mapping[str, tuple[str, ...]] = {
     "--evaluation.ranking": ("--ranking",),
     "--evaluation.rates": ("--rates",),
 }
+HELP = frozenset(("-h", "--help"))
 EVALUATES = "networks", "sizes", "ranking", "rates"
 
 
@@ -38,14 +40,21 @@ def expand_home(text: str, what: str) -> Path:
 
 
 def written_out(words: Sequence[str]) -> list[str]:
-    """Short flags and old names written out. Raises UsageError for a list of nothing, which would mean the default."""
+    """Short flags and old names written out.
+
+    Raises UsageError for a list of nothing, which would mean the default, and, where no help is asked for, for a value
+    of a flag that has its own.
+    """
     for word, after in pairwise([*words, "--"]):
         if SHORT.get(word, (word,))[0] in ("--networks", "--sizes", "--rates") and after.startswith("--"):
             raise UsageError(f"{word} needs at least one value")
     found = []
-    for word in words:
+    for word, after in pairwise([*words, "--"]):
         name, equals, value = word.partition("=")
         first, *more = SHORT.get(name, (name,))
+        if more and (equals or not after.startswith("-")) and not HELP & set(words):
+            said = value if equals else after
+            raise UsageError(f"{name} is {said!r} and must have no value: it is short for {' '.join([first, *more])}")
         found += [first + equals + value, *more]
     return found
 
@@ -59,6 +68,11 @@ def flags_of(words: Sequence[str]) -> list[tuple[str, str]]:
             name = SHORT.get(written.replace("_", "-"), (written.replace("_", "-"),))[0]
             found.append((re.sub(r"(^--|\.)no-(?=[^.]*$)", r"\1", name), written))
     return found
+
+
+def refuse_own(word: str, verb: str) -> NoReturn:
+    """Refuse what `trajmatch evaluate` alone does."""
+    raise UsageError(f"{word} is of trajmatch evaluate, which scores a set in this way; {verb} does not heed it")
 
 
 def check_words(words: Sequence[str]) -> None:

@@ -376,7 +376,11 @@ def test_folders_that_are_no_finished_runs_are_refused(tmp_path: Path, capsys: C
         ("ranking.json", '{"lrs": "x"}', "lrs must be a finite number"),
         ("ranking.json", '{"lrs": 0.1, "ars": NaN}', "ars must be a finite number"),
         ("ranking.json", '{"lrs": 0.1', "Expecting"),
-        ("config.yaml", "matching:\n  inner_steps: many\n", "--matching.inner-steps is 'many' and must be a number"),
+        (
+            "config.yaml",
+            "matching:\n  inner_steps: many\n",
+            "--matching.inner-steps is 'many' and must be a whole number",
+        ),
         ("config.yaml", "images:\n  classes: 3\n", "--images.classes is 3 and must be a list"),
         ("config.yaml", "steps: 0\n", "--steps is 0 and must be at least 1"),
         ("checkpoint.safetensors", "nonsense", "not a file that trajmatch wrote"),
@@ -543,7 +547,7 @@ def test_a_stream_is_of_the_images_and_experts_of_its_first_step(tmp_path: Path)
         ({"std": [0.5, "x"]}, "std must be a list of finite numbers"),
         ({"classes_seen": []}, "classes_seen must be a list of finite numbers"),
         ({"config": ["steps"]}, "config must be names and values"),
-        ({"config": {"steps": "many"}}, "--steps is 'many' and must be a number"),
+        ({"config": {"steps": "many"}}, "--steps is 'many' and must be a whole number"),
     ],
 )
 def test_damaged_streams_are_named(tmp_path: Path, capsys: Captured, change: Any, wrong: str) -> None:

@@ -146,7 +146,7 @@ def test_no_correlation_is_no_number_and_can_be_written() -> None:
         (["--real-momentum", "1"], "--real-momentum is 1.0 and must be"),
         (["--real-momentum=-1"], "--real-momentum is -1.0 and must be"),
         (["--real-momentum", "nan"], "--real-momentum is nan and must be"),
-        (["--depths", "--widths", "4"], "--depths is empty and must have at least one value"),
+        (["--depths", "--widths", "4"], "--depths needs at least one value"),
         (["--widths", "8", "0"], "--widths has 0 and must be at least 1"),
         (
             ["--depths", "5"],
@@ -165,12 +165,13 @@ def test_wrong_spaces_are_one_sentence(words: list[str], says: str, folder: Path
 
 def test_norms_and_poolings_are_those_of_networks(folder: Path, capsys: Captured) -> None:
     for axis, word, right in (("norms", "instanc", get_args(Norm)), ("poolings", "mean", get_args(Pooling))):
-        with pytest.raises(SystemExit) as ended:
-            main(["search", str(folder), f"--{axis}", word])
-        assert ended.value.code == 2
-        assert f"invalid choice '{word}' for argument '--{axis}'" in capsys.readouterr().err
+        says = f"--{axis} has '{word}' and must be one of {', '.join(right)}"
+        assert refusal(capsys, "search", folder, f"--{axis}", word).startswith(f"trajmatch: {says}")
         wrong: dict[str, Any] = {axis: (word,)}
-        with pytest.raises(ValueError, match=rf"^--{axis} has '{word}' and must be one of {', '.join(right)}"):
+        with pytest.raises(ValueError, match=f"^{says}"):
             module.check(Search(**wrong))
+        nothing: dict[str, Any] = {axis: ()}
+        with pytest.raises(ValueError, match=f"^--{axis} is empty and must have at least one value"):
+            module.check(Search(**nothing))
     assert get_args(Norm) == NORMS
     assert get_args(Pooling) == POOLINGS
