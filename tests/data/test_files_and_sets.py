@@ -128,6 +128,15 @@ def test_images_of_another_range_are_not_normalised() -> None:
         made.normalise(torch.full_like(pixels, torch.nan))
     with pytest.raises(ValueError, match="images are int64 and must be uint8"):
         made.normalise(eight.long())
+    for images, says in (
+        (
+            eight.numpy(),
+            r"^normalise: images are an ndarray and must be a tensor \(n, c, h, w\): torch\.from_numpy\(images\)$",
+        ),
+        ([1], r"^normalise: images are a list and must be a tensor \(n, c, h, w\)$"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            made.normalise(images)  # type: ignore[arg-type]
 
 
 def test_a_synthetic_set_is_a_torch_dataset() -> None:

@@ -1,19 +1,24 @@
 """Augmentation, mini-batches and training in plain PyTorch are those of the networks of a score."""
 
+import re
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import trajmatch
 from trajmatch.core.augment import augment, draw, families
 from trajmatch.core.draws import derive, generator
 from trajmatch.core.sharpness import FlatGSAM
 from trajmatch.core.vector import Layout
+from trajmatch.data.file_names import SET
 from trajmatch.data.networks.convnet import build, convnet, drawn
-from trajmatch.data.synthetic import SyntheticSet
+from trajmatch.data.synthetic import SyntheticSet, save
 from trajmatch.data.whitening import fit
 from trajmatch.measure.evaluate import gradient_with_state
 from trajmatch.measure.recipe import Augment, Batches, train
@@ -73,6 +78,63 @@ def test_what_can_not_be_trained_is_refused() -> None:
         train(drawn(make, 0), MADE, replace(SGD, sharpness=FlatGSAM()))
     with pytest.raises(ValueError, match="no parameters to train"):
         train(nn.Flatten(), MADE, SGD)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ((nn.Flatten, MADE, SGD), "network is the class Flatten and must be an instance of it: Flatten(...)"),
+        (("convnet", MADE, SGD), "network is 'convnet' and must be a torch.nn.Module"),
+        ((nn.Flatten(), "runs/a", SGD), "synthetic is 'runs/a' and must be a set: trajmatch.load(path) reads one"),
+        ((nn.Flatten(), MADE, "mtt"), "recipe is 'mtt' and must be what trajmatch.recipe(synthetic) gives"),
+    ],
+)
+def test_what_is_no_network_set_or_recipe_is_told(given: tuple[Any, Any, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(says)}$"):
+        train(*given)
+
+
+class Wide(nn.Module):
+    """A network of 5 outputs, which gives them in some form."""
+
+    def __init__(self, form: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.last, self.form = nn.Linear(64, 5), form
+
+    def forward(self, x: Tensor) -> Any:
+        return self.form(self.last(x.flatten(1)))
+
+
+@pytest.mark.parametrize(
+    ("form", "says"),
+    [
+        (lambda out: out, "network gives 5 outputs for each image, and the set has 3 classes: it must give 3"),
+        (
+            lambda out: out[:, 0],
+            "network gives outputs of shape (5,) for 5 images, and the set has 3 classes: they must be (5, 3)",
+        ),
+        (lambda out: (out, out), "network gives a tuple and must give a tensor (n, 3), an output for each class"),
+    ],
+)
+def test_outputs_that_are_not_one_for_each_class_are_told(form: Callable[[Tensor], Any], says: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(says)}$"):
+        train(drawn(partial(Wide, form), 0), MADE, SGD)
+
+
+def test_mini_batches_of_a_path_are_refused() -> None:
+    with pytest.raises(ValueError, match="synthetic is 'runs/a' and must be a set"):
+        Batches(Path("runs/a"), SGD)  # type: ignore[arg-type]
+
+
+def test_a_recipe_is_read_from_a_set_s_file_and_folder(tmp_path: Path) -> None:
+    save(replace(MADE, info={"config": {"evaluation.epochs": 30}}), tmp_path / SET)
+    for place in (tmp_path, tmp_path / SET, str(tmp_path)):
+        assert trajmatch.recipe(place).epochs == 30
+    with pytest.raises(ValueError, match="nowhere: there is no such file"):
+        trajmatch.recipe("nowhere")
+    for ask in (trajmatch.recipe, trajmatch.evaluate):
+        with pytest.raises(ValueError, match=r"^synthetic is None and must be a set, its file, or its run folder$"):
+            ask(None)
 
 
 def test_the_recipe_of_a_set_is_that_of_its_settings_or_what_is_asked_for() -> None:

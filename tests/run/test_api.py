@@ -82,7 +82,7 @@ def test_a_set_of_python_s_is_scored_by_python_and_by_the_command_on_the_user_s_
     assert "name the folder or file of the same images by --data" in refusal(capsys, "evaluate", made)
     succeed("evaluate", made, "--data", folder)
     assert "knows its classes by number alone" in caplog.text
-    assert "0 is cat, 1 is dog" in caplog.text
+    assert "in their order (0 is cat, 1 is dog)" in caplog.text
     line = next(line for line in capsys.readouterr().out.splitlines() if "last iterate" in line)
     assert f"{scores['distilled'].mean:.2%}" in line, "the same networks on the same images"
     trajmatch.distill(pair, ipc=2, method="random", config=config, out=made, score=True, quiet=True)
@@ -138,6 +138,59 @@ def test_what_can_not_be_is_refused_in_a_sentence(config: Config, tmp_path: Path
         with pytest.raises(ValueError, match=says):
             trajmatch.distill("digits", config=config, out=tmp_path / "r", quiet=True, **given)  # type: ignore[arg-type]
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "given", "says"),
+    [
+        (None, {}, "^dataset is None and must be the images: give 'digits', a folder .* or a pair"),
+        ((), {}, "^a tuple of 0 is no source of images: a pair"),
+        (
+            "digits",
+            {"config": "cifar10-16px"},
+            r"^config is 'cifar10-16px' and .* as trajmatch.preset\('cifar10-16px'\)$",
+        ),
+        (
+            "digits",
+            {"config": "mine.yaml"},
+            r"^config is 'mine.yaml' and .*Config, such as trajmatch.preset\('digits-",
+        ),
+        ("digits", {"config": {}}, "^config is a dict and must be a trajmatch.Config, "),
+        ("digits", {"config": Config}, "^config is the class Config and must be a trajmatch.Config, "),
+        ("nowhere", {}, "^--data is 'nowhere' and does not exist: give "),
+    ],
+)
+def test_arguments_of_another_kind_are_told(
+    dataset: object, given: dict[str, object], says: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=says):
+        trajmatch.distill(dataset, out=tmp_path / "r", quiet=True, **given)  # type: ignore[arg-type]
+    assert not (tmp_path / "r").exists()
+
+
+def test_images_of_other_classes_are_told_with_both(
+    pictures: tuple[Path, tuple[object, object]], config: Config, tmp_path: Path, capsys: Captured
+) -> None:
+    folder, pair = pictures
+    made = trajmatch.distill("digits", method="random", config=config, out=tmp_path / "made", quiet=True)
+    file = tmp_path / "made" / "distilled.safetensors"
+    ends = "was made of 10 (0, 1, 2, 3, 4 and 5 more): leave --data out, or name images of these classes, in this order"
+    said = refusal(capsys, "evaluate", tmp_path / "made", "--data", folder)
+    assert said == f"trajmatch: --data {folder} has 2 classes (cat, dog), and {file} {ends}"
+    with pytest.raises(
+        ValueError, match=re.escape(f"the data set TensorDataset has 2 classes (0, 1), and the set {ends}")
+    ):
+        trajmatch.evaluate(made, pair, quiet=True)
+
+
+def test_classes_that_begin_alike_are_told_from_the_first_other_on(config: Config) -> None:
+    made = trajmatch.distill("digits", method="random", config=config, quiet=True)
+    other = replace(made, classes=(*map(str, range(8)), "eight", "nine"), info={})
+    with pytest.raises(ValueError, match=re.escape("has 10 classes (from number 8 on 8, 9), and")) as refused:
+        trajmatch.evaluate(other, "digits", quiet=True)
+    assert str(refused.value).endswith(
+        "and the set was made of 10 (from number 8 on eight, nine): name images of these classes, in this order"
+    )
 
 
 def test_what_the_images_decide_is_told(caplog: Logged, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ from trajmatch.data.grid import displayable, image_grid
 from trajmatch.data.images import Images
 from trajmatch.data.set_header import APART, set_header
 from trajmatch.data.tensors import read_tensors, save_tensors
-from trajmatch.data.whitening import InputSpace
+from trajmatch.data.whitening import InputSpace, wrong_pixels
 
 # How far the sum of an image's label probabilities may be from 1: float32's rounding over thousands of classes.
 NEAR = 1e-3
@@ -119,22 +119,6 @@ class SyntheticSet(TorchDataset[tuple[Tensor, Tensor]]):
         if (wrong := wrong_pixels(pixels)) is not None:
             raise ValueError(f"normalise: {wrong}")
         return self.space.forward(pixels)
-
-
-# How far pixels may be from [0, 1]: resampled images ring, and those of a synthetic set need not keep to the range.
-BEYOND = 4.0
-
-
-def wrong_pixels(pixels: Tensor) -> str | None:
-    """Why a tensor cannot be real images of uint8 or in [0, 1], in words, or None."""
-    if not pixels.is_floating_point():
-        kind = str(pixels.dtype).removeprefix("torch.")
-        return None if pixels.dtype == torch.uint8 else f"images are {kind} and must be uint8, or floats in [0, 1]"
-    low, high = (float(pixels.min()), float(pixels.max())) if pixels.numel() else (0.0, 0.0)
-    if low >= -BEYOND and high <= 1 + BEYOND:
-        return None
-    hint = ": divide them by 255, or give uint8" if low >= 0 else ", before any other normalisation"
-    return f"images have values from {low:.3g} to {high:.3g} and must be in [0, 1]{hint}"
 
 
 def seen(X: Tensor, Y: Tensor, factor: int) -> tuple[Tensor, Tensor]:

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from math import prod
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from trajmatch.data.called import called
 from trajmatch.data.low_rank import leading
 
 _ROWS = 5000  # images mapped at once: 61 MB of float32 at 3 x 32 x 32
@@ -251,3 +253,22 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
         products += rows.T @ rows
     products.addr_(total, total, alpha=-1 / n).div_((n - 1) * 255**2)
     return (total / n + _SHIFT) / 255, products
+
+
+# How far pixels may be from [0, 1]: resampled images ring, and those of a synthetic set need not keep to the range.
+BEYOND = 4.0
+
+
+def wrong_pixels(pixels: Any) -> str | None:
+    """Why a value cannot be real images of uint8 or in [0, 1], in words, or None."""
+    if not isinstance(pixels, Tensor):
+        hint = ": torch.from_numpy(images)" if isinstance(pixels, np.ndarray) else ""
+        return f"images are {called(pixels)} and must be a tensor (n, c, h, w){hint}"
+    if not pixels.is_floating_point():
+        kind = str(pixels.dtype).removeprefix("torch.")
+        return None if pixels.dtype == torch.uint8 else f"images are {kind} and must be uint8, or floats in [0, 1]"
+    low, high = (float(pixels.min()), float(pixels.max())) if pixels.numel() else (0.0, 0.0)
+    if low >= -BEYOND and high <= 1 + BEYOND:
+        return None
+    hint = ": divide them by 255, or give uint8" if low >= 0 else ", before any other normalisation"
+    return f"images have values from {low:.3g} to {high:.3g} and must be in [0, 1]{hint}"

@@ -5,6 +5,7 @@ Legend: n images of c x h x w in a mini-batch, m images of the set, C classes.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from trajmatch.core.augment import STANDARD, augment, draw, families
 from trajmatch.core.draws import derive, generator
+from trajmatch.data.called import called, shown
 from trajmatch.data.synthetic import SyntheticSet
 from trajmatch.methods.training import Training
 
@@ -58,6 +60,7 @@ class Batches:
     def __init__(
         self, synthetic: SyntheticSet, recipe: Training, seed: int = 0, device: torch.device | str = "cpu"
     ) -> None:
+        _check_set_and_recipe(synthetic, recipe)
         self.images, self.labels = (tensor.to(device) for tensor in synthetic.seen)
         self.recipe = recipe
         self.source = generator(derive(seed, "batches"), "training")
@@ -81,8 +84,10 @@ def train(network: nn.Module, synthetic: SyntheticSet, recipe: Training, *, seed
     seed:    of mini-batches, augmentation and dropout.
 
     Real images must be seen through `synthetic.normalise`. Raises ValueError for a recipe that perturbs weights, which
-    only experts have, and for a network without parameters to train.
+    only experts have, and for a network without parameters to train, or with other outputs than the set has classes.
     """
+    _check_network(network)
+    _check_set_and_recipe(synthetic, recipe)
     if recipe.sharpness is not None:
         raise ValueError("recipe.sharpness is set, which experts alone are trained with: leave it None")
     parameters = [p for p in network.parameters() if p.requires_grad]
@@ -98,6 +103,40 @@ def train(network: nn.Module, synthetic: SyntheticSet, recipe: Training, *, seed
             recipe.begin_epoch(optimiser, epoch)
             for x, y in batches:
                 optimiser.zero_grad()
-                F.cross_entropy(network(x), y).backward()
+                F.cross_entropy(_outputs(network(x), y), y).backward()
                 optimiser.step()
     return network.eval()
+
+
+def _check_network(network: Any) -> None:
+    """Raise ValueError for what is no network, such as the class of one."""
+    if isinstance(network, type):
+        name = network.__name__
+        raise ValueError(f"network is {called(network)} and must be an instance of it: {name}(...)")
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"network is {shown(network)} and must be a torch.nn.Module")
+
+
+def _check_set_and_recipe(synthetic: Any, recipe: Any) -> None:
+    """Raise ValueError for a set's path or a recipe's name in their place."""
+    if not isinstance(synthetic, SyntheticSet):
+        raise ValueError(f"synthetic is {shown(synthetic)} and must be a set: trajmatch.load(path) reads one")
+    if not isinstance(recipe, Training):
+        raise ValueError(f"recipe is {shown(recipe)} and must be what trajmatch.recipe(synthetic) gives")
+
+
+def _outputs(found: Any, y: Tensor) -> Tensor:
+    """A network's outputs for label probabilities y (n, C). Raises ValueError where they are not of y's shape."""
+    n, C = y.shape
+    if not isinstance(found, Tensor):
+        raise ValueError(f"network gives {called(found)} and must give a tensor (n, {C}), an output for each class")
+    if found.shape == y.shape:
+        return found
+    if found.dim() == 2 and len(found) == n:
+        raise ValueError(
+            f"network gives {found.shape[1]} outputs for each image, and the set has {C} classes: it must give {C}"
+        )
+    raise ValueError(
+        f"network gives outputs of shape {tuple(found.shape)} for {n} images, and the set has {C} classes: they must "
+        f"be {(n, C)}"
+    )

@@ -11,7 +11,9 @@ from typing import Any
 
 from torch import nn
 
+from trajmatch.data.called import shown
 from trajmatch.data.file_names import SUMMARY
+from trajmatch.data.reading.in_python import SOURCES
 from trajmatch.data.synthetic import SyntheticSet, load
 from trajmatch.machine.litter import scratch_folder
 from trajmatch.machine.messages import LOGGER, heard
@@ -33,7 +35,7 @@ from trajmatch.settings.config import Config, LogName, MethodName
 from trajmatch.settings.flat import parsed
 from trajmatch.settings.kinds import checked, with_setting
 from trajmatch.settings.options import Evaluate
-from trajmatch.settings.presets import ANY_IMAGES, DEFAULT, preset
+from trajmatch.settings.presets import ANY_IMAGES, DEFAULT, NAMES, preset
 
 # A network's name, or what makes one: a function, or a class, of the images' shape (c, h, w) and the number of classes.
 Network = str | Callable[[tuple[int, int, int], int], nn.Module]
@@ -78,8 +80,7 @@ def distill(
     A network or rule of your own must stand at the top level of a module, script or notebook: a run is known by its
     name. Raises ValueError for bad settings or data, OSError where files cannot be written.
     """
-    if log and out is None:
-        raise ValueError(f"log is {list(log)} and needs out, the run folder that logs go on in")
+    _check_given(dataset, config, log, out)
     named = isinstance(dataset, str | Path)
     given = {"method": method, "steps": steps, "experts": None if experts is None else str(experts)}
     given |= {"network.name": _named("network", network), "matching.sharpness": _named("sharpness", sharpness)}
@@ -138,7 +139,7 @@ def evaluate(
     A score's `mean`, `std` and `n` are numbers, and `how` says how they were obtained. Nothing is written. Raises
     ValueError for a set, data or settings that do not fit.
     """
-    found, where = (synthetic, "the set") if isinstance(synthetic, SyntheticSet) else (load(synthetic), str(synthetic))
+    found, where = _opened(synthetic)
     config = _settings_of(found)
     asked = {"networks": networks, "random_draws": random_draws, "recipe": recipe, "epochs": epochs}
     asked = {key: value for key, value in asked.items() if value is not None}
@@ -165,23 +166,49 @@ def evaluate(
     return {title: _score(of[key]) for key, title in titles.items() if key in of}
 
 
-def recipe(synthetic: SyntheticSet, name: str | None = None, *, rate: float | None = None, **changes: Any) -> Training:
+def recipe(
+    synthetic: SyntheticSet | str | Path, name: str | None = None, *, rate: float | None = None, **changes: Any
+) -> Training:
     """How the networks of a score are trained on a set, for `trajmatch.train`: a frozen record of numbers.
 
-    name:    "mtt" or "adamw"; None is the one that the set's settings name.
-    rate:    learning rate; None is the set's learned step size, or the recipe's own.
-    changes: any setting of the group `evaluation`: epochs, batch, momentum, weight_decay, augment.
+    synthetic: the set, its file, or its run folder.
+    name:      "mtt" or "adamw"; None is the one that the set's settings name.
+    rate:      learning rate; None is the set's learned step size, or the recipe's own.
+    changes:   any setting of the group `evaluation`: epochs, batch, momentum, weight_decay, augment.
 
-    Raises ValueError for a setting that does not exist, or is out of its range.
+    Raises ValueError for a set that cannot be read, and a setting that does not exist or is out of its range.
     """
-    config = _settings_of(synthetic)
+    found, _ = _opened(synthetic)
+    config = _settings_of(found)
     known = {field.name for field in fields(config.evaluation)}
     if unknown := sorted(changes.keys() - known):
         raise ValueError(f"recipe: there is no setting {unknown[0]!r}; there are {', '.join(sorted(known))}")
     if name is not None and name != config.evaluation.recipe:
         changes = {"recipe": name, "epochs": None, **changes}
     config = resolve(replace(config, evaluation=replace(config.evaluation, **changes)))
-    return evaluation_training(config, evaluation_rate(config, synthetic.eta) if rate is None else rate)
+    return evaluation_training(config, evaluation_rate(config, found.eta) if rate is None else rate)
+
+
+def _opened(synthetic: Any) -> tuple[SyntheticSet, str]:
+    """A set, read where its file or folder is given, and what it is called. Raises ValueError."""
+    if isinstance(synthetic, SyntheticSet):
+        return synthetic, "the set"
+    if not isinstance(synthetic, str | Path):
+        raise ValueError(f"synthetic is {shown(synthetic)} and must be a set, its file, or its run folder")
+    return load(synthetic), str(synthetic)
+
+
+def _check_given(dataset: Any, config: Any, log: Sequence[LogName], out: str | Path | None) -> None:
+    """Raise ValueError for arguments of `distill` that mean nothing, before anything is made of them."""
+    if dataset is None:
+        raise ValueError(f"dataset is None and must be the images: give {SOURCES}, or a pair (train, test) of them")
+    if config is not None and not isinstance(config, Config):
+        example = config if isinstance(config, str) and config in NAMES else DEFAULT
+        raise ValueError(
+            f"config is {shown(config)} and must be a trajmatch.Config, such as trajmatch.preset({example!r})"
+        )
+    if log and out is None:
+        raise ValueError(f"log is {list(log)} and needs out, the run folder that logs go on in")
 
 
 def _settings_of(synthetic: SyntheticSet) -> Config:
@@ -219,4 +246,4 @@ def _unscored(folder: Path, config: Config) -> str:
 
 
 def _type_name(dataset: Any) -> str:
-    return type(dataset[0] if isinstance(dataset, tuple) else dataset).__name__
+    return type(dataset[0] if isinstance(dataset, tuple) and dataset else dataset).__name__

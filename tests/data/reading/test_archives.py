@@ -92,9 +92,13 @@ def test_incomplete_archives(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"batches\.meta has no list 'label_names'"):
         load(write_files(tmp_path / "c", files))
     (tmp_path / "d.tar.gz").write_bytes(b"no archive")
-    with pytest.raises(ValueError, match=r"d\.tar\.gz cannot be read as a tar archive"):
+    with pytest.raises(
+        ValueError, match=r"d\.tar\.gz cannot be read as a tar archive: .* damaged, or no tar archive\.$"
+    ):
         load(tmp_path / "d.tar.gz")
     whole = write_tar(tmp_path / "e", cifar10_files()).read_bytes()
     (tmp_path / "f.tar.gz").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"f\.tar\.gz cannot be read as a tar archive"):
+    with pytest.raises(
+        ValueError, match=r"f\.tar\.gz cannot be read as a tar archive: .* damaged, or no tar archive\.$"
+    ):
         load(tmp_path / "f.tar.gz")

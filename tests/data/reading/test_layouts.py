@@ -71,9 +71,9 @@ def test_links_that_lead_in_a_circle(tmp_path: Path) -> None:
 
 def test_what_lies_in_a_folder_without_classes_is_told(tmp_path: Path) -> None:
     (tmp_path / "archive.zip").write_bytes(b"PK")
-    np.savez(tmp_path / "a.npz", x=np.zeros(1))
+    np.save(tmp_path / "a.npy", np.zeros(1))
     with pytest.raises(
-        ValueError, match=r"no class folders \(1 image in formats .*\(\.npz 1\); 1 other file \(\.zip 1\)"
+        ValueError, match=r"no class folders \(1 image in formats .*\(\.npy 1\); 1 other file \(\.zip 1\)"
     ):
         read(tmp_path)
 

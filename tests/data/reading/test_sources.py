@@ -1,5 +1,8 @@
 """Every kind of source gives the same tensors for the same images, and one clear sentence when something is wrong."""
 
+import re
+import shlex
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +18,10 @@ from tests.data.sample_images import (
     WRITERS,
     Listed,
     assert_same,
+    cifar10_files,
     images,
     png,
+    write_files,
     write_folder,
     write_table,
 )
@@ -156,14 +161,16 @@ def test_damaged_images_are_named(tmp_path: Path) -> None:
 
 def test_missing_paths_suggest_near_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "flowers").mkdir()
-    with pytest.raises(ValueError, match=r"flower does not exist, did you mean 'flowers'\?"):
+    with pytest.raises(ValueError, match=r"^--data is '.*flower' and does not exist, did you mean 'flowers'\?"):
         load(tmp_path / "flower")
-    with pytest.raises(ValueError, match=r"digit does not exist, did you mean 'digits'\?"):
+    with pytest.raises(ValueError, match=r"^--data is 'digit' and does not exist, did you mean 'digits'\?"):
         load("digit")
-    with pytest.raises(ValueError, match="zzzz does not exist: give 'digits', a folder"):
+    with pytest.raises(ValueError, match="zzzz' and does not exist: give 'digits', a folder"):
         load(tmp_path / "zzzz")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="roses does not exist"):  # beside a folder: not a name on the Hub
+    with pytest.raises(
+        ValueError, match="--data is 'flowers/roses' and does not exist"
+    ):  # beside a folder: not a name on the Hub
         load("flowers/roses")
     (tmp_path / "a.txt").write_text("text")
     with pytest.raises(ValueError, match=r"a\.txt is no known source of images"):
@@ -198,7 +205,10 @@ def test_missing_paths_suggest_near_names(tmp_path: Path, monkeypatch: pytest.Mo
             "the test split of .* is empty",
         ),
         ({"x": np.zeros((0, 2, 2), np.uint8), "y": np.arange(0)}, "has no images"),
-        ({"x": np.array([{}], dtype=object), "y": np.arange(1)}, "cannot be read as .npz"),  # would need pickle
+        (
+            {"x": np.array([{}], dtype=object), "y": np.arange(1)},
+            "it holds objects of Python, which are not read",
+        ),  # pickle
     ],
 )
 def test_npz_errors(tmp_path: Path, arrays: dict[str, Any], message: str) -> None:
@@ -209,8 +219,45 @@ def test_npz_errors(tmp_path: Path, arrays: dict[str, Any], message: str) -> Non
 
 def test_npz_that_is_no_archive(tmp_path: Path) -> None:
     (tmp_path / "a.npz").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match=r"a\.npz cannot be read as \.npz arrays"):
+    np.savez(tmp_path / "whole.npz", x=np.zeros((4, 2, 2), np.uint8), y=np.arange(4) % 2)
+    whole = (tmp_path / "whole.npz").read_bytes()
+    np.save(tmp_path / "b.npy", np.zeros(3))
+    for content in (b"nothing", b"", whole[:-30], (tmp_path / "b.npy").read_bytes()):
+        (tmp_path / "a.npz").write_bytes(content)
+        with pytest.raises(ValueError, match=r"a\.npz cannot be read as \.npz arrays: .* damaged, or no \.npz file\.$"):
+            load(tmp_path / "a.npz")
+
+
+def test_npz_of_files_that_are_no_arrays(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as file:
+        file.writestr("x", "text")
+        file.writestr("y", "text")
+    with pytest.raises(ValueError, match=r"'x' of .*a\.npz has type \|S4: images must be uint8"):
         load(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("name", ["data.npz", "cifar-10-python.tar.gz", "my data.TGZ", "data.arrow"])
+def test_a_folder_around_a_file_of_images_names_the_file(tmp_path: Path, name: str) -> None:
+    root = tmp_path / "e7"
+    (root / "empty").mkdir(parents=True)
+    (root / name).write_bytes(b"")
+    word = shlex.quote(str(root / name))
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{root} holds {name}: give --data {word}.')}$"):
+        load(root)
+    (root / "z.npz").write_bytes(b"")
+    with pytest.raises(ValueError, match=re.escape(f"holds {name}, z.npz: give one of them, such as --data {word}.")):
+        load(root)
+
+
+def test_a_folder_around_cifar_names_it_and_images_go_before_a_file_beside_them(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    inner = write_files(tmp_path / "a" / "cifar-10-batches-py", cifar10_files())
+    with pytest.raises(ValueError, match=re.escape(f"a holds cifar-10-batches-py: give --data {inner}.")):
+        load(tmp_path / "a")
+    root = write_folder(tmp_path / "b")
+    reference = load(root)
+    (root / "features.npz").write_bytes(b"")
+    assert_same(load(root), reference)
 
 
 # Data sets in Python
@@ -224,7 +271,8 @@ def test_npz_that_is_no_archive(tmp_path: Path) -> None:
         ([torch.zeros(3, 4, 4, dtype=torch.int64)], [0], "row 0 .* has type int64"),
         (["a.png"], [0], "row 0 .* is a str: it must be a PIL image, a tensor or an array"),
         ([torch.zeros(3, 4, 4)], [0.5], "row 0 .* has the label 0.5"),
-        ([torch.zeros(5, 4, 4)], [0], "row 0 .* cannot be read"),
+        ([torch.zeros(5, 4, 4)], [0], r"row 0 .* is a Tensor of type float32 and shape \(5, 4, 4\), where \(c, h, w\)"),
+        ([3], [0], "row 0 of the data set Listed is an int: it must be a PIL image"),
     ],
 )
 def test_torch_errors(x: Any, y: Any, message: str) -> None:
@@ -241,8 +289,47 @@ def test_float_pixels_are_rounded() -> None:
 
 
 def test_torch_items_must_be_pairs() -> None:
-    with pytest.raises(ValueError, match="row 0 of the data set list is a int: it must be a pair"):
+    with pytest.raises(
+        ValueError, match=r"^row 0 of the data set list is an int and must be a pair of an image and a label"
+    ):
         load([1, 2])
+    with pytest.raises(ValueError, match="row 0 of the data set list is a tuple of 3 and must be a pair"):
+        load([(torch.zeros(1, 4, 4), 0, "a.png")])
+
+
+@pytest.mark.parametrize(
+    ("image", "says"),
+    [
+        (
+            torch.zeros(8, 8, 3),
+            "a Tensor of type float32 and shape (8, 8, 3), where (c, h, w) is expected, with c from 1 to 4, or (h, w); "
+            "permute(2, 0, 1) brings its channels there.",
+        ),
+        (
+            np.zeros((3, 8, 8)),
+            "an ndarray of type float64 and shape (3, 8, 8), where (h, w, c) is expected, with c from 1 to 4, or "
+            "(h, w); transpose(1, 2, 0) brings its channels there.",
+        ),
+        (
+            torch.zeros(2, 3, 8, 8, dtype=torch.uint8),
+            "a Tensor of type uint8 and shape (2, 3, 8, 8), where (c, h, w) is expected, with c from 1 to 4, or (h, w)",
+        ),
+        (torch.tensor(0.5), "a Tensor of type float32 and shape (), where (c, h, w) is expected"),
+        (torch.zeros(3, 0, 4), "a Tensor of type float32 and shape (3, 0, 4), which holds no pixel."),
+    ],
+)
+def test_images_of_another_shape_are_told_as_the_user_has_them(image: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(f'row 0 of the data set Listed is {says}')}"):
+        load(Listed([image] * 4, [0, 0, 1, 1]))
+
+
+def test_what_is_no_map_style_data_set_is_told() -> None:
+    with pytest.raises(
+        ValueError, match=r"^the data set Listed is a class and must be an instance of it: Listed\(\.\.\."
+    ):
+        load(Listed)
+    with pytest.raises(ValueError, match=r"^the data set dict is no source of images: give 'digits', .* a map-style"):
+        load({"train": Listed([], [])})
 
 
 def test_torch_pair_with_different_classes() -> None:

@@ -209,11 +209,17 @@ def saved(value: Any, path: Path) -> Path:
 
 def test_damaged_files_and_files_of_something_else(buffer: Path, tmp_path: Path, capsys: Captured) -> None:
     whole = (buffer / "replay_buffer_0.pt").read_bytes()
-    for name, content in {"cut.pt": whole[: len(whole) // 2], "text.pt": b"no tensors", "empty.pt": b""}.items():
+    for name, content in {
+        "cut.pt": whole[: len(whole) // 2],
+        "text.pt": b"no tensors",
+        "empty.pt": b"",
+        "x.pt": b"ascii",
+    }.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=f"{name}: this is no file of tensors"):
             peer.read(tmp_path / name)
-    with pytest.raises(ValueError, match="could run code"):
+        assert "weights_only" not in refusal(capsys, "import", tmp_path / name, "--data", "digits")
+    with pytest.raises(ValueError, match=r"could run code$"):  # and none of torch's words, which advise to let it
         peer.read(saved([[Code()]], tmp_path / "code.pt"))
     assert "this ran" not in capsys.readouterr().out
     with pytest.raises(ValueError, match="no such file"):

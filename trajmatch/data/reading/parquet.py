@@ -207,7 +207,8 @@ def _table(file: Path, wanted: Columns) -> Any:
             table = _arrow_table(stream)
             return table.select(list(columns(table.schema, str(file), wanted)))
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:
-        raise ValueError(f"{file} cannot be read as {file.suffix[1:].capitalize()}: {error}.") from error
+        why = str(error).rstrip(".")
+        raise ValueError(f"{file} cannot be read as {file.suffix[1:].capitalize()}: {why}.") from error
 
 
 def _arrow_table(stream: Any) -> Any:

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Labels = NDArray[np.int64]
+# What --data may be, for a sentence.
+FORMATS = "'digits', a folder of class folders, .npz, .parquet, a CIFAR .tar.gz or a Hub name 'hf:owner/name'"
 
 
 @dataclass(frozen=True)

@@ -1,34 +1,34 @@
 """Where images come from: one function that recognises the kind of source and calls its reader."""
 
 import os
-from collections.abc import Mapping, Sequence
+import shlex
+import zipfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from trajmatch.data.reading import archives, folders, hub, parquet
+from trajmatch.data.reading.in_python import read_torch
 from trajmatch.data.reading.source import (
+    FORMATS,
     NO_LABELS,
-    REORDERED,
     Source,
     Split,
-    aligned,
     integer_labels,
     is_unlabelled,
     labelled,
+    printable,
     row_namer,
     suggestion,
 )
 from trajmatch.data.reading.splits import listed
 from trajmatch.data.reading.tables import TOLD_BY_NAME, Columns
-from trajmatch.data.reading.walk import has_images
+from trajmatch.data.reading.walk import has_images, is_hidden
 
-_FORMATS = "'digits', a folder of class folders, .npz, .parquet, a CIFAR .tar.gz or a Hub name 'hf:owner/name'"
 _TAR = (".tar.gz", ".tgz", ".tar")
 _ARRAY_SUFFIXES = (".npz", ".parquet", ".arrow", *_TAR)
 
@@ -84,7 +84,7 @@ def _read_path(text: str, train: str | None, test: str | None, columns: Columns)
         # 'data/cifar' beside an existing folder 'data' is a slip of the pen, not a name on the Hub.
         if hub.is_hub_name(text) and not path.parent.is_dir() and not text.lower().endswith(_ARRAY_SUFFIXES):
             return hub.read_hub(text, train, test, columns)
-        raise ValueError(_missing(path))
+        raise ValueError(_missing(text, path))
     name = path.name.lower()
     if name.endswith((".parquet", ".arrow")):
         _refuse(train, test, str(path))
@@ -95,7 +95,7 @@ def _read_path(text: str, train: str | None, test: str | None, columns: Columns)
     _refuse(train, test, str(path))
     if name.endswith(_TAR):
         return archives.read_cifar_tar(path)
-    raise ValueError(f"{path} is no known source of images: give {_FORMATS}.")
+    raise ValueError(f"{path} is no known source of images: give {FORMATS}.")
 
 
 def _read_directory(path: Path, train: str | None, test: str | None, columns: Columns) -> Source:
@@ -108,13 +108,32 @@ def _read_directory(path: Path, train: str | None, test: str | None, columns: Co
         beside = ("left out: the image files beside the Parquet files",) if has_images(path) else ()
         return replace(found, notes=(*found.notes, *beside))
     _refuse_columns(columns, str(path))
+    _refuse_folder_around(path)
     return folders.read_folder(path, train, test)
 
 
-def _missing(path: Path) -> str:
+def _refuse_folder_around(path: Path) -> None:
+    """Raise ValueError where a folder without images holds a file or folder that is a source itself."""
+    if has_images(path):
+        return
+    held = sorted(child for child in path.iterdir() if not is_hidden(child.name) and _is_source(child))
+    if held:
+        which = "" if len(held) == 1 else "one of them, such as "
+        names = listed([printable(child.name) for child in held])
+        raise ValueError(f"{path} holds {names}: give {which}--data {shlex.quote(printable(str(held[0])))}.")
+
+
+def _is_source(path: Path) -> bool:
+    """Whether a path in a folder is a source by its name, or CIFAR unpacked. Parquet has been looked for."""
+    if path.is_dir():
+        return archives.is_cifar_folder(path)
+    return path.name.lower().endswith((".npz", ".arrow", *_TAR)) and path.is_file()
+
+
+def _missing(text: str, path: Path) -> str:
     siblings = [child.name for child in path.parent.iterdir()] if path.parent.is_dir() else []
     near = suggestion(path.name, [*siblings, "digits"])
-    return f"{path} does not exist{near or f': give {_FORMATS}.'}"
+    return f"--data is {text!r} and does not exist{near or f': give {FORMATS}.'}"
 
 
 def read_digits() -> Source:
@@ -137,11 +156,7 @@ def read_npz(path: Path, train: str | None = None, test: str | None = None) -> S
     `class_names` may name the classes. val_* is the test split when there is no labelled test and is not read
     otherwise. train, test: the names of other splits, such as 'extra' for x_extra; "none" is no test split.
     """
-    try:
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-    except Exception as error:  # a damaged archive can raise a dozen types: zip's, zlib's, numpy's
-        raise ValueError(f"{path} cannot be read as .npz arrays: {error}") from error
+    arrays = _npz_arrays(path)
     # Not `a or b`: a split without images counts as false.
     first = train if train is not None else "train" if {"x_train", "train_images"} & arrays.keys() else ""
     train_split = _npz_split(arrays, first, path)
@@ -162,6 +177,21 @@ def read_npz(path: Path, train: str | None = None, test: str | None = None) -> S
         notes.append(f"left out: the arrays {listed(unread)}")
     test_from = "" if chosen is None else f"'{(_npz_keys(arrays, chosen) or ('',))[0]}'"
     return labelled(path.stem, train_split, test_split, names, test_from, notes)
+
+
+def _npz_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """All arrays of a file. Raises ValueError, without numpy's advice to unpickle what it cannot read otherwise."""
+    try:
+        with open(path, "rb") as stream:
+            if not zipfile.is_zipfile(stream):
+                raise ValueError("it is damaged, or no .npz file")
+            stream.seek(0)
+            with np.load(stream, allow_pickle=False) as file:
+                return {key: np.asarray(file[key]) for key in file.files}
+    except Exception as error:  # a damaged archive can raise a dozen types: zip's, zlib's, numpy's
+        holds = "it holds objects of Python, which are not read because they could run code"
+        why = holds if "allow_pickle" in str(error) else str(error).rstrip(".")
+        raise ValueError(f"{path} cannot be read as .npz arrays: {why}.") from error
 
 
 def _npz_test(
@@ -218,74 +248,3 @@ def _channels_last(x: NDArray[Any], where: str) -> NDArray[Any]:
     if x.ndim != 3 and (x.ndim != 4 or x.shape[3] not in (1, 3, 4)):
         raise ValueError(f"{where} has shape {x.shape}: images must be (n, h, w), (n, h, w, c) or (n, c, h, w).")
     return x
-
-
-def read_torch(train: Any, test: Any | None) -> Source:
-    """Map-style data sets of (image, int): PIL images, uint8 or [0, 1] float tensors (c, h, w) or arrays (h, w, c).
-
-    Names come from a `classes` attribute. Each item is fetched once, so transforms should not be random.
-    """
-    name = type(train).__name__
-    train_split = _torch_split(train, f"the {'data set' if test is None else 'training set'} {name}")
-    test_split = None if test is None else _torch_split(test, f"the test set {type(test).__name__}")
-    names, notes = _class_names(train), []
-    if test_split is not None:
-        where = f"the test set {type(test).__name__}"
-        test_split, has_changed = aligned(test_split, _class_names(test), names, where)
-        notes += [REORDERED.format(where)] if has_changed else []
-    return labelled(name, train_split, test_split, names, "the second data set", notes)
-
-
-def _class_names(dataset: Any) -> list[str] | None:
-    classes = getattr(dataset, "classes", None)
-    return [str(item) for item in classes] if isinstance(classes, Sequence) else None
-
-
-def _torch_split(dataset: Any, where: str) -> Split:
-    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
-        raise ValueError(f"{where} is no source of images: give {_FORMATS}, or a map-style data set of (image, label).")
-    items: list[Any] = []
-    labels: list[int] = []
-    for i in range(len(dataset)):
-        name = row_namer(where)(i)
-        item = dataset[i]
-        if not isinstance(item, tuple | list) or len(item) != 2:
-            raise ValueError(f"{name} is a {type(item).__name__}: it must be a pair (image, label).")
-        items.append(_as_item(item[0], name))
-        labels.append(_as_label(item[1], name))
-    return Split(items, np.asarray(labels, np.int64), row_namer(where))
-
-
-def _as_label(value: Any, where: str) -> int:
-    array = np.asarray(value)
-    if array.size != 1 or array.dtype.kind not in "iu":
-        raise ValueError(f"{where} has the label {value!r}: labels must be integers.")
-    label = int(array.item())
-    if label > np.iinfo(np.int64).max:
-        raise ValueError(f"{where} has the label {label}: labels must be less than 2**63.")
-    return label
-
-
-def _as_item(image: Any, where: str) -> Any:
-    """A PIL image, or a uint8 array (h, w) or (h, w, c)."""
-    if isinstance(image, Image.Image):
-        return image
-    if isinstance(image, torch.Tensor):
-        image = image.detach().cpu().to_dense()
-        if image.dtype == torch.bfloat16:  # of which numpy knows nothing
-            image = image.float()
-        array = (image.movedim(0, -1) if image.ndim == 3 else image).numpy()
-    elif isinstance(image, np.ndarray):
-        array = image
-    else:
-        raise ValueError(f"{where} is a {type(image).__name__}: it must be a PIL image, a tensor or an array.")
-    if array.dtype.kind == "f":
-        if array.size and not (array.min() >= 0 and array.max() <= 1):  # so that NaN is refused too
-            raise ValueError(
-                f"{where} has values from {array.min():.3g} to {array.max():.3g}: "
-                f"floating-point images must be in [0, 1], without normalisation."
-            )
-        array = np.round(array * 255).astype(np.uint8)
-    if array.dtype not in (np.uint8, np.uint16):
-        raise ValueError(f"{where} has type {array.dtype}: images must be uint8, uint16, or floating-point in [0, 1].")
-    return array

@@ -7,10 +7,12 @@ from typing import Any
 
 from trajmatch.data import synthetic as sets
 from trajmatch.data.material import Material
+from trajmatch.data.reading.splits import listed
+from trajmatch.data.reading.told import one_line
 from trajmatch.data.synthetic import SyntheticSet
 from trajmatch.machine.messages import LOGGER
 from trajmatch.run.assembly.set_file import base_configuration, set_file
-from trajmatch.run.assembly.setup import Setup, check
+from trajmatch.run.assembly.setup import IN_PYTHON, Setup, check
 from trajmatch.settings.checks import resolve
 from trajmatch.settings.config import Config
 from trajmatch.settings.flat import difference, parsed, settings
@@ -53,7 +55,7 @@ def setup_of(
     config = replace(resolve(config), factor=synthetic.factor)  # as it is cut
     check(without_rule(config))
     material = Setup.load(config, source, networks=networks, sizes=sizes).material
-    check_fit(synthetic, material, where)
+    check_fit(synthetic, material, where, config.data if source is None else None)
     stored, num_classes = len(synthetic.X), material.dataset.num_classes
     if stored != config.ipc * num_classes:
         raise ValueError(
@@ -71,21 +73,46 @@ def without_rule(config: Config) -> Config:
     return replace(config, matching=replace(config.matching, sharpness="none"))
 
 
-def check_fit(synthetic: SyntheticSet, material: Material, where: str | Path) -> None:
+def check_fit(synthetic: SyntheticSet, material: Material, where: str | Path, data: str | None) -> None:
     """Raise ValueError where a set's classes or images are not those of the data.
 
+    where: what the set is called in a sentence. data: what --data is, or None of a data set in Python.
     Classes of a set that are numbers alone, as those of data sets in Python are, may have names in the data.
     """
     ours, theirs = synthetic.classes, material.dataset.classes
     if len(ours) == len(theirs) and ours != theirs and ours == tuple(map(str, range(len(ours)))):
+        pairs = listed([f"{k} is {name}" for k, name in enumerate(theirs)], 3)
         LOGGER.info(
-            f"{where} knows its classes by number alone: they are taken for those of --data in their order ("
-            f"{', '.join(f'{k} is {name}' for k, name in enumerate(theirs[:3]))}, ...)"
+            f"{where} knows its classes by number alone: they are taken for those of --data in their order ({pairs})"
         )
     elif tuple(ours) != theirs:
-        raise ValueError(f"--data has classes {', '.join(theirs[:5])}, ... and {where} others")
+        raise ValueError(_other_classes(synthetic, material, where, data))
     if tuple(synthetic.X.shape[1:]) != material.dataset.shape:
         raise ValueError(
             f"--images.size: the images of --data are {material.dataset.shape} and those of {where} "
             f"{tuple(synthetic.X.shape[1:])}"
         )
+
+
+def _other_classes(synthetic: SyntheticSet, material: Material, where: str | Path, data: str | None) -> str:
+    """What to say where the classes of a set and of the data, described as for `check_fit`, differ."""
+    ours, theirs = synthetic.classes, material.dataset.classes
+    images = f"--data {data}" if data is not None else f"the data set {material.dataset.name}"
+    held = synthetic.info.get("config")
+    made_of = str(held.get("data", "")) if isinstance(held, dict) else ""
+    # Without --data a set is scored on what it was made from, which is no help where that is what differs now.
+    elsewhere = bool(made_of) and made_of != data and not made_of.endswith(IN_PYTHON)
+    return (
+        f"{images} has {len(theirs)} classes ({_where_other(theirs, ours)}), and {where} was made of {len(ours)} "
+        f"({_where_other(ours, theirs)}): {'leave --data out, or ' if elsewhere else ''}name images of these classes, "
+        "in this order"
+    )
+
+
+def _where_other(names: Sequence[str], others: Sequence[str]) -> str:
+    """The first of some names of classes; where as many others begin alike, those from the first that differs on."""
+    shown = [one_line(name) for name in names]
+    first = next((k for k, pair in enumerate(zip(names, others, strict=False)) if pair[0] != pair[1]), 0)
+    if len(names) != len(others) or not first:
+        return listed(shown)
+    return f"from number {first} on {listed(shown[first:])}"

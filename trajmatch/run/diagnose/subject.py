@@ -145,7 +145,7 @@ class Opener:
         file = set_file(path)
         setup = self._prepared(base_configuration(path))
         synthetic = load(file)
-        check_fit(synthetic, setup.material, file)
+        check_fit(synthetic, setup.material, file, setup.config.data)
         if synthetic.space.digest() != setup.material.space.digest():  # as a set of another program may have it
             setup = Setup(setup.config, replace(setup.material, space=synthetic.space))
         point = Snapshot(setup.config.steps, synthetic.X, synthetic.Y, torch.tensor(synthetic.eta)).to(setup.device)

@@ -92,7 +92,9 @@ def load_checkpoint(path: Path, settings: Mapping[str, Any], like: OuterState | 
 
 def _count_steps(tensors: dict[str, Tensor], held: Mapping[str, Any]) -> None:
     """Add the optimiser's count of its steps to states of a release that took it to be the number of outer steps."""
-    since = (held.get("baseline.since") or 0) if METHODS[held["method"]].matches else 0
+    method, since = METHODS.get(str(held.get("method"))), held.get("baseline.since")
+    if method is None or not method.matches or not isinstance(since, int):
+        since = 0
     for name in STATES:
         if f"{name}.steps" in tensors and f"{name}.taken" not in tensors:
             steps = tensors[f"{name}.steps"]
