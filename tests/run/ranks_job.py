@@ -36,7 +36,7 @@ CASES = {
     **{
         f"early-{method}-{K}": [
             *("--method", method, "--matching.segments", str(K), "--matching.early-stop"),
-            *("--matching.masked-share", "0.25", "--matching.path", "straight"),
+            *("--matching.masked-share", "0.25", "--matching.path", "straight", "--matching.last-epoch", "2"),
         ]
         for method, K in (("contra", 3), ("satm", 3), ("satm", 1), ("tesla", 4))
     },

@@ -125,7 +125,8 @@ def _of_verb(verb: str, options: Any, key: str) -> str | None:
 def _of_settings(verb: str, full: Config, options: Any, key: str) -> str | None:
     if verb == "evaluate" and key.startswith("network.") and getattr(options, "networks", None):
         return None
-    if verb in DONE and key == "experts" and is_count(full.experts) and verb != "experts":
+    ranked = getattr(options, "ranking", False)  # which refuses a number itself: it needs some
+    if verb in ("evaluate", "search") and key == "experts" and is_count(full.experts) and not ranked:
         return f"trajmatch {verb}, which trains none"
     if verb in DONE and not key.startswith(("network.", "expert.flat_", "evaluation.")):
         return None
