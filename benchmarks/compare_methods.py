@@ -84,18 +84,19 @@ def splits(about: Comparison) -> dict[str, tuple[Tensor, Tensor]]:
     found = material(about)
     train, index = found.dataset.train, torch.randperm(len(found.dataset.train), generator=generator(0, "choice"))
     some = Images(train.x[index[:CHOICE]], train.y[index[:CHOICE]])
-    chosen = {"test": found.dataset.test, "choice": found.dataset.validation if held_out(found) else some}
+    chosen = {"test": found.dataset.test, "choice": found.dataset.validation if held_out(about) else some}
     return {name: (found.space.forward(split.x), split.y) for name, split in chosen.items()}
 
 
-def held_out(found: Material) -> bool:
-    """Whether there are validation images that are not among the training images."""
-    return found.dataset.held_out and len(found.dataset.validation) > 0
+def held_out(about: Comparison) -> bool:
+    """Whether there are validation images that are not among the training images; no image is read for it."""
+    images = configuration(about, Job("mtt", max(about.ipc), 0)).images
+    return images.hold_out and images.validation > 0
 
 
 def chosen_by(about: Comparison) -> str:
     """The images that settings are chosen by, in words."""
-    return "held-out validation" if held_out(material(about)) else f"{CHOICE} training"
+    return "held-out validation" if held_out(about) else f"{CHOICE} training"
 
 
 def seconds_per_step(about: Comparison, name: str, ipc: int) -> float:

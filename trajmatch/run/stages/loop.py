@@ -35,7 +35,7 @@ from trajmatch.run.stages.first_rate import first_step_size
 from trajmatch.run.stages.pictures import picture
 from trajmatch.run.stages.segments import sharing
 from trajmatch.run.stages.start import first_images, first_state
-from trajmatch.run.stages.steps import STEPS, matching_of
+from trajmatch.run.stages.steps import STEPS, differentiated_from, matching_of
 from trajmatch.settings.config import Config
 from trajmatch.settings.flat import DISTILL_FIELDS, flatten, settings
 from trajmatch.settings.methods import METHODS
@@ -252,8 +252,9 @@ class Loop:
         """Return to the older anchor with half the image learning rate, once. Raises DivergedError the second time."""
         before = self.checkpoint
         if float(before.state.scale) < 1:
-            of_real = METHODS[self.config.method].through_training and before.step >= (self.config.baseline.since or 0)
-            rate = "--baseline.lr-images" if METHODS[self.config.method].condenses or of_real else "--outer.lr-images"
+            method = METHODS[self.config.method]
+            of_real = method.through_training and before.step >= differentiated_from(self.config)
+            rate = "--baseline.lr-images" if method.condenses or of_real else "--outer.lr-images"
             raise DivergedError(
                 f"step {before.step + 1}: the loss is {float(record.loss):.3g} and the step size "
                 f"{float(record.step_size):.3g}, and halving the image learning rate did not help; the last good state "

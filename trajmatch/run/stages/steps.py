@@ -183,7 +183,7 @@ def refined_steps(setup: Setup, trajectories: list[Trajectory]) -> Steps:
     first, then = matching_steps(setup, trajectories), real_loss_steps(setup, [])
     assert isinstance(first.take, Matching)
     assert isinstance(then.take, ThroughTraining)
-    return Steps(Refined(first.take, then.take, setup.config.baseline.since or 0), first.compute, then.prepare)
+    return Steps(Refined(first.take, then.take, differentiated_from(setup.config)), first.compute, then.prepare)
 
 
 # By what a method's steps are (settings/methods.py). A method whose images stand still takes none.
