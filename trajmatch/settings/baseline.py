@@ -15,15 +15,15 @@ class Baseline:
     """Learning rate of the images; None is 1 for dm, 0.1 for dc, dsa and mdc, and of Adam 0.001 for rat-bptt, 0.02 for
     at-bptt, and for satm-bptt 0.01, or 0.03 from five images per class on."""
     batch: ranges.Count | None = None
-    """Real images of each class in a step; None is 50 for satm-bptt, fewer on a folder of
-    more than 100 classes, and 256 for others."""
+    """Real images of each class in a step; None is 50 for satm-bptt, fewer on a folder of more than 100 classes, and
+    256 for others."""
     augment: ranges.Families = "none"
     """Families of augmentation of the real images whose loss is differentiated, joined by '_', or none: one is drawn
     for each outer step, and its parameters for each image."""
     since: ranges.CountOrNone | None = None
     """Outer step from which satm-bptt differentiates the loss on real images, after training on the synthetic ones; the
-    steps before it match segments of experts, as satm does. None is a third of the steps, or
-    two thirds from five images per class on, and in short runs up to 80 of them."""
+    steps before it match segments of experts, as satm does. None is a third of the steps, or two thirds from five
+    images per class on, and in short runs up to 80 of them."""
     inner_steps: ranges.Count | None = None
     """Inner steps of that training in an outer step; None is twice --matching.inner-steps for satm-bptt with new
     networks, and --matching.inner-steps elsewhere."""

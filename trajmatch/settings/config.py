@@ -208,8 +208,8 @@ class Config:
     experts: ranges.Words = "10"
     """How many experts to train, or a folder of trained ones."""
     out: ranges.Words | None = None
-    """Output folder; the default is runs/NAME, of the preset's name or the images', and of --ipc, --method, --steps and
-    --seed where they are not the preset's."""
+    """Output folder; the default is runs/NAME, of the preset's name or the images', and of --ipc, --method, --steps
+    and --seed where they are not the preset's."""
     seed: ranges.Seed = 0
     """Seed of every random draw."""
     device: ranges.Words = "auto"
