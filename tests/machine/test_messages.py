@@ -129,6 +129,39 @@ def test_lines_of_progress_are_messages(
     assert capsys.readouterr().err == ""
 
 
+def test_a_meter_shows_where_the_parts_of_its_unit_are(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", -1.0)
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+
+    def stream() -> None:
+        with Meter("order 1 of 2", 4, unit="class steps") as whole:
+            whole.skip(1)
+            for _ in range(2):
+                with whole.parts(), Meter("distill", 2) as part:
+                    now[0] += 30
+                    part.advance("loss 1")
+                    LOGGER.info("of no interest by itself")
+                whole.advance()
+            assert part.bar is None
+
+    with heard():
+        stream()
+        assert counted() is False
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:4] == [
+        "order 1 of 2: 1/4 class steps, distill 1/2",
+        "order 1 of 2: 2/4 class steps, 30.0 s/class step, 1:00 min left",
+        "order 1 of 2: 2/4 class steps, 30.0 s/class step, distill 1/2, 30 s left",
+        "order 1 of 2: 3/4 class steps, 30.0 s/class step, 30 s left",
+    ]
+    assert lines[5].startswith("distill: 1/2 steps"), "after it others are shown again"
+    for blocks in (heard(quiet=True), nullcontext()):
+        with blocks:
+            stream()
+    assert capsys.readouterr().err == ""
+
+
 def test_a_bar_is_shown_where_its_terminal_hears(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")  # takes stderr for a terminal
     monkeypatch.setenv("TERM", "xterm")

@@ -37,7 +37,7 @@ def heard(quiet: bool = False, once: bool = False) -> Iterator[None]:
     if not (once and LOGGER.hasHandlers()):
         LOGGER.addHandler(handler)
     try:
-        with _at(logging.ERROR if quiet else logging.INFO):
+        with at_level(logging.ERROR if quiet else logging.INFO):
             yield
     finally:
         LOGGER.removeHandler(handler)
@@ -46,12 +46,13 @@ def heard(quiet: bool = False, once: bool = False) -> Iterator[None]:
 @contextmanager
 def hushed() -> Iterator[None]:
     """Within the block no more than warnings are heard: for work whose steps are of no interest by themselves."""
-    with _at(max(logging.WARNING, LOGGER.getEffectiveLevel())):
+    with at_level(max(logging.WARNING, LOGGER.getEffectiveLevel())):
         yield
 
 
 @contextmanager
-def _at(level: int) -> Iterator[None]:
+def at_level(level: int) -> Iterator[None]:
+    """Within the block the messages of a level, and of those above it, are heard."""
     before = LOGGER.level
     LOGGER.setLevel(level)
     try:

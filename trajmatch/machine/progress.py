@@ -1,6 +1,9 @@
 """Progress with rate, details and time left: a live bar on terminals and in notebooks, else a line now and then."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from html import escape
 from types import TracebackType
 
@@ -8,10 +11,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from trajmatch.machine import holding
-from trajmatch.machine.messages import LOGGER, on_stderr
+from trajmatch.machine.messages import LOGGER, at_level, hushed, on_stderr
 
 SECONDS_BETWEEN_LINES = 10.0
 SECONDS_BETWEEN_PICTURES = 0.2
+# The meter whose unit is being done, where others count its parts.
+_AROUND: "ContextVar[Meter | None]" = ContextVar("around", default=None)
 
 
 class Meter:
@@ -27,6 +32,7 @@ class Meter:
     def __init__(self, title: str, total: int, start: int = 0, unit: str = "steps", after: float = 0.0) -> None:
         self.title, self.total, self.start, self.unit, self.after = title, total, start, unit, after
         self.done, self.began = start, time.monotonic()
+        self.counted, self.level, self.around = self.began, LOGGER.getEffectiveLevel(), _AROUND.get()
         # The first line comes when `after` has passed, and without it as late as the others.
         self.said = self.began - (SECONDS_BETWEEN_LINES - after if after else 0.0)
         self.bar: Progress | None = None
@@ -34,9 +40,22 @@ class Meter:
         self.inline: Inline | None = None
 
     def __enter__(self) -> "Meter":
-        if not self.after:
+        if not self.after and self.around is None:
             self._show()
         return self
+
+    @contextmanager
+    def parts(self) -> Iterator[None]:
+        """Within the block, which does a unit, other meters show nothing: this one shows where they are.
+
+        No more than warnings are heard of the rest.
+        """
+        before = _AROUND.set(self)
+        try:
+            with hushed():
+                yield
+        finally:
+            _AROUND.reset(before)
 
     def _show(self) -> None:
         """Show a bar, where that is possible."""
@@ -59,6 +78,8 @@ class Meter:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self.around is not None:
+            return
         if self.inline is not None:
             self.inline.show(self.done, self._words(""))
         elif self.bar is not None:
@@ -70,6 +91,11 @@ class Meter:
         """Count `count` more units and show `details` beside them. Raises an interrupt that came and was swallowed."""
         holding.check()
         self.done += count
+        if count:
+            self.counted = time.monotonic()
+        if self.around is not None:
+            self.around.advance(f"{self.title} {self.done}/{self.total}", count=0)
+            return
         if self._is_early():
             return
         if self.after and self.task is None:
@@ -93,20 +119,23 @@ class Meter:
 
     def rate(self) -> str:
         """Units per second or seconds per unit since the start, in words."""
-        passed, count = time.monotonic() - self.began, self.done - self.start
+        passed, count = self.counted - self.began, self.done - self.start
         if not count or not passed:
             return ""
         singular = self.unit.removesuffix("s")
         return f"{count / passed:.1f} {self.unit}/s" if count > passed else f"{passed / count:.1f} s/{singular}"
 
     def _say(self, details: str) -> None:
-        LOGGER.info(self._words(details))
+        with at_level(self.level):  # also while its parts are hushed
+            LOGGER.info(self._words(details))
 
     def _words(self, details: str) -> str:
         """What is said now."""
-        self.said = time.monotonic()
-        left = (self.total - self.done) * (self.said - self.began) / max(1, self.done - self.start)
-        ending = f"{duration(left)} left" if self.done < self.total else f"took {duration(self.said - self.began)}"
+        self.said, count = time.monotonic(), self.done - self.start
+        ending = f"took {duration(self.said - self.began)}"
+        if self.done < self.total:  # what has passed since the last unit is part of the next
+            left = (self.total - self.done) * (self.counted - self.began) / max(1, count) - (self.said - self.counted)
+            ending = f"{duration(max(0.0, left))} left" if count else ""
         words = [f"{self.title}: {self.done}/{self.total} {self.unit}", self.rate(), details, ending]
         return ", ".join(word for word in words if word)
 

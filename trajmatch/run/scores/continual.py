@@ -16,8 +16,9 @@ from trajmatch.data.material import Material, Replay
 from trajmatch.data.synthetic import SyntheticSet
 from trajmatch.data.trajectories import Trajectory
 from trajmatch.machine.lock import Lock
-from trajmatch.machine.messages import LOGGER, counted, hushed
+from trajmatch.machine.messages import LOGGER, counted
 from trajmatch.machine.processes import Report
+from trajmatch.machine.progress import Meter
 from trajmatch.machine.shares import run_over_ranks
 from trajmatch.measure.continual import beside_old, class_steps, curve, memory_of, of_classes, passes
 from trajmatch.pages import records as shapes
@@ -26,7 +27,7 @@ from trajmatch.pages.tables import as_text, mean_and_std
 from trajmatch.run.assembly.setup import Setup, check
 from trajmatch.run.folder import commit
 from trajmatch.run.scores.memory import Kept, on_random, on_sets
-from trajmatch.run.scores.stream_folder import EXPERTS_OF, PLACE, check_experts, check_place
+from trajmatch.run.scores.stream_folder import EXPERTS_OF, PLACE, SCORES, check_experts, check_place
 from trajmatch.run.stages import beforehand
 from trajmatch.run.stages.experts import open_experts
 from trajmatch.run.stages.run import Run
@@ -110,14 +111,18 @@ def _one_order(
     memory: list[Kept] = []
     found: list[list[float]] = []
     by_random: list[list[float]] = []
-    for j, group in enumerate(groups):
-        place, old = folder / PLACE.format(order, j), [label for before in groups[:j] for label in before]
-        material, classes = _material(setup, group, old, memory, options)
-        memory.append((classes, _condensed(setup, material, (order, j), folder, command)))
-        seen = [*old, *group]
-        found.append(on_sets(setup, memory, seen, options.fresh_networks, place))
-        by_random.append(on_random(setup, memory, seen, options.random_networks, place))
-        report((len(seen), fmean(found[-1])))
+    with Meter(f"order {order + 1} of {options.orders}", len(groups), unit="class steps") as meter:
+        for j, group in enumerate(groups):
+            place, old = folder / PLACE.format(order, j), [label for before in groups[:j] for label in before]
+            count = meter.skip if (place / SCORES).exists() else meter.advance  # those of before cost nothing now
+            with meter.parts():
+                material, classes = _material(setup, group, old, memory, options)
+                memory.append((classes, _condensed(setup, material, (order, j), folder, command)))
+                seen = [*old, *group]
+                found.append(on_sets(setup, memory, seen, options.fresh_networks, place))
+                by_random.append(on_random(setup, memory, seen, options.random_networks, place))
+            report((len(seen), fmean(found[-1])))
+            count(count=1)
     return found, by_random
 
 
@@ -164,10 +169,9 @@ def _condensed(
     if not is_count(experts):
         experts = str(Path(experts) / EXPERTS_OF.format(*order_and_step))
     about = replace(setup.config, out=str(place), experts=experts, resume=True, log=())
-    with hushed():
-        this = Run(about, place, command, material=material)
-        this.experts()
-        this.distill()
+    this = Run(about, place, command, material=material)
+    this.experts()
+    this.distill()
     return sets.load(place)
 
 
