@@ -15,6 +15,7 @@ import tyro
 
 import trajmatch
 from benchmarks import scale_table
+from benchmarks.comparison import Comparison
 from trajmatch.run.cli import VERBS
 from trajmatch.settings.command_line import configuration
 from trajmatch.settings.config import Config
@@ -36,13 +37,8 @@ FLAGS |= {
 REPOSITORY = r"https://(?:github\.com/trajmatch/trajmatch/blob|raw\.githubusercontent\.com/trajmatch/trajmatch)/main/"
 PIP = {"--no-deps", "--index-url", "--force-reinstall", "--check"}
 OTHERS = {"--quick", "--json", "--plot", "--batch", "--probe", "--validate", "--kills", "--signals", "--folder", *SHORT}
-OTHERS |= {
-    "--logdir",
-    "--flat-experts",
-    "--preset",
-    "--seeds",
-    "--methods",
-}  # TensorBoard's, and those of compare_methods
+OTHERS.add("--logdir")  # TensorBoard's
+OTHERS |= {flag(field.name) for field in dataclasses.fields(Comparison)}
 
 # torchrun's and Slurm's.
 STARTS = {
