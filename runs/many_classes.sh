@@ -68,14 +68,14 @@ print(*load(sys.argv[1], size=4).classes[:10], sep='\n')" "$data")
         pool 64px "${large[@]}"
         compare "$part" 64px "${large[@]}" --ipc 1 --matching.inner-steps 30 --matching.last-epoch 4 --matching.expert-epochs 4
         ;;
-    # With an image rate for the few images of a step, and the memory in the steps after it (docs/results.md).
+    # With an image rate for the few images of a step. The memory in the steps after it does harm here (docs/results.md).
     stream)
-        matched=(--experts 3 --expert.epochs 8 --expert.batch 64 --matching.inner-steps 20 --matching.last-epoch 4 --steps 100)
+        briefly=(--expert.epochs 8 --expert.batch 64)
+        matched=(--matching.inner-steps 20 --matching.last-epoch 4 --outer.lr-images 10)
         stream dm --method dm --steps 400
-        stream mtt --method mtt "${matched[@]}" --outer.lr-images 10
-        for who in experts students both; do
-            stream "mtt-$who" --method mtt "${matched[@]}" --outer.lr-images 10 --replay "$who" --replay-weight 0.25
-        done
+        stream mtt --method mtt --experts 3 "${briefly[@]}" "${matched[@]}" --steps 100
+        stream satm-bptt --method satm-bptt --experts "$out/stream-$class_steps-mtt" "${briefly[@]}" "${matched[@]}" --steps 200
+        stream mtt-both --method mtt --experts 3 "${briefly[@]}" "${matched[@]}" --steps 100 --replay both --replay-weight 0.25
         "$python" -m trajmatch compare "$out/stream-$class_steps"-* --out "$out/streams-$class_steps"
         ;;
     esac

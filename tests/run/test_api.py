@@ -5,6 +5,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -203,6 +204,20 @@ def test_what_the_images_decide_is_told(caplog: Logged, monkeypatch: pytest.Monk
         trajmatch.distill(torch.utils.data.TensorDataset(x, torch.arange(60) % 2))
     assert "chosen: --outer.step-size open (the experts decide it, when they are trained)" in caplog.text
     assert "32 x 32 pixels in colour; resized from 16 x 16" in caplog.text  # whose sides nobody saw
+
+
+@pytest.mark.parametrize(("method", "learned"), [(None, True), ("satm", False)])
+def test_labels_of_many_classes_are_learned_where_no_method_is_named(
+    method: Literal["satm"] | None, learned: bool, caplog: Logged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trajmatch.run.stages.run.Run.experts", stop)
+    x = torch.randint(0, 256, (300, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    with pytest.raises(KeyboardInterrupt):
+        trajmatch.distill(torch.utils.data.TensorDataset(x, torch.arange(300) % 50), method=method)
+    assert ("chosen: --outer.labels learned" in caplog.text) == learned
 
 
 def test_the_section_of_the_documentation_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,18 @@ from math import ceil
 import pytest
 
 from trajmatch.settings.checks import resolve
-from trajmatch.settings.choices import MOST_EPOCHS, OPEN, STRETCH, Choice, Left, by_number, by_size, chosen, left_open
+from trajmatch.settings.choices import (
+    CLASSES,
+    MOST_EPOCHS,
+    OPEN,
+    STRETCH,
+    Choice,
+    Left,
+    by_number,
+    by_size,
+    chosen,
+    left_open,
+)
 from trajmatch.settings.command_line import settings_of
 from trajmatch.settings.config import Config
 from trajmatch.settings.kinds import with_setting
@@ -86,6 +97,21 @@ def test_a_step_takes_no_more_real_images_where_there_are_many_classes(classes: 
         assert settled(with_setting(config, "method", method), (), 400_000, classes).baseline.batch == 256
 
 
+@pytest.mark.parametrize(
+    ("given", "classes", "labels"),
+    [
+        ((), CLASSES - 1, "hard"), ((), CLASSES, "learned"), (("ipc",), 1000, "learned"),
+        (("outer.labels",), 1000, "hard"), (("method",), 1000, "hard"),
+    ],
+)  # fmt: skip
+def test_labels_are_learned_with_many_classes_and_no_method_named(
+    given: tuple[str, ...], classes: int, labels: str
+) -> None:
+    assert settled(IMAGES, given, 400_000, classes).outer.labels == labels
+    for still in ("dm", "random"):
+        assert settled(with_setting(IMAGES, "method", still), (), 400_000, 1000).outer.labels == "hard"
+
+
 def test_methods_without_experts_have_none_to_choose() -> None:
     config = with_setting(IMAGES, "method", "dm")
     assert [choice.key for choice in by_number(config, left_open(()), 4050, 10, 32)] == ["steps"]
@@ -102,6 +128,7 @@ def test_methods_without_experts_have_none_to_choose() -> None:
         (None, ["--data", "here"], set(OPEN)),
         (None, ["--data", "here", "--steps", "500", "--network.depth=3"], set(OPEN) - {"steps", "network.depth"}),
         (None, ["--data", "here", "--expert.save_every", "5"], set(OPEN) - {"expert.save_every"}),
+        (None, ["--data", "here", "--method", "satm"], set(OPEN) - {"outer.labels"}),
         (
             None,
             ["--data", "here", "--matching.last-epoch", "4"],

@@ -88,7 +88,8 @@ def distill(
     given |= {"ipc": ipc, "seed": seed, "device": device, "expert.workers": workers}
     given |= {"evaluation.workers": workers if score else None}
     digits = named and str(dataset) == "digits"
-    left = Left(left_open(["steps"] if steps is not None else []) if not (config or digits) else frozenset())
+    named_here = [key for key, value in {"steps": steps, "method": method}.items() if value is not None]
+    left = Left(frozenset() if config or digits else left_open(named_here))
     base = _filled(config or preset(DEFAULT if digits else ANY_IMAGES), given, log)
     with precision("float32"), scratch_folder() as temporary:
         folder = temporary / "run" if out is None else Path(out)

@@ -17,8 +17,10 @@ from trajmatch.settings.methods import METHODS, OF_A_CLASS
 # Settings that the images decide, where no preset is named and no flag or file gives them.
 OPEN = (
     "images.size", "network.depth", "steps", "expert.epochs", "expert.save_every", "matching.inner_steps",
-    "matching.expert_epochs", "matching.last_epoch", "outer.step_size", "baseline.batch",
+    "matching.expert_epochs", "matching.last_epoch", "outer.step_size", "outer.labels", "baseline.batch",
 )  # fmt: skip
+# From so many classes on labels are learned, unless the method is named: they are worth points there (docs/results.md).
+CLASSES = 50
 # Settings whose unit is an epoch where they are given without --expert.save-every.
 IN_EPOCHS = ("matching.expert_epochs", "matching.first_epoch", "matching.last_epoch", "matching.window_start")
 # The largest side at which a run on two cores takes minutes.
@@ -64,6 +66,8 @@ NOTHING_LEFT = Left()
 def left_open(given: Collection[str]) -> frozenset[str]:
     """The settings that the images decide, of a command that gives some settings."""
     taken = {*given} | ({"expert.save_every"} if {*IN_EPOCHS} & {*given} else set())
+    if "method" in given:  # its labels are a part of a method
+        taken.add("outer.labels")
     return frozenset(OPEN) - taken
 
 
@@ -102,6 +106,8 @@ def by_number(config: Config, open_: Collection[str], images: int, classes: int,
         steps = max(FEWEST_STEPS, min(STEPS, 10 * round(STEPS * SHOWN / shown / 10)))
         fewer = f"each shows the network as much as {shown:.0f} images of {SIDE} pixels"
         found.append(Choice("steps", steps, fewer if steps < STEPS else "as each shows the network few images"))
+    if "outer.labels" in open_ and method.matches and classes >= CLASSES:
+        found.append(Choice("outer.labels", "learned", f"one image of each of {classes} classes says more so"))
     if "baseline.batch" in open_ and method.matches and method.through_training and OF_A_CLASS * classes > REAL:
         each = max(1, REAL // classes)
         found.append(Choice("baseline.batch", each, f"real images of each of {classes} classes in a step"))
