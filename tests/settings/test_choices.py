@@ -97,6 +97,19 @@ def test_a_step_takes_no_more_real_images_where_there_are_many_classes(classes: 
         assert settled(with_setting(config, "method", method), (), 400_000, classes).baseline.batch == 256
 
 
+@pytest.mark.parametrize("images", [50, 900, 22_500, 1_000_000])
+def test_segments_start_later_with_many_classes(images: int) -> None:
+    few, many = (settled(IMAGES, (), images, classes) for classes in (CLASSES - 1, CLASSES))
+    assert few.matching.inner_steps == many.matching.inner_steps == 50 or images == 50
+    for config, starts in ((few, 1 / 2), (many, 4)):
+        every, m = config.expert.save_every, config.matching
+        assert every is not None
+        steps = config.expert.epochs * ceil(images / config.expert.batch)
+        assert m.last_epoch - 1 + m.expert_epochs <= steps // every
+        if images in (900, 22_500):
+            assert m.last_epoch * every == starts * STRETCH * m.inner_steps
+
+
 @pytest.mark.parametrize(
     ("given", "classes", "labels"),
     [

@@ -19,7 +19,8 @@ OPEN = (
     "images.size", "network.depth", "steps", "expert.epochs", "expert.save_every", "matching.inner_steps",
     "matching.expert_epochs", "matching.last_epoch", "outer.step_size", "outer.labels", "baseline.batch",
 )  # fmt: skip
-# From so many classes on labels are learned, unless the method is named: they are worth points there (docs/results.md).
+# From so many classes on there is more to learn (docs/results.md): segments start later too, and labels are learned,
+# unless the method is named.
 CLASSES = 50
 # Settings whose unit is an epoch where they are given without --expert.save-every.
 IN_EPOCHS = ("matching.expert_epochs", "matching.first_epoch", "matching.last_epoch", "matching.window_start")
@@ -28,8 +29,10 @@ SIDE = 32
 # Expert steps in a segment for each step of the student: with fewer the student's first steps, of which most lead
 # sideways, take it further than the expert went; with more, sets learn more slowly.
 STRETCH = 8
-# An expert's steps, in segments; segments start in the first half of one.
-SEGMENTS = 3
+# An expert's steps, and those in which segments start, in segments; and where there are so many classes that an expert
+# knows little of them after one segment.
+SEGMENTS, STARTS = 3, 0.5
+MORE_SEGMENTS, MORE_STARTS = 5, 4
 # Snapshots in a segment: as many places where the next ones may start; and the most of an expert, for they are kept.
 PIECES, MOST_SNAPSHOTS = 8, 100
 # Fewest epochs of an expert that sees so many steps in them, and most of one that sees few.
@@ -112,17 +115,18 @@ def by_number(config: Config, open_: Collection[str], images: int, classes: int,
         each = max(1, REAL // classes)
         found.append(Choice("baseline.batch", each, f"real images of each of {classes} classes in a step"))
     if method.experts:
-        found += _experts(config, open_, ceil(images / config.expert.batch))
+        found += _experts(config, open_, ceil(images / config.expert.batch), classes)
         if "outer.step_size" in open_ and method.matches:
             found.append(Choice("outer.step_size", None, "the experts decide it, when they are trained"))
     return found
 
 
-def _experts(config: Config, open_: Collection[str], per_epoch: int) -> list[Choice]:
+def _experts(config: Config, open_: Collection[str], per_epoch: int, classes: int) -> list[Choice]:
     """Epochs, snapshots, and segments: their length, and before which snapshot they start.
 
-    per_epoch: steps in an epoch.
+    per_epoch: steps in an epoch. classes: of the images.
     """
+    segments, starts = (MORE_SEGMENTS, MORE_STARTS) if classes >= CLASSES else (SEGMENTS, STARTS)
     e, m, found = config.expert, config.matching, list[Choice]()
     segment, first = STRETCH * m.inner_steps, max(m.first_epoch + 1, m.window_start or 0)
     epochs = e.epochs
@@ -132,7 +136,7 @@ def _experts(config: Config, open_: Collection[str], per_epoch: int) -> list[Cho
             given * (e.save_every or per_epoch) if {"matching.expert_epochs", "matching.last_epoch"} - {*open_} else 0
         )
         enough = min(EPOCHS, ceil(ENOUGH / per_epoch))
-        epochs = max(ceil(least / per_epoch), min(MOST_EPOCHS, max(enough, ceil(SEGMENTS * segment / per_epoch))))
+        epochs = max(ceil(least / per_epoch), min(MOST_EPOCHS, max(enough, ceil(segments * segment / per_epoch))))
         many = f"of {per_epoch} steps" if per_epoch > 1 else "of one step"
         found.append(Choice("expert.epochs", epochs, f"{many} each, {epochs * per_epoch} in all"))
     steps, T = epochs * per_epoch, m.inner_steps
@@ -155,7 +159,7 @@ def _experts(config: Config, open_: Collection[str], per_epoch: int) -> list[Cho
         found.append(Choice("matching.expert_epochs", M, why))
     if "matching.last_epoch" in open_:
         behind = needed_snapshots(replace(m, expert_epochs=M, last_epoch=0))
-        last = max(first, min(m.first_epoch + max(1, round(segment / 2 / unit)), rows - behind))
+        last = max(first, min(m.first_epoch + max(1, round(starts * segment / unit)), rows - behind))
         found.append(
             Choice("matching.last_epoch", last, f"segments start within the first {_counted(last * unit, 'step')}")
         )
