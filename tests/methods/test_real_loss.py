@@ -12,10 +12,12 @@ from tests.oracles import F64, random, relative_error
 from trajmatch.core.augment import augment, draw, families
 from trajmatch.core.descent import Adam, Momentum
 from trajmatch.core.draws import generator
+from trajmatch.core.inner import Memory
 from trajmatch.core.inner_optimisers import gradient_norm, trained
 from trajmatch.core.student import micro_batched
 from trajmatch.core.vector import functional
 from trajmatch.methods import real_loss
+from trajmatch.methods.end_loss import Part, kept_part, loss_of_parts, mean_loss, share_right
 from trajmatch.methods.outer import Rule, descend, inner_problem
 from trajmatch.methods.real_loss import (
     GAIN,
@@ -24,10 +26,8 @@ from trajmatch.methods.real_loss import (
     Progress,
     RealLoss,
     adaptive_window,
-    mean_loss,
     real_loss_gradient,
     real_loss_step,
-    share_right,
     window_end,
 )
 from trajmatch.methods.state import OuterState, new_state
@@ -74,6 +74,49 @@ def test_real_images_are_mirrored_before_their_loss_is_differentiated() -> None:
     assert torch.equal(after.X, wanted.X)
     assert torch.equal(record.loss, told.loss)
     assert not torch.equal(after.X, real_loss_step(RULE, STUDENT, S, before, REAL, 5)[0].X)
+
+
+MEMORY = Memory(random(4, 1, 8, 8, seed=43), torch.eye(3, dtype=F64)[[2, 1, 2, 1]], 3)
+
+
+def with_memory(X: Tensor, eta: Tensor, end: int, iota: int) -> tuple[Tensor, Tensor, Tensor]:
+    """`by_autograd` with the memory in every inner step and a quarter of the loss, for seed 5 and outer step 0."""
+    problem = inner_problem(replace(RULE, memory=MEMORY), STUDENT, 6, 5, 0)
+    X, eta, at = X.clone().requires_grad_(), eta.clone().requires_grad_(), S
+    for i in range(end):
+        late = i >= end - iota
+        at = at if late and i > end - iota else at.detach().requires_grad_()
+        z, y = problem.view(X, state().Y, i)
+        assert len(z) == len(y) == (9 if i % 2 == 0 else 7)  # chunks of permutations of the four
+        (u,) = torch.autograd.grad(LOSS(at, z, y), at, create_graph=late)
+        at = at - (eta if late else eta.detach()) * u
+    seen = augment(MEMORY.X, draw(4, FAMILIES, generator(5, "memory loss", 0)))
+    loss = 0.75 * LOSS(at, *REAL) + 0.25 * LOSS(at, seen, MEMORY.Y)
+    return (loss.detach(), *torch.autograd.grad(loss, (X, eta)))
+
+
+def test_a_memory_is_trained_on_and_is_a_part_of_the_loss() -> None:
+    rule = replace(RULE, memory=MEMORY, images=Momentum(1.0, 0.0))
+    before = new_state(state().X, state().Y, 0.1)
+    after, record = real_loss_step(rule, STUDENT, S, before, REAL, 5, RealLoss(share=0.25))
+    loss, dX, deta = with_memory(before.X, before.eta, window_end(RULE, 5, 0), 2)
+    assert relative_error(record.loss, loss) < 1e-12
+    assert relative_error(before.X - after.X, dX) < 1e-9
+    assert relative_error(after.eta.log() - before.eta.log(), -0.1 * before.eta * deta) < 1e-9
+    without, _ = real_loss_step(replace(rule, memory=None), STUDENT, S, before, REAL, 5)
+    assert not torch.equal(without.X, after.X)
+
+
+def test_a_loss_of_parts_is_their_weighted_sum() -> None:
+    parts = [Part(*REAL, 0.75), kept_part(MEMORY, 0.25, (), S, generator(5, "memory loss", 0))]
+    assert torch.equal(parts[1].x, MEMORY.X), "without families the images are as they are"
+    loss, q = loss_of_parts(STUDENT, S, parts)
+    at = S.clone().requires_grad_()
+    wanted = 0.75 * LOSS(at, *REAL) + 0.25 * LOSS(at, MEMORY.X, MEMORY.Y)
+    assert relative_error(loss, wanted.detach()) < 1e-12
+    assert relative_error(q, torch.autograd.grad(wanted, at)[0]) < 1e-12
+    alone = loss_of_parts(STUDENT, S, [Part(*REAL)])
+    assert all(torch.equal(one, other) for one, other in zip(alone, mean_loss(STUDENT, S, *REAL), strict=True))
 
 
 def test_windows_end_anywhere_they_fit_and_follow_the_step() -> None:

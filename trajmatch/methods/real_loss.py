@@ -22,12 +22,11 @@ from trajmatch.core.inner import Iterates, Problem
 from trajmatch.core.inner_optimisers import HeavyBall, Inner, first_iterate, gradient_norm, swept, trained, weights
 from trajmatch.core.rate import is_valid_rate
 from trajmatch.core.student import Student
+from trajmatch.methods.end_loss import Part, kept_part, loss_of_parts, share_right
 from trajmatch.methods.kept_students import Kept, of_student, with_student
 from trajmatch.methods.outer import Rule, descend, inner_problem, probabilities
 from trajmatch.methods.state import OuterState, Record
-from trajmatch.methods.training import images_at_once
 
-CHUNK = 4096
 # AT-BPTT's stages, early and middle: the stage ends when the accuracy on real batches, averaged over an epoch of them,
 # has risen by less than GAIN in PATIENCE T epochs on end (of its authors' program).
 GAIN, PATIENCE = (0.015, 0.01), (0.15, 0.125)
@@ -68,6 +67,7 @@ class RealLoss:
     adaptive: AT-BPTT's window in place of the random one.
     chunk:    real images at a time; None takes as many as have the pixels of CHUNK images of 32 x 32.
     families: of augmentation of the real images; none leaves them as they are.
+    share:    of the loss that a stream's memory has, where the rule has one: its classes among all.
     """
 
     adam: Adam | None = None
@@ -76,6 +76,7 @@ class RealLoss:
     momentum: float = 0.0
     kept: Kept | None = None
     families: tuple[str, ...] = ()
+    share: float = 0.0
 
     def inner(self, eta: Tensor) -> Inner:
         """The inner optimiser at the state's step size."""
@@ -161,43 +162,18 @@ def real_loss_gradient(
     real: tuple[Tensor, Tensor],
     since: int,
     chunk: int | None = None,
+    beside: Part | None = None,
 ) -> tuple[Tensor, Hypergradient]:
     """Loss on real images (B, c, h, w) with labels (B, C) at the last of the iterates, and its derivative.
+
+    beside: images of a memory and their share of the loss, of which the real images have the rest.
 
     The derivative is the sweep's, through the inner steps from `since` on, from q = d loss / d theta in place of the
     matching loss's q. Cost: a gradient on the real images, and a mixed derivative for each step that is differentiated.
     """
-    loss, q = mean_loss(problem.student, weights(thetas[thetas.last], inner), *real, chunk)
+    parts = [Part(*real)] if beside is None else [Part(*real, 1.0 - beside.share), beside]
+    loss, q = loss_of_parts(problem.student, weights(thetas[thetas.last], inner), parts, chunk)
     return loss, swept(problem, thetas, q, X, Y, inner, since)
-
-
-def mean_loss(student: Student, theta: Tensor, x: Tensor, y: Tensor, chunk: int | None = None) -> tuple[Tensor, Tensor]:
-    """The loss on images x (B, c, h, w) with labels y (B, C), and its gradient (P,).
-
-    chunk: images at a time; None takes as many as have the pixels of CHUNK images of 32 x 32.
-    """
-    loss, q = torch.zeros((), dtype=theta.dtype, device=theta.device), torch.zeros_like(theta)
-    size = chunk or images_at_once(x, CHUNK * 32 * 32)
-    for images, labels in zip(x.split(size), y.split(size), strict=True):
-        share = len(images) / len(x)
-        with torch.no_grad():
-            loss = loss + share * student.loss(theta, images, labels)
-        q = q + share * student.gradient(theta, images, labels)
-    return loss, q
-
-
-def share_right(student: Student, theta: Tensor, x: Tensor, y: Tensor, chunk: int | None = None) -> Tensor:
-    """The share () of images x (B, c, h, w) that get the class of their labels y (B, C), in [0, 1].
-
-    Raises ValueError for a student without its `forward`.
-    """
-    if student.forward is None:
-        raise ValueError("student: an accuracy needs its `forward`")
-    size, right = chunk or images_at_once(x, CHUNK * 32 * 32), torch.zeros((), dtype=theta.dtype, device=theta.device)
-    with torch.no_grad():
-        for images, labels in zip(x.split(size), y.split(size), strict=True):
-            right = right + (student.forward(theta, images).argmax(1) == labels.argmax(1)).sum()
-    return right / len(x)
 
 
 def real_loss_step(
@@ -222,7 +198,11 @@ def real_loss_step(
         thetas = _window(rule, problem, fresh, state, seed, how, progress)
     Y = probabilities(rule, state)
     real = _augmented(real, how, seed, int(state.steps))
-    loss, d = real_loss_gradient(problem, thetas, state.X, Y, inner, real, thetas.first, how.chunk)
+    beside = None
+    if rule.memory is not None:
+        source = generator(seed, "memory loss", int(state.steps))
+        beside = kept_part(rule.memory, how.share, rule.families, state.X, source)
+    loss, d = real_loss_gradient(problem, thetas, state.X, Y, inner, real, thetas.first, how.chunk, beside)
     after = descend(rule, state, d.X, d.Y, d.eta)
     if how.adam is not None:  # whose rate is fixed: the step size is for networks that learn from the set by SGD
         after = after._replace(eta=state.eta, rate_moments=state.rate_moments)

@@ -133,7 +133,8 @@ class Continual:
     replay: Literal["none", "experts", "students", "both"] = "none"
     """Who is trained on the memory, the sets kept so far, when the next classes are condensed: experts, students (the
     networks of the inner loop) or both, with outputs for all classes seen. The memory's images stay as they are. none
-    condenses each step's classes apart. Only methods that match trajectories have a use for it."""
+    condenses each step's classes apart. Methods that match trajectories have a use for it, and rat-bptt and at-bptt for
+    students; with satm-bptt these are the ones of its later steps, whose loss is on the memory too."""
     replay_weight: Positive = 1.0
     """How often experts see images of an old class, for each time that they see images of a new one; each kept image is
     seen at least once in an epoch."""

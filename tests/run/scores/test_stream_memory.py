@@ -99,6 +99,41 @@ def test_labels_that_are_learned_are_among_all_classes_seen(tmp_path: Path) -> N
     assert json.loads((tmp_path / "r" / PLACES.format(0, 1) / "scores.json").read_text())["images"] == 160
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        ("satm-bptt", "--baseline.since", 1),
+        ("satm-bptt", "--baseline.since", 1, "--baseline.students", 2, "--outer.labels", "learned", "--micro-batch", 7),
+        ("rat-bptt",),
+        ("at-bptt", "--memory", "4GB"),
+    ],
+)
+def test_the_loss_on_real_images_sees_the_memory_too(method: tuple[object, ...], tmp_path: Path) -> None:
+    common = ("--orders", 1, "--fresh-networks", 1, "--steps", 3, "--ipc", 2, "--method", *method)
+    for replay in ("none", "students"):
+        succeed(*words(*common, "--replay", replay, "--out", tmp_path / replay))
+    first, second = ([sets.load(tmp_path / k / PLACES.format(0, j)) for k in ("none", "students")] for j in range(2))
+    assert torch.equal(first[0].X, first[1].X), "there is no memory yet"
+    assert second[1].Y.shape == (10, 10)
+    assert not torch.equal(second[0].X, second[1].X)
+    found = json.loads((tmp_path / "students" / "continual.json").read_text())
+    assert found["replay"] == "students"
+
+
+def test_steps_that_match_leave_a_memory_to_those_after_them_that_no_expert_has_seen(
+    streams: dict[str, Path], tmp_path: Path
+) -> None:
+    common = ("--orders", 1, "--fresh-networks", 1, "--steps", 2, "--method", "satm-bptt", "--baseline.since", 2)
+    found = {}
+    for replay in ("experts", "students", "both"):
+        succeed(*words(*common, "--replay", replay, "--out", tmp_path / replay))
+        found[replay] = sets.load(tmp_path / replay / PLACES.format(0, 1)).X
+    of_satm = {replay: sets.load(streams[replay] / PLACES.format(0, 1)).X for replay in found}
+    same = {replay: torch.allclose(found[replay], of_satm[replay], atol=1e-6) for replay in found}
+    assert not same["students"], "satm's students see it"
+    assert not torch.equal(found["both"], found["experts"])
+
+
 def test_experts_of_another_stream_are_refused(streams: dict[str, Path], tmp_path: Path, capsys: Captured) -> None:
     said = refusal(capsys, *words("--experts", streams["none"], "--replay", "experts", "--out", tmp_path / "r"))
     assert f"--experts is '{streams['none']}' and must be a number with --replay experts" in said
@@ -109,6 +144,10 @@ def test_experts_of_another_stream_are_refused(streams: dict[str, Path], tmp_pat
     ("more", "says"),
     [
         (["--method", "random", "--replay", "both"], "--replay both has no effect with --method random, which matches"),
+        (
+            ["--method", "rat-bptt", "--steps", "2", "--replay", "experts"],
+            "no expert sees the memory, for --method rat-bptt",
+        ),
         (["--method", "random", "--replay-weight", "0.5"], "--replay-weight has no effect with --replay none"),
     ],
 )

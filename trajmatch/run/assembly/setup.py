@@ -31,6 +31,7 @@ from trajmatch.run.assembly.budget import parse_memory
 from trajmatch.run.assembly.engine import Compute, at_once, outer_compute, real_loss_engine, training_engine
 from trajmatch.settings.config import Config
 from trajmatch.settings.inputs import Network
+from trajmatch.settings.methods import METHODS
 
 # How the data of a run is called, behind its type, that was a data set in Python.
 IN_PYTHON = " in Python"
@@ -67,14 +68,29 @@ class Setup:
 
     @property
     def memory(self) -> Memory | None:
-        """What a stream has kept of classes before, where an inner step takes it beside the synthetic images.
+        """What a stream has kept of classes before, where an inner step takes it beside the synthetic images to match.
+
+        Where steps that match are followed by others, and experts have not seen the memory, it is left to the others.
+        """
+        kept = self.material.replay
+        if kept is None or (METHODS[self.config.method].through_training and not kept.passes):
+            return None
+        return self._beside(self.config.matching.batch)
+
+    @property
+    def memory_in_training(self) -> Memory | None:
+        """The same where the loss at the end of a training is differentiated."""
+        return self._beside(self.config.baseline.inner_batch or self.config.matching.batch)
+
+    def _beside(self, batch: int | None) -> Memory | None:
+        """The memory for inner steps of `batch` new images, None for all.
 
         A step takes as many of these images for each of their classes as it does of the new ones, rounded up.
         """
         kept, new = self.material.replay, self._synthetic()[0]
         if kept is None or not kept.inner:
             return None
-        return Memory(kept.X, kept.Y, min(len(kept.X), ceil((self.config.matching.batch or new) * len(kept.X) / new)))
+        return Memory(kept.X, kept.Y, min(len(kept.X), ceil(min(batch or new, new) * len(kept.X) / new)))
 
     @cached_property
     def device(self) -> torch.device:
@@ -121,7 +137,12 @@ class Setup:
 
         Raises ValueError for what can't be had here.
         """
-        return real_loss_engine(self.config, self.network, self.device, self._synthetic(), self.material.nbytes, real)
+        config, seen, beside = self.config, self._synthetic(), self.memory_in_training
+        if beside is not None:  # which an inner step takes, and the loss at the end all of it
+            inner = min(config.baseline.inner_batch or config.matching.batch or seen[0], seen[0]) + beside.batch
+            config = replace(config, baseline=replace(config.baseline, inner_batch=inner))
+            real = max(real[0], len(beside.X)), real[1]
+        return real_loss_engine(config, self.network, self.device, seen, self.material.nbytes, real)
 
     def at_once(self) -> int | None:
         """How many images go through the network at once where all of a set do; None is no limit."""

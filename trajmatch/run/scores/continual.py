@@ -85,8 +85,13 @@ def _heeded(config: Config, options: Continual) -> Continual:
         LOGGER.info(f"--replay-weight has no effect with --replay {options.replay}")
     if METHODS[config.method].steps == "none" and config.outer.initial == "real":
         options = replace(options, random_networks=0)  # the sets are random real images themselves
-    if options.replay == "none" or METHODS[config.method].steps == "matching":
+    method = METHODS[config.method]
+    if options.replay == "none" or method.matches:
         return options
+    if method.through_training:  # whose students can see the memory
+        if options.replay != "students":
+            LOGGER.info(f"--replay {options.replay}: no expert sees the memory, for --method {config.method} has none")
+        return replace(options, replay="none" if options.replay == "experts" else "students")
     LOGGER.info(f"--replay {options.replay} has no effect with --method {config.method}, which matches no trajectories")
     return replace(options, replay="none")
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from trajmatch.core.augment import families
 from trajmatch.core.descent import Adam, Momentum, new_moments
 from trajmatch.core.draws import derive, generator
+from trajmatch.core.inner import Memory
 from trajmatch.core.student import Student, in_parts
 from trajmatch.core.vector import Layout, functional
 from trajmatch.data.networks.convnet import build, embedding
@@ -88,10 +89,13 @@ def matching_steps(setup: Setup, trajectories: list[Trajectory]) -> Steps:
         student = student._replace(forward=in_parts(student.forward, setup.at_once()))
     each = Spread(about, chunks) if peers() else one_by_one
     ways = paths(setup, trajectories)
-    if about.memory is not None:  # each rank moves its own
-        X, Y = (t.to(setup.device) for t in about.memory[:2])
-        about = replace(about, memory=about.memory._replace(X=X, Y=Y))
+    about = replace(about, memory=_there(setup, about.memory))  # each rank moves its own
     return Steps(Matching(setup, ways, about, student, schedule(setup.config), each), compute)
+
+
+def _there(setup: Setup, memory: Memory | None) -> Memory | None:
+    """The memory where networks are trained."""
+    return memory and memory._replace(X=memory.X.to(setup.device), Y=memory.Y.to(setup.device))
 
 
 def paths(setup: Setup, trajectories: Sequence[Trajectory]) -> Sequence[Trajectory | Straight]:
@@ -150,7 +154,10 @@ def real_loss_steps(setup: Setup, _: list[Trajectory]) -> Steps:
     how = through_training(setup.config, batches.epoch, compute.engine.micro_batch)
     student = engines.student(setup.network, compute.engine)
     n = setup.config.ipc * setup.material.condensed * setup.config.factor**2
-    take = ThroughTraining(setup, real_loss(setup.config, n), student, batches, how)
+    about = replace(real_loss(setup.config, n), memory=_there(setup, setup.memory_in_training))
+    if setup.material.replay is not None:
+        how = replace(how, share=setup.material.replay.classes / setup.dataset.num_classes)
+    take = ThroughTraining(setup, about, student, batches, how)
     return Steps(take, compute, batches.prepare)
 
 
@@ -202,9 +209,10 @@ def condensing_seed(setup: Setup) -> int:
 
 
 def real_batches(setup: Setup) -> RealBatches:
-    """Batches of real images by class."""
-    dataset, space = setup.dataset, setup.material.space
-    return RealBatches(dataset.train, dataset.num_classes, space, _real_batch(setup.config), setup.device)
+    """Batches of real images by class. In a stream the classes before come last, and have none."""
+    dataset, space, replay = setup.dataset, setup.material.space, setup.material.replay
+    classes = dataset.num_classes - (replay.classes if replay is not None else 0)
+    return RealBatches(dataset.train, classes, space, _real_batch(setup.config), setup.device)
 
 
 def _real_batch(config: Config) -> int:
