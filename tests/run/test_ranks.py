@@ -292,7 +292,7 @@ def test_orders_of_classes_are_shared_out(tmp_path: Path) -> None:
     assert [code for code, _ in done] == [0, 0], done
     a, b = (json.loads((folder / "continual.json").read_text()) for folder in (one, two))
     assert a["accuracy"] == b["accuracy"]
-    assert done[0][1].count("order ") == 6  # rank 0 says what each rank has found
+    assert done[0][1].count("classes: ") == 6  # rank 0 says what each rank has found
     assert not done[1][1].strip()
 
 

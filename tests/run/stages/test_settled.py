@@ -75,7 +75,7 @@ def test_choices_are_recorded(done: Path) -> None:
     assert chosen.pop("outer.step_size") in first_rate.TRIED
     assert chosen == {
         "images.size": 8, "network.depth": 2, "expert.epochs": 18, "expert.save_every": 3,
-        "matching.expert_epochs": 8, "matching.last_epoch": 4,
+        "matching.expert_epochs": 8, "matching.last_epoch": 4, "outer.labels": "hard",
     }  # fmt: skip
 
 
