@@ -53,6 +53,12 @@ def shell_lines(text: str) -> list[str]:
     return [line for line in lines if line.strip()]
 
 
+@pytest.mark.parametrize("path", [one for one in DOCUMENTS if one.parent.name == "docs"], ids=lambda path: path.name)
+def test_the_site_has_the_pages_that_its_pages_lead_to(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+\.md)[^)]*\)", path.read_text(encoding="utf-8")):
+        assert (path.parent / target).resolve().parent == path.parent, f"{target} is not a page of the site"
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_flags_exist(path: Path) -> None:
     for name in re.findall(r"(?<![\w-])--[a-z][\w.-]*", path.read_text(encoding="utf-8")):
