@@ -76,7 +76,7 @@ def test_real_images_are_mirrored_before_their_loss_is_differentiated() -> None:
     assert not torch.equal(after.X, real_loss_step(RULE, STUDENT, S, before, REAL, 5)[0].X)
 
 
-MEMORY = Memory(random(4, 1, 8, 8, seed=43), torch.eye(3, dtype=F64)[[2, 1, 2, 1]], 3)
+MEMORY = Memory(random(4, 1, 8, 8, seed=43), torch.eye(3, dtype=F64)[[2, 1, 2, 1]], 3, 0.25)
 
 
 def with_memory(X: Tensor, eta: Tensor, end: int, iota: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -98,7 +98,7 @@ def with_memory(X: Tensor, eta: Tensor, end: int, iota: int) -> tuple[Tensor, Te
 def test_a_memory_is_trained_on_and_is_a_part_of_the_loss() -> None:
     rule = replace(RULE, memory=MEMORY, images=Momentum(1.0, 0.0))
     before = new_state(state().X, state().Y, 0.1)
-    after, record = real_loss_step(rule, STUDENT, S, before, REAL, 5, RealLoss(share=0.25))
+    after, record = real_loss_step(rule, STUDENT, S, before, REAL, 5)
     loss, dX, deta = with_memory(before.X, before.eta, window_end(RULE, 5, 0), 2)
     assert relative_error(record.loss, loss) < 1e-12
     assert relative_error(before.X - after.X, dX) < 1e-9
@@ -108,7 +108,7 @@ def test_a_memory_is_trained_on_and_is_a_part_of_the_loss() -> None:
 
 
 def test_a_loss_of_parts_is_their_weighted_sum() -> None:
-    parts = [Part(*REAL, 0.75), kept_part(MEMORY, 0.25, (), S, generator(5, "memory loss", 0))]
+    parts = [Part(*REAL, 0.75), kept_part(MEMORY, (), S, generator(5, "memory loss", 0))]
     assert torch.equal(parts[1].x, MEMORY.X), "without families the images are as they are"
     loss, q = loss_of_parts(STUDENT, S, parts)
     at = S.clone().requires_grad_()

@@ -54,11 +54,13 @@ class Memory(NamedTuple):
 
     X, Y:  (m, c, h, w) images as a network sees them, and (m, C) labels among all C classes.
     batch: images of each inner step, at most m.
+    share: of a loss on all classes that is theirs: their classes among the C.
     """
 
     X: Tensor
     Y: Tensor
     batch: int
+    share: float = 0.0
 
 
 def replayed(view: View, memory: Memory, a: list[Draw], source: torch.Generator) -> View:

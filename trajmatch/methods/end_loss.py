@@ -28,23 +28,24 @@ class Part(NamedTuple):
     share: float = 1.0
 
 
-def kept_part(memory: Memory, share: float, families: tuple[str, ...], like: Tensor, source: torch.Generator) -> Part:
+def kept_part(memory: Memory, families: tuple[str, ...], like: Tensor, source: torch.Generator) -> Part:
     """All images of a memory, each under one draw of augmentation, on the device and in the precision of `like`.
 
     A student that has been trained on these images knows them as they are: what the draw makes of them stands for the
     real images of their classes, which are gone.
     """
     X, Y = (t.to(like) for t in memory[:2])
-    return Part(augment(X, draw(len(X), families, source)), Y, share)
+    return Part(augment(X, draw(len(X), families, source)), Y, memory.share)
 
 
 def loss_of_parts(
     student: Student, theta: Tensor, parts: list[Part], chunk: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """The sum of the parts' mean losses, each times its share, and its gradient (P,)."""
-    found = [mean_loss(student, theta, part.x, part.y, chunk) for part in parts]
-    loss = sum((part.share * one for part, (one, _) in zip(parts, found, strict=True)), torch.zeros_like(found[0][0]))
-    q = sum((part.share * one for part, (_, one) in zip(parts, found, strict=True)), torch.zeros_like(theta))
+    loss, q = torch.zeros((), dtype=theta.dtype, device=theta.device), torch.zeros_like(theta)
+    for x, y, share in parts:
+        mean, gradient = mean_loss(student, theta, x, y, chunk)
+        loss, q = loss + share * mean, q + share * gradient
     return loss, q
 
 

@@ -67,7 +67,6 @@ class RealLoss:
     adaptive: AT-BPTT's window in place of the random one.
     chunk:    real images at a time; None takes as many as have the pixels of CHUNK images of 32 x 32.
     families: of augmentation of the real images; none leaves them as they are.
-    share:    of the loss that a stream's memory has, where the rule has one: its classes among all.
     """
 
     adam: Adam | None = None
@@ -76,7 +75,6 @@ class RealLoss:
     momentum: float = 0.0
     kept: Kept | None = None
     families: tuple[str, ...] = ()
-    share: float = 0.0
 
     def inner(self, eta: Tensor) -> Inner:
         """The inner optimiser at the state's step size."""
@@ -201,7 +199,7 @@ def real_loss_step(
     beside = None
     if rule.memory is not None:
         source = generator(seed, "memory loss", int(state.steps))
-        beside = kept_part(rule.memory, how.share, rule.families, state.X, source)
+        beside = kept_part(rule.memory, rule.families, state.X, source)
     loss, d = real_loss_gradient(problem, thetas, state.X, Y, inner, real, thetas.first, how.chunk, beside)
     after = descend(rule, state, d.X, d.Y, d.eta)
     if how.adam is not None:  # whose rate is fixed: the step size is for networks that learn from the set by SGD

@@ -110,7 +110,13 @@ def by_number(config: Config, open_: Collection[str], images: int, classes: int,
         fewer = f"each shows the network as much as {shown:.0f} images of {SIDE} pixels"
         found.append(Choice("steps", steps, fewer if steps < STEPS else "as each shows the network few images"))
     if "outer.labels" in open_ and method.matches and classes >= CLASSES:
-        found.append(Choice("outer.labels", "learned", f"one image of each of {classes} classes says more so"))
+        found.append(
+            Choice(
+                "outer.labels",
+                "learned",
+                f"with {classes} classes, labels that say more than one of them are worth points",
+            )
+        )
     if "baseline.batch" in open_ and method.matches and method.through_training and OF_A_CLASS * classes > REAL:
         each = max(1, REAL // classes)
         found.append(Choice("baseline.batch", each, f"real images of each of {classes} classes in a step"))

@@ -117,6 +117,10 @@ class Search:
     for them too."""
 
 
+# Who is trained on the memory of a stream.
+Who = Literal["none", "experts", "students", "both"]
+
+
 @dataclass(frozen=True)
 class Continual:
     """The stream of `trajmatch continual`."""
@@ -130,7 +134,7 @@ class Continual:
     random_networks: Annotated[int, Range(0, 10_000)] = 3
     """Networks that are trained after every step on as many random real images, a draw of its own for each, at the
     learning rate of the memory; 0 for none. --method random has none, for its memory is random images."""
-    replay: Literal["none", "experts", "students", "both"] = "none"
+    replay: Who = "none"
     """Who is trained on the memory, the sets kept so far, when the next classes are condensed: experts, students (the
     networks of the inner loop) or both, with outputs for all classes seen. The memory's images stay as they are. none
     condenses each step's classes apart. Methods that match trajectories have a use for it, and rat-bptt and at-bptt for

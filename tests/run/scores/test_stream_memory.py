@@ -131,6 +131,8 @@ def test_steps_that_match_leave_a_memory_to_those_after_them_that_no_expert_has_
     of_satm = {replay: sets.load(streams[replay] / PLACES.format(0, 1)).X for replay in found}
     same = {replay: torch.allclose(found[replay], of_satm[replay], atol=1e-6) for replay in found}
     assert not same["students"], "satm's students see it"
+    assert same["experts"]
+    assert same["both"], "as satm's do where experts have seen it"
     assert not torch.equal(found["both"], found["experts"])
 
 
@@ -147,6 +149,10 @@ def test_experts_of_another_stream_are_refused(streams: dict[str, Path], tmp_pat
         (
             ["--method", "rat-bptt", "--steps", "2", "--replay", "experts"],
             "no expert sees the memory, for --method rat-bptt",
+        ),
+        (
+            ["--method", "rat-bptt", "--steps", "2", "--replay", "experts", "--replay-weight", "0.5"],
+            "--replay-weight has no effect with --replay none",
         ),
         (["--method", "random", "--replay-weight", "0.5"], "--replay-weight has no effect with --replay none"),
     ],

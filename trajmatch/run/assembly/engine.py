@@ -109,14 +109,17 @@ def real_loss_engine(
     synthetic: tuple[int, int, int, int],
     data_bytes: float,
     real: tuple[int, float],
+    beside: tuple[int, int] = (0, 0),
 ) -> Engine:
     """How steps on the loss on real images compute: as experts are trained, in parts where memory is to be saved.
 
     real: the real images of a step, which are taken in such parts too, and bytes that they and what they are drawn from
-    take on the device. Raises ValueError for what can't be had here.
+    take on the device. beside: images of a stream's memory that an inner step takes beside the synthetic ones, and
+    those that the loss at its end takes beside the real ones. Raises ValueError for what can't be had here.
     """
     engine, shape, parts = training_engine(config, network, device), synthetic[1:], config.micro_batch
-    largest = max(config.baseline.inner_batch or config.matching.batch or synthetic[0], real[0])
+    inner = (config.baseline.inner_batch or config.matching.batch or synthetic[0]) + beside[0]
+    largest = max(inner, real[0], beside[1])
     if parts is None and config.memory is not None:
         num_parameters = sum(p.numel() for p in network.parameters())
         held = held_bytes(config, device, num_parameters, prod(synthetic), data_bytes)

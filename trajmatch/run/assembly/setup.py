@@ -90,7 +90,8 @@ class Setup:
         kept, new = self.material.replay, self._synthetic()[0]
         if kept is None or not kept.inner:
             return None
-        return Memory(kept.X, kept.Y, min(len(kept.X), ceil(min(batch or new, new) * len(kept.X) / new)))
+        taken = ceil(min(batch or new, new) * len(kept.X) / new)  # at most all, as the new ones are
+        return Memory(kept.X, kept.Y, taken, kept.classes / self.dataset.num_classes)
 
     @cached_property
     def device(self) -> torch.device:
@@ -137,12 +138,10 @@ class Setup:
 
         Raises ValueError for what can't be had here.
         """
-        config, seen, beside = self.config, self._synthetic(), self.memory_in_training
-        if beside is not None:  # which an inner step takes, and the loss at the end all of it
-            inner = min(config.baseline.inner_batch or config.matching.batch or seen[0], seen[0]) + beside.batch
-            config = replace(config, baseline=replace(config.baseline, inner_batch=inner))
-            real = max(real[0], len(beside.X)), real[1]
-        return real_loss_engine(config, self.network, self.device, seen, self.material.nbytes, real)
+        kept = self.memory_in_training
+        beside = (0, 0) if kept is None else (kept.batch, len(kept.X))
+        about = self.config, self.network, self.device, self._synthetic(), self.material.nbytes
+        return real_loss_engine(*about, real, beside)
 
     def at_once(self) -> int | None:
         """How many images go through the network at once where all of a set do; None is no limit."""

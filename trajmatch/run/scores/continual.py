@@ -32,11 +32,11 @@ from trajmatch.run.stages import beforehand
 from trajmatch.run.stages.experts import open_experts
 from trajmatch.run.stages.run import Run
 from trajmatch.settings.checks import resolve
-from trajmatch.settings.config import Config
+from trajmatch.settings.config import Config, MethodName
 from trajmatch.settings.flat import flatten
 from trajmatch.settings.kinds import checked
 from trajmatch.settings.methods import METHODS
-from trajmatch.settings.options import Continual
+from trajmatch.settings.options import Continual, Who
 from trajmatch.settings.ranges import is_count
 
 ALSO = "; random: of {}, each on as many random real images, at the same rate"
@@ -81,19 +81,25 @@ def continual(config: Config, options: Continual, folder: Path, command: str) ->
 
 def _heeded(config: Config, options: Continual) -> Continual:
     """The options without a replay that the method has no use for. What has no effect is said in a line."""
-    if options.replay_weight != Continual.replay_weight and options.replay not in ("experts", "both"):
-        LOGGER.info(f"--replay-weight has no effect with --replay {options.replay}")
     if METHODS[config.method].steps == "none" and config.outer.initial == "real":
         options = replace(options, random_networks=0)  # the sets are random real images themselves
-    method = METHODS[config.method]
-    if options.replay == "none" or method.matches:
-        return options
-    if method.through_training:  # whose students can see the memory
-        if options.replay != "students":
-            LOGGER.info(f"--replay {options.replay}: no expert sees the memory, for --method {config.method} has none")
-        return replace(options, replay="none" if options.replay == "experts" else "students")
-    LOGGER.info(f"--replay {options.replay} has no effect with --method {config.method}, which matches no trajectories")
-    return replace(options, replay="none")
+    options = replace(options, replay=_possible(options.replay, config.method))
+    if options.replay_weight != Continual.replay_weight and options.replay not in ("experts", "both"):
+        LOGGER.info(f"--replay-weight has no effect with --replay {options.replay}")
+    return options
+
+
+def _possible(replay: Who, name: MethodName) -> Who:
+    """What of a replay the method has a use for; what has none is said in a line."""
+    method = METHODS[name]
+    if replay == "none" or method.matches:
+        return replay
+    if not method.through_training:
+        LOGGER.info(f"--replay {replay} has no effect with --method {name}, which matches no trajectories")
+        return "none"
+    if replay != "students":  # which are there to see the memory
+        LOGGER.info(f"--replay {replay}: no expert sees the memory, for --method {name} has none")
+    return "none" if replay == "experts" else "students"
 
 
 @lru_cache(maxsize=1)
@@ -119,7 +125,7 @@ def _one_order(
     with Meter(f"order {order + 1} of {options.orders}", len(groups), unit="class steps") as meter:
         for j, group in enumerate(groups):
             place, old = folder / PLACE.format(order, j), [label for before in groups[:j] for label in before]
-            count = meter.skip if (place / SCORES).exists() else meter.advance  # those of before cost nothing now
+            done = (place / SCORES).exists()
             with meter.parts():
                 material, classes = _material(setup, group, old, memory, options)
                 memory.append((classes, _condensed(setup, material, (order, j), folder, command)))
@@ -127,7 +133,10 @@ def _one_order(
                 found.append(on_sets(setup, memory, seen, options.fresh_networks, place))
                 by_random.append(on_random(setup, memory, seen, options.random_networks, place))
             report((len(seen), fmean(found[-1])))
-            count(count=1)
+            if done:  # before, and it costs nothing now
+                meter.skip(1)
+            else:
+                meter.advance()
     return found, by_random
 
 

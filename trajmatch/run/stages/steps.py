@@ -155,8 +155,6 @@ def real_loss_steps(setup: Setup, _: list[Trajectory]) -> Steps:
     student = engines.student(setup.network, compute.engine)
     n = setup.config.ipc * setup.material.condensed * setup.config.factor**2
     about = replace(real_loss(setup.config, n), memory=_there(setup, setup.memory_in_training))
-    if setup.material.replay is not None:
-        how = replace(how, share=setup.material.replay.classes / setup.dataset.num_classes)
     take = ThroughTraining(setup, about, student, batches, how)
     return Steps(take, compute, batches.prepare)
 
