@@ -7,6 +7,7 @@ import pytest
 from trajmatch.settings.checks import resolve
 from trajmatch.settings.choices import (
     CLASSES,
+    IPC,
     MOST_EPOCHS,
     OPEN,
     STRETCH,
@@ -111,18 +112,19 @@ def test_segments_start_later_with_many_classes(images: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "classes", "labels"),
+    ("given", "classes", "ipc", "labels"),
     [
-        ((), CLASSES - 1, "hard"), ((), CLASSES, "learned"), (("ipc",), 1000, "learned"),
-        (("outer.labels",), 1000, "hard"), (("method",), 1000, "hard"),
+        ((), CLASSES - 1, IPC - 1, "hard"), ((), CLASSES, 1, "learned"), (("ipc",), 2, IPC, "learned"),
+        (("outer.labels",), 1000, 50, "hard"), (("method",), 1000, 50, "hard"),
     ],
 )  # fmt: skip
-def test_labels_are_learned_with_many_classes_and_no_method_named(
-    given: tuple[str, ...], classes: int, labels: str
+def test_labels_are_learned_with_many_classes_or_images_of_each_and_no_method_named(
+    given: tuple[str, ...], classes: int, ipc: int, labels: str
 ) -> None:
-    assert settled(IMAGES, given, 400_000, classes).outer.labels == labels
+    config = with_setting(IMAGES, "ipc", ipc)
+    assert settled(config, given, 400_000, classes).outer.labels == labels
     for still in ("dm", "random"):
-        assert settled(with_setting(IMAGES, "method", still), (), 400_000, 1000).outer.labels == "hard"
+        assert settled(with_setting(config, "method", still), (), 400_000, 1000).outer.labels == "hard"
 
 
 def test_methods_without_experts_have_none_to_choose() -> None:

@@ -20,8 +20,8 @@ OPEN = (
     "matching.expert_epochs", "matching.last_epoch", "outer.step_size", "outer.labels", "baseline.batch",
 )  # fmt: skip
 # From so many classes on there is more to learn (docs/results.md): segments start later too, and labels are learned,
-# unless the method is named.
-CLASSES = 50
+# unless the method is named. So they are from so many images per class on; measured at 1 and at 10.
+CLASSES, IPC = 50, 10
 # Settings whose unit is an epoch where they are given without --expert.save-every.
 IN_EPOCHS = ("matching.expert_epochs", "matching.first_epoch", "matching.last_epoch", "matching.window_start")
 # The largest side at which a run on two cores takes minutes.
@@ -109,14 +109,10 @@ def by_number(config: Config, open_: Collection[str], images: int, classes: int,
         steps = max(FEWEST_STEPS, min(STEPS, 10 * round(STEPS * SHOWN / shown / 10)))
         fewer = f"each shows the network as much as {shown:.0f} images of {SIDE} pixels"
         found.append(Choice("steps", steps, fewer if steps < STEPS else "as each shows the network few images"))
-    if "outer.labels" in open_ and method.matches and classes >= CLASSES:
-        found.append(
-            Choice(
-                "outer.labels",
-                "learned",
-                f"with {classes} classes, labels that say more than one of them are worth points",
-            )
-        )
+    if "outer.labels" in open_ and method.matches and (classes >= CLASSES or config.ipc >= IPC):
+        where = f"{classes} classes" if classes >= CLASSES else f"{config.ipc} images per class"
+        why = f"with {where}, labels that say more than one class are worth points"
+        found.append(Choice("outer.labels", "learned", why))
     if "baseline.batch" in open_ and method.matches and method.through_training and OF_A_CLASS * classes > REAL:
         each = max(1, REAL // classes)
         found.append(Choice("baseline.batch", each, f"real images of each of {classes} classes in a step"))
