@@ -53,7 +53,7 @@ for part in $parts; do
             --matching.expert-epochs 1 --outer.step-size 0.02 --outer.snapshots 3
         ;;
     # A step of 40 mini-batches of 100 of the 1,000 images: 20 of 500 are worth less in the same time (docs/results.md). Networks
-    # take 1,200 steps in 300 epochs, where on 100 images they take 1,000 in as many.
+    # take 1,200 steps in 300 epochs; on 100 images the usual 1,000 epochs are 1,000 steps.
     32px-ipc10)
         pool 32px "${small[@]}"
         compare "$part" 32px "${small[@]}" --ipc 10 --matching.inner-steps 40 --matching.batch 100 --matching.last-epoch 8 \
