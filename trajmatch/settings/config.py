@@ -148,7 +148,8 @@ class Outer:
     labels: Literal["auto", "hard", "learned", "teacher"] = "auto"
     """Labels: one-hot (hard); learned, starting at the experts' logits; or what the segment's expert says of the images
     (teacher). auto is learned for datm, satm-da and satm-contra, and for satm-bptt from five images per class on,
-    teacher for tesla, and hard for others; without a preset and a --method it is learned from 50 classes on."""
+    teacher for tesla, and hard for others; without a preset and a --method it is learned from 50 classes or ten images
+    per class on."""
     lr_labels: ranges.Positive = 2.0
     """Learning rate of learned labels, which are learned as logits."""
     momentum_labels: ranges.Share = 0.9
