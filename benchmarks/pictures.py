@@ -42,15 +42,19 @@ def accuracy_against_seconds(results: Sequence[dict[str, Any]], path: Path, imag
     snapshots were scored on, in words.
     """
     sizes = sorted({r["ipc"] for r in results})
-    figure, beside = panels(len(sizes), 5.5, 4.2)
+    names = list(dict.fromkeys(r["name"] for r in results))
+    figure, beside = panels(len(sizes), 5.5, 4.2 + 0.2 * (len(names) // 3))
+    lines = {}
     for axes, ipc in zip(beside, sizes, strict=True):
-        for name in dict.fromkeys(r["name"] for r in results):
+        for i, name in enumerate(names):
             curves = [r["curve"] for r in results if r["name"] == name and r["ipc"] == ipc and r["curve"]]
             if curves:
                 points = list(zip(*curves, strict=True))
                 seconds = [statistics.fmean(p[1] for p in point) for point in points]
                 accuracies = [100 * statistics.fmean(p[2] for p in point) for point in points]
-                axes.plot(seconds, accuracies, "o-", label=name, markersize=3)
+                # There are ten colours: the eleventh method and those after it have squares.
+                (lines[name],) = axes.plot(seconds, accuracies, "os"[i // 10 % 2] + "-", color=f"C{i}", markersize=3)
         titled(axes, f"{ipc} per class", "seconds of distillation", f"accuracy on {images} images, %")
-        axes.legend(fontsize=7)
+    if lines:
+        figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=2, fontsize=7)
     path.write_bytes(png(figure))
