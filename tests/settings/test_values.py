@@ -364,6 +364,12 @@ def test_a_home_folder_is_found_in_files_and_behind_an_equals_sign(tmp_path: Pat
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        ("--method mtt --baseline.rate-factor 3", "--baseline.rate-factor has no effect with --method mtt"),
+        ("--method rat-bptt --baseline.rate-factor 3", "--baseline.rate-factor has no effect with --method rat-bptt"),
+        (
+            "--method satm-bptt --baseline.inner adam --baseline.rate-factor 3",
+            "--baseline.rate-factor has no effect with --baseline.inner adam, whose rate is fixed",
+        ),
         ("--outer.optimiser adam --outer.momentum 0.3", "--outer.momentum has no effect with --outer.optimiser adam"),
         ("--method mtt --matching.radius 0.3", "--matching.radius has no effect with --matching.sharpness none"),
         ("--matching.asam-offset 0.3", "--matching.asam-offset has no effect with --matching.sharpness sam"),

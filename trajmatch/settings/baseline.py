@@ -24,6 +24,12 @@ class Baseline:
     """Outer step from which satm-bptt differentiates the loss on real images, after training on the synthetic ones; the
     steps before it match segments of experts, as satm does. None is a third of the steps, or two thirds from five
     images per class on, and in short runs up to 80 of them."""
+    rate_factor: ranges.Positive | None = None
+    """By what satm-bptt multiplies the learned step size at the outer step --baseline.since, from which it
+    differentiates the loss on real images; None is 1."""
+    rate: Literal["auto", "learned", "fixed"] = "auto"
+    """Whether the step size is learned where the loss on real images is differentiated; auto is learned. In a few
+    inner steps a smaller one looks better than it is for a whole training."""
     inner_steps: ranges.Count | None = None
     """Inner steps of that training in an outer step; None is twice --matching.inner-steps for satm-bptt with new
     networks, and --matching.inner-steps elsewhere."""

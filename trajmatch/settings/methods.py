@@ -91,6 +91,8 @@ OPEN: dict[str, Fill] = {
     "outer.seed": lambda c: c.seed,
     "baseline.batch": 256,
     "baseline.since": None,  # here, for the first steps' segments depend on it
+    "baseline.rate_factor": 1.0,
+    "baseline.rate": "learned",
     "baseline.students": 0,
     "baseline.inner": "sgd",
     "baseline.window": "random",

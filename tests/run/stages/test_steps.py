@@ -108,6 +108,39 @@ def test_satm_bptt_is_satm_and_then_the_loss_on_real_images(tmp_path: Path) -> N
     assert how == RealLoss(momentum=0.9)
 
 
+def test_the_step_size_grows_at_once_where_the_loss_on_real_images_takes_over(tmp_path: Path) -> None:
+    words = command("distill", "--method", "satm-bptt", "--steps", 3, "--baseline.since", 2, *FEW[:4])
+    for factor in (1, 4):
+        succeed(*words, "--baseline.rate-factor", factor, "--out", tmp_path / str(factor))
+    one, four = (rows(tmp_path / name) for name in ("1", "4"))
+    assert one[:2] == four[:2]
+    assert four[2]["step_size"] == 4 * one[2]["step_size"]
+    assert four[2]["loss"] != one[2]["loss"], "networks are trained by it"
+    held = [read_tensors(tmp_path / name / "checkpoint.safetensors")["state.eta"] for name in ("1", "4")]
+    assert float(held[1] / held[0]) == pytest.approx(4, rel=0.05), "and so is whoever takes the set"
+
+
+@pytest.mark.parametrize("method", ["satm-bptt", "rat-bptt"])
+def test_the_step_size_can_be_held_where_the_loss_on_real_images_is_differentiated(method: str, tmp_path: Path) -> None:
+    words = command("distill", "--method", method, "--steps", 5, *FEW[:4], "--baseline.rate")
+    since = ["--baseline.since", 2] if method == "satm-bptt" else []
+    for how in ("learned", "fixed"):
+        succeed(*words, how, *since, "--out", tmp_path / how)
+    learned, fixed = ([row["step_size"] for row in rows(tmp_path / how)] for how in ("learned", "fixed"))
+    first = 2 if since else 0
+    assert learned[: first + 1] == fixed[: first + 1]
+    assert len(set(fixed[first:])) == 1
+    assert len(set(learned)) == 5
+
+
+def test_adam_inside_leaves_the_step_size_to_scores(tmp_path: Path) -> None:
+    words = command("distill", "--method", "satm-bptt", "--steps", 3, "--baseline.since", 2, *FEW[:4])
+    given = (*words, "--baseline.inner", "adam", "--baseline.rate-factor")
+    succeed(*given, 1, "--out", tmp_path / "1")
+    succeed(*given, 4, "--out", tmp_path / "4")
+    assert rows(tmp_path / "1") == rows(tmp_path / "4")
+
+
 @pytest.mark.parametrize(
     ("ipc", "steps", "since"),
     [(1, 6, 6), (1, 80, 80), (1, 90, 80), (1, 240, 80), (1, 250, 83), (5, 90, 80), (5, 150, 100), (1, 10_000, 3333)],
@@ -147,7 +180,17 @@ def test_satm_bptt_goes_on_to_the_identical_set_from_either_side_of_the_change(
     stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     goes_on(
-        ["--method", "satm-bptt", "--baseline.since", 2, *FEW[:4], "--outer.labels", "learned"],
+        [
+            "--method",
+            "satm-bptt",
+            "--baseline.since",
+            2,
+            "--baseline.rate-factor",
+            3,
+            *FEW[:4],
+            "--outer.labels",
+            "learned",
+        ],
         stop,
         tmp_path,
         monkeypatch,

@@ -161,11 +161,15 @@ def real_loss_steps(setup: Setup, _: list[Trajectory]) -> Steps:
 
 @dataclass(frozen=True)
 class Refined:
-    """Steps that match segments before the outer step `since`, and then differentiate the loss on real images."""
+    """Steps that match segments before the outer step `since`, and then differentiate the loss on real images.
+
+    faster: by what the step size is multiplied at that step.
+    """
 
     matching: Matching
     real_loss: ThroughTraining
     since: int
+    faster: float = 1.0
 
     def __call__(self, state: OuterState) -> tuple[OuterState, Record, list[Choice]]:
         step = int(state.steps)
@@ -173,7 +177,7 @@ class Refined:
             return self.matching(state)
         if step == self.since:  # another optimiser, and norms of another loss
             anew = {"norm": torch.zeros_like(state.norm), "taken": torch.zeros_like(state.taken)}
-            state = state._replace(image_moments=new_moments(state.X), **anew)
+            state = state._replace(image_moments=new_moments(state.X), eta=state.eta * self.faster, **anew)
         return self.real_loss(state)
 
 
@@ -188,7 +192,12 @@ def refined_steps(setup: Setup, trajectories: list[Trajectory]) -> Steps:
     first, then = matching_steps(setup, trajectories), real_loss_steps(setup, [])
     assert isinstance(first.take, Matching)
     assert isinstance(then.take, ThroughTraining)
-    return Steps(Refined(first.take, then.take, differentiated_from(setup.config)), first.compute, then.prepare)
+    b = setup.config.baseline
+    # Adam inside leaves the step size to scores.
+    faster = 1.0 if b.inner == "adam" else b.rate_factor
+    assert faster is not None, "resolve() has filled it in"
+    take = Refined(first.take, then.take, differentiated_from(setup.config), faster)
+    return Steps(take, first.compute, then.prepare)
 
 
 # By what a method's steps are (settings/methods.py). A method whose images stand still takes none.
@@ -254,6 +263,8 @@ def real_loss(config: Config, n: int) -> Rule:
     about = replace(
         about, T=lengths[0], iota=lengths[1], images=images, sharpness=None, since=differentiated_from(config)
     )
+    if b.rate == "fixed":
+        about = replace(about, rate=Momentum(0.0))
     return about if b.inner_batch is None else replace(about, batch=min(b.inner_batch, n))
 
 
