@@ -364,6 +364,14 @@ def test_a_home_folder_is_found_in_files_and_behind_an_equals_sign(tmp_path: Pat
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        (
+            "--method rat-bptt --matching.rate fixed --baseline.rate learned",
+            "--baseline.rate has no effect with --matching.rate fixed",
+        ),
+        (
+            "--method rat-bptt --baseline.rate fixed --outer.lr-step-size 0.1",
+            "--outer.lr-step-size has no effect with --baseline.rate fixed",
+        ),
         ("--method mtt --baseline.rate-factor 3", "--baseline.rate-factor has no effect with --method mtt"),
         ("--method rat-bptt --baseline.rate-factor 3", "--baseline.rate-factor has no effect with --method rat-bptt"),
         (

@@ -179,18 +179,9 @@ def test_students_that_go_on_are_found_again(
 def test_satm_bptt_goes_on_to_the_identical_set_from_either_side_of_the_change(
     stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    change = ["--baseline.since", 2, "--baseline.rate-factor", 3]
     goes_on(
-        [
-            "--method",
-            "satm-bptt",
-            "--baseline.since",
-            2,
-            "--baseline.rate-factor",
-            3,
-            *FEW[:4],
-            "--outer.labels",
-            "learned",
-        ],
+        ["--method", "satm-bptt", *change, *FEW[:4], "--outer.labels", "learned"],
         stop,
         tmp_path,
         monkeypatch,

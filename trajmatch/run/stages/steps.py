@@ -169,7 +169,7 @@ class Refined:
     matching: Matching
     real_loss: ThroughTraining
     since: int
-    faster: float = 1.0
+    faster: float
 
     def __call__(self, state: OuterState) -> tuple[OuterState, Record, list[Choice]]:
         step = int(state.steps)
